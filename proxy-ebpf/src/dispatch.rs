@@ -1,0 +1,76 @@
+//! Socket lookup on the host: a connection to a service goes to its listeners if the allowlist
+//! has the balancer, and nowhere otherwise.
+
+use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
+use network_types::ip::IpProto;
+use proxy_common::{Addr, Endpoint};
+
+use crate::maps;
+
+pub enum Verdict {
+    /// No service of ours.
+    Foreign,
+    /// To a listener. Which worker's, the kernel's SO_REUSEPORT hash decides: it is the same for
+    /// a SYN cookie's ACK as it was for the SYN.
+    Accepted,
+}
+
+pub enum Reason {
+    /// Outside the allowlist of this service.
+    Refused {
+        service: u32,
+        balancer: Addr,
+    },
+    NoListener,
+}
+
+const AF_INET: u32 = 2;
+
+#[inline(always)]
+pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
+    // SAFETY: the kernel hands every program a valid context.
+    let lookup: &bpf_sk_lookup = unsafe { &*ctx.lookup };
+    if lookup.protocol != IpProto::Tcp as u32 {
+        return Ok(Verdict::Foreign);
+    }
+    let (local, any, balancer) = addresses(lookup);
+    let port = lookup.local_port as u16;
+    let at = |addr| maps::listener(&Endpoint::new(addr, port));
+    // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
+    let Some(listener) = at(local)
+        .or_else(|| at(any))
+        .or_else(|| at(Addr::from_v6([0; 4])))
+    else {
+        return Ok(Verdict::Foreign);
+    };
+    let service = listener.service();
+    if !maps::allows(service, &balancer) {
+        return Err(Reason::Refused { service, balancer });
+    }
+    if maps::assign(ctx, &listener) {
+        Ok(Verdict::Accepted)
+    } else {
+        Err(Reason::NoListener)
+    }
+}
+
+/// The local address, its family's wildcard, and the remote address. Fields of the other family
+/// read as zero, so both families are read without a branch: with one, the compiler merges the
+/// loads of its two sides, and the verifier refuses what comes of it:
+///
+/// ```text
+/// 35: (0f) r7 += r3                     ; R3=16 R7=ctx(off=16)
+/// 36: (61) r3 = *(u32 *)(r7 +0)
+/// dereference of modified ctx ptr R7 off=16 disallowed
+/// ```
+#[inline(always)]
+fn addresses(lookup: &bpf_sk_lookup) -> (Addr, Addr, Addr) {
+    let mapped = match lookup.family {
+        AF_INET => Addr::V4_MAPPED,
+        _ => 0,
+    };
+    let addr = |[a, b, c, d]: [u32; 4], v4| Addr::from_v6([a, b, c | mapped, d | v4]);
+    let local = addr(lookup.local_ip6, lookup.local_ip4);
+    let remote = addr(lookup.remote_ip6, lookup.remote_ip4);
+    (local, addr([0; 4], 0), remote)
+}

@@ -1,0 +1,117 @@
+//! The maps and the constants set at load, behind typed accessors.
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{HashMap, LpmTrie, PerCpuArray, SockMap, lpm_trie::Key},
+    programs::SkLookupContext,
+};
+use proxy_common::{
+    Addr, Allowed, Counter, Endpoint, Listener, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS, Steer,
+    counter,
+};
+
+/// Networks of the steer addresses, set at load.
+#[unsafe(no_mangle)]
+static STEER4: Global<Steer> = Global::new(Steer::new(Addr::from_v4(0), 0));
+#[unsafe(no_mangle)]
+static STEER6: Global<Steer> = Global::new(Steer::new(Addr::from_v6([0; 4]), 0));
+/// ifindex of the host end of the veth pair.
+#[unsafe(no_mangle)]
+static DEVICE: Global<u32> = Global::new(0);
+/// Whether packets enter the host by `lo` (1) or by the veth itself (0).
+#[unsafe(no_mangle)]
+static VIA_LO: Global<u32> = Global::new(1);
+
+#[map(name = "allow4")]
+static ALLOW4: LpmTrie<Allowed<1>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+#[map(name = "allow6")]
+static ALLOW6: LpmTrie<Allowed<4>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+#[map(name = "listeners")]
+static LISTENERS: HashMap<Endpoint, Listener> = HashMap::with_max_entries(MAX_LISTENERS, 0);
+#[map(name = "sockets")]
+static SOCKETS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
+#[map(name = "targets")]
+static TARGETS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(MAX_TARGETS, 0);
+#[map(name = "counters")]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+/// When this CPU last logged a refusal, in nanoseconds since boot.
+#[map(name = "last_log")]
+static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub fn is_steer(addr: &Addr) -> bool {
+    match addr.v4() {
+        Some(_) => STEER4.load().contains(addr),
+        None => STEER6.load().contains(addr),
+    }
+}
+
+#[inline(always)]
+pub fn device() -> u32 {
+    DEVICE.load()
+}
+
+#[inline(always)]
+pub fn via_lo() -> bool {
+    VIA_LO.load() != 0
+}
+
+#[inline(always)]
+pub fn listener(at: &Endpoint) -> Option<Listener> {
+    // SAFETY: nothing writes a listener in place; a replaced value is a new element.
+    unsafe { LISTENERS.get(at) }.copied()
+}
+
+/// Hands the connection to the socket at `listener`'s index; false when none is there.
+#[inline(always)]
+pub fn assign(ctx: &SkLookupContext, listener: &Listener) -> bool {
+    SOCKETS
+        .redirect_sk_lookup(ctx, listener.socket(), 0)
+        .is_ok()
+}
+
+#[inline(always)]
+pub fn target(steered: &Endpoint) -> Option<Endpoint> {
+    // SAFETY: nothing writes a target in place; a replaced value is a new element.
+    unsafe { TARGETS.get(steered) }.copied()
+}
+
+#[inline(always)]
+pub fn allows(service: u32, balancer: &Addr) -> bool {
+    match balancer.v4() {
+        Some(v4) => ALLOW4.get(exact(service, [v4])).is_some(),
+        None => ALLOW6.get(exact(service, balancer.words())).is_some(),
+    }
+}
+
+#[inline(always)]
+fn exact<const N: usize>(service: u32, addr: [u32; N]) -> Key<Allowed<N>> {
+    let bits = Allowed::<N>::prefix_len(u32::BITS * N as u32);
+    Key::new(bits, Allowed::new(service, addr))
+}
+
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's own slot, and a program isn't preempted by itself on one CPU.
+        unsafe { *value += 1 };
+    }
+}
+
+/// True at most once a second on each CPU.
+#[inline(always)]
+pub fn may_log(now: u64) -> bool {
+    const SECOND: u64 = 1_000_000_000;
+    let Some(last) = LAST_LOG.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own slot, as in `count`.
+    unsafe {
+        if now.wrapping_sub(*last) < SECOND {
+            return false;
+        }
+        *last = now;
+    }
+    true
+}

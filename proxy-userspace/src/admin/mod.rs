@@ -1,0 +1,18 @@
+//! The control socket: one request, one line of JSON back.
+//!
+//! It lies in a directory that only root can enter; the lock beside it keeps a second daemon of
+//! the same name away.
+
+mod lock;
+mod socket;
+mod status;
+
+pub use lock::Lock;
+pub use socket::{Asked, Listener, Request, ask};
+pub use status::{Reloaded, ServiceStatus, Status};
+
+use std::path::{Path, PathBuf};
+
+fn path(instance: &str, extension: &str) -> PathBuf {
+    Path::new("/run/truepeer").join(format!("{instance}.{extension}"))
+}

@@ -1,0 +1,80 @@
+//! What `truepeer status` shows.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    net::SocketAddr,
+};
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub instance: String,
+    pub pid: u32,
+    /// The host's end of the veth.
+    pub device: String,
+    pub services: Vec<ServiceStatus>,
+    /// Counts of the relay, nested ones under their own names.
+    pub connections: serde_json::Value,
+    /// Counts of the eBPF programs, by verdict or reason.
+    pub kernel: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    pub listen: Vec<SocketAddr>,
+    pub targets: Vec<SocketAddr>,
+}
+
+/// How `truepeer reload` went.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reloaded {
+    /// With so many prefixes from the configuration.
+    Prefixes(usize),
+    /// What was wrong; the old allowlist is still in force.
+    Refused(String),
+}
+
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            version,
+            instance,
+            pid,
+            device,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "truepeer {version}, instance {instance}, pid {pid}, device {device}"
+        )?;
+        for service in &self.services {
+            let list = |addrs: &[SocketAddr]| {
+                let each: Vec<_> = addrs.iter().map(ToString::to_string).collect();
+                each.join(", ")
+            };
+            let (listen, targets) = (list(&service.listen), list(&service.targets));
+            writeln!(f, "service {}: {listen} -> {targets}", service.name)?;
+        }
+        writeln!(f, "connections:")?;
+        for (name, value) in self.connections.as_object().into_iter().flatten() {
+            match value.as_object() {
+                None => writeln!(f, "  {name} {value}")?,
+                Some(nested) => {
+                    for (reason, count) in nested {
+                        writeln!(f, "  {name} {reason} {count}")?;
+                    }
+                }
+            }
+        }
+        writeln!(f, "kernel:")?;
+        for (name, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "  {name} {count}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! The listeners: made on the host, one for each address and worker.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use socket2::Socket;
+
+use crate::{
+    config::Config,
+    kernel::{Claim, Kernel},
+    relay::Service,
+    sys,
+};
+
+/// What one worker listens at.
+pub type Listeners = Vec<(Arc<Service>, std::net::TcpListener)>;
+
+/// Claims every listen address before anything listens there: from the first moment on, nobody
+/// outside the allowlist gets through.
+pub fn claim(config: &Config, kernel: &mut Kernel) -> Result<Vec<Claim>> {
+    addresses(config, &config.services)
+        .map(|(service, listen)| kernel.claim(listen, service.id))
+        .collect()
+}
+
+/// Opens all listeners and hands them to the claims; returns each worker's.
+pub fn listen(
+    config: &Config,
+    services: &[Arc<Service>],
+    claims: &[Claim],
+    kernel: &mut Kernel,
+) -> Result<Vec<Listeners>> {
+    let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
+    for ((service, listen), claim) in addresses(config, services).zip(claims) {
+        let sockets = open_shared(config, listen, workers.len())?;
+        // The kernel finds the others by the address they share.
+        if let Some(any) = sockets.first() {
+            kernel.serve(claim, any)?;
+        }
+        for (worker, socket) in workers.iter_mut().zip(sockets) {
+            worker.push((service.clone(), socket.into()));
+        }
+    }
+    Ok(workers)
+}
+
+fn open_shared(config: &Config, listen: SocketAddr, count: usize) -> Result<Vec<Socket>> {
+    let only_v6 = listens_v4(config, listen.port());
+    let open = |shared| {
+        sys::listener(listen, shared, only_v6).with_context(|| format!("listening at {listen}"))
+    };
+    // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener.
+    drop(open(false)?);
+    (0..count).map(|_| open(true)).collect()
+}
+
+/// A listener on [::] hears IPv4 as well, unless the same port has an IPv4 listener of its own.
+fn listens_v4(config: &Config, port: u16) -> bool {
+    let mut listens = config.services.iter().flat_map(|service| &service.listen);
+    listens.any(|listen| listen.is_ipv4() && listen.port() == port)
+}
+
+/// Every listen address with its service, always in the same order.
+fn addresses<'a, S>(
+    config: &'a Config,
+    services: &'a [S],
+) -> impl Iterator<Item = (&'a S, SocketAddr)> {
+    let each = config.services.iter().zip(services);
+    each.flat_map(|(config, service)| config.listen.iter().map(move |listen| (service, *listen)))
+}

@@ -1,0 +1,117 @@
+//! Which steer address leads to which target.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::Result;
+
+use crate::{
+    config::{self, Config, ConfigError},
+    header::Policy,
+    kernel::Kernel,
+    netns::{Addresses, Host, SpoofNs, SteerNets},
+    relay::{OwnAddresses, Route, Service, Target},
+};
+
+/// A steer address and port for each target.
+#[derive(Default)]
+pub struct Routes {
+    routes: Vec<Route>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Routes {
+    /// Targets of different ports share a steer address; those of the same port can't, as the
+    /// application shall see its own port.
+    pub fn plan(config: &Config, spoof: &SpoofNs) -> Result<Self, ConfigError> {
+        let mut routes = Self::default();
+        for target in config.services.iter().flat_map(config::Service::targets) {
+            if target.is_ipv6() && !spoof.families.v6 {
+                tracing::warn!("IPv6 is switched off on this host: target {target} is not served");
+            } else {
+                routes.add(target, &spoof.steer)?;
+            }
+        }
+        Ok(routes)
+    }
+
+    fn add(&mut self, target: SocketAddr, nets: &SteerNets) -> Result<(), ConfigError> {
+        if self.to(target).is_some() {
+            return Ok(());
+        }
+        let net = nets.of(&target.ip());
+        let free = |steered: &SocketAddr| self.routes.iter().all(|route| route.steered != *steered);
+        let steered = (0..u16::MAX)
+            .map_while(|n| Some(SocketAddr::new(net?.address(n)?, target.port())))
+            .find(free);
+        let Some(steered) = steered else {
+            let net = net.map_or_else(|| "of IPv6".into(), ToString::to_string);
+            return Err(ConfigError::SteerNetTooSmall(net));
+        };
+        if !self.addresses.contains(&steered.ip()) {
+            self.addresses.push(steered.ip());
+        }
+        self.routes.push(Route {
+            steered,
+            target: Target(target),
+        });
+        Ok(())
+    }
+
+    fn to(&self, target: SocketAddr) -> Option<Route> {
+        let mut routes = self.routes.iter();
+        routes.find(|route| route.target.0 == target).copied()
+    }
+
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Tells `deliver` where the targets are.
+    pub fn fill(&self, kernel: &mut Kernel) -> Result<()> {
+        let mut routes = self.routes.iter();
+        routes.try_for_each(|route| kernel.add_target(route.steered, route.target.0))
+    }
+
+    /// The services as the relay knows them, in the configuration's order.
+    pub fn services(&self, config: &Config) -> Vec<Arc<Service>> {
+        let service = |service: &config::Service| {
+            let route = |target: Option<SocketAddr>| target.and_then(|target| self.to(target));
+            Arc::new(Service {
+                name: service.name.clone(),
+                policy: Policy {
+                    versions: service.header.versions,
+                    ..Policy::default()
+                },
+                header_timeout: service.header.timeout,
+                connect_timeout: service.connect_timeout,
+                route4: route(service.target4.map(Into::into)),
+                route6: route(service.target6.map(Into::into)),
+            })
+        };
+        config.services.iter().map(service).collect()
+    }
+}
+
+/// The host's addresses and all that may become steer addresses.
+pub struct Own {
+    addresses: Addresses,
+    steer: SteerNets,
+}
+
+impl Own {
+    pub fn new(host: &Host, spoof: &SpoofNs) -> Self {
+        Self {
+            addresses: host.addresses.clone(),
+            steer: spoof.steer,
+        }
+    }
+}
+
+impl OwnAddresses for Own {
+    fn contains(&self, address: &IpAddr) -> bool {
+        self.addresses.contains(address) || self.steer.contains(address)
+    }
+}

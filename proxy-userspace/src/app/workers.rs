@@ -1,0 +1,72 @@
+//! The worker threads: each in the spoof namespace, with a runtime of its own.
+
+use std::{sync::Arc, thread};
+
+use anyhow::{Context, Result};
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{JoinSet, LocalSet},
+};
+
+use super::listen::Listeners;
+use crate::{drain::Draining, netns::SpoofNs, relay, relay::Shared};
+
+/// Comes back when a worker has ended.
+pub type Workers = JoinSet<Result<()>>;
+
+/// Starts one worker for each of `listeners`; all serve when this returns.
+pub async fn start(
+    listeners: Vec<Listeners>,
+    spoof: &Arc<SpoofNs>,
+    shared: &Arc<Shared>,
+    draining: &Draining,
+) -> Result<Workers> {
+    let mut workers = Workers::new();
+    let mut started = Vec::new();
+    for (number, listeners) in listeners.into_iter().enumerate() {
+        let (serves, serving) = oneshot::channel();
+        let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                let result = work(listeners, &spoof, shared, draining, serves);
+                // Nobody waits any more when the daemon stops at once.
+                let _ = ended.send(result);
+            })
+            .context("starting a worker thread")?;
+        workers.spawn(async move { end.await.context("a worker panicked")? });
+        started.push(serving);
+    }
+    for serving in started {
+        if serving.await.is_err() {
+            // It ended instead of serving, and says why.
+            workers.join_next().await.context("no worker")???;
+        }
+    }
+    Ok(workers)
+}
+
+fn work(
+    listeners: Listeners,
+    spoof: &SpoofNs,
+    shared: Arc<Shared>,
+    draining: Draining,
+    serves: oneshot::Sender<()>,
+) -> Result<()> {
+    spoof.enter()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("a worker's runtime")?;
+    LocalSet::new().block_on(&runtime, async {
+        let mut registered = Vec::new();
+        for (service, listener) in listeners {
+            registered.push((service, TcpListener::from_std(listener)?));
+        }
+        let _ = serves.send(());
+        relay::serve(registered, shared, draining).await;
+        Ok(())
+    })
+}

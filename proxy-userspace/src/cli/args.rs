@@ -1,0 +1,204 @@
+//! What can be typed.
+
+use std::{
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{config::parse_prefix, header::Versions, netns::SteerNet};
+
+/// Shows the real client's address to servers behind a PROXY protocol load balancer.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve: take connections of balancers, connect to the application from the client's address
+    Run(RunArgs),
+    /// Show or change who may connect, live and also while nothing runs
+    Allow(AllowArgs),
+    /// Show what the running daemon serves and has counted
+    Status(StatusArgs),
+    /// Have the running daemon read its --allow-file again
+    Reload(InstanceArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct InstanceArgs {
+    /// Tells several daemons on one host apart
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = instance)]
+    pub instance: String,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where balancers connect to
+    #[arg(short, long, value_name = "ADDR:PORT", required = true, num_args = 1.., value_parser = socket_addr::<SocketAddr>)]
+    pub listen: Vec<SocketAddr>,
+    /// The application's IPv4 address, for IPv4 clients
+    #[arg(short = '4', long, value_name = "ADDR:PORT", required_unless_present = "target6", value_parser = socket_addr::<SocketAddrV4>)]
+    pub target4: Option<SocketAddrV4>,
+    /// The application's IPv6 address, for IPv6 clients
+    #[arg(short = '6', long, value_name = "[ADDR]:PORT", value_parser = socket_addr::<SocketAddrV6>)]
+    pub target6: Option<SocketAddrV6>,
+    /// What balancers speak
+    #[arg(short, long, value_enum, default_value_t)]
+    pub protocol: Protocol,
+    /// A balancer's address or network; nobody else can connect
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_parser = prefix)]
+    pub allow: Vec<IpNet>,
+    /// A file of such, one a line
+    #[arg(long, value_name = "FILE", num_args = 1.., visible_aliases = ["allowed-subnets", "allowed-networks"])]
+    pub allow_file: Vec<PathBuf>,
+    /// Which version of the PROXY protocol header to take
+    #[arg(long, value_enum, default_value_t)]
+    pub header: HeaderVersions,
+    /// How long a balancer may take for the whole header, from accept on
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub header_timeout: Duration,
+    /// How long the application may take to accept
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub connect_timeout: Duration,
+    /// How long open connections may go on after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub drain_timeout: Duration,
+    /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows]
+    #[arg(long, value_name = "N")]
+    pub maxconn: Option<NonZeroUsize>,
+    /// Worker threads [default: one per core]
+    #[arg(long, value_name = "N", visible_alias = "listeners")]
+    pub workers: Option<NonZeroUsize>,
+    /// Network of the IPv4 addresses that applications answer to [default: 169.254.80.80/28]
+    #[arg(long, value_name = "CIDR", value_parser = steer::<false>)]
+    pub steer4: Option<SteerNet>,
+    /// Network of the IPv6 addresses that applications answer to [default: fd74:7275:6570::1/112]
+    #[arg(long, value_name = "CIDR", value_parser = steer::<true>)]
+    pub steer6: Option<SteerNet>,
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+    /// Say more; twice: every connection
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Taken for the sake of go-mmproxy's command lines: truepeer needs no mark
+    #[arg(long, value_name = "N", hide = true)]
+    pub mark: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Protocol {
+    #[default]
+    Tcp,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum HeaderVersions {
+    #[default]
+    Any,
+    V1,
+    V2,
+}
+
+impl From<HeaderVersions> for Versions {
+    fn from(versions: HeaderVersions) -> Self {
+        match versions {
+            HeaderVersions::Any => Self::Any,
+            HeaderVersions::V1 => Self::V1,
+            HeaderVersions::V2 => Self::V2,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct AllowArgs {
+    #[command(subcommand)]
+    pub verb: AllowVerb,
+    #[command(flatten)]
+    pub instance: AllowInstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AllowInstanceArgs {
+    /// Whose allowlist
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = instance)]
+    pub instance: String,
+    /// Which of its services
+    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
+    pub service: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AllowVerb {
+    /// Print each prefix and where it comes from
+    List,
+    /// Let balancers in, from the next connection on
+    Add(Prefixes),
+    /// Let balancers in no longer, from the next connection on
+    Remove(Prefixes),
+    /// Make these the only ones
+    Replace(Prefixes),
+    /// Ask whether an address or network may connect; exit 1 if not
+    Test(Prefixes),
+}
+
+#[derive(Debug, Args)]
+pub struct Prefixes {
+    #[arg(value_name = "CIDR", required = true, value_parser = prefix)]
+    pub prefixes: Vec<IpNet>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Machine-readable
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+fn prefix(text: &str) -> Result<IpNet, String> {
+    parse_prefix(text).ok_or_else(|| "write a CIDR prefix or an address, as in 192.0.2.0/24".into())
+}
+
+/// Like std's parser, but a port is digits only: `+80` and `080` are somebody's mistake.
+fn socket_addr<A: std::str::FromStr>(text: &str) -> Result<A, String> {
+    let port = text.rsplit(':').next().unwrap_or_default();
+    let plain = port == "0" || !port.starts_with(['+', '0']);
+    let parsed = text.parse().ok().filter(|_| plain);
+    parsed.ok_or_else(|| {
+        "write ADDRESS:PORT with a port up to 65535, as in 127.0.0.1:80 or [::1]:80".into()
+    })
+}
+
+/// A name that is safe as a file's name.
+fn instance(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if text.is_empty() || text.len() > 64 || !text.chars().all(plain) {
+        return Err("use up to 64 letters, digits, - and _".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// `5s`, `500ms`, `1m 30s`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|_| "write a time, as in 500ms, 5s or 1m".into())
+}
+
+fn steer<const V6: bool>(text: &str) -> Result<SteerNet, String> {
+    let net: SteerNet = text.parse()?;
+    if net.is_ipv6() != V6 {
+        return Err("that is the other family's".into());
+    }
+    Ok(net)
+}

@@ -1,0 +1,35 @@
+//! The command line: what was typed, and which exit code says how it went.
+
+mod allow;
+mod args;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::config::ConfigError;
+
+/// Failed while running, or a check or test failed.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong; clap uses the same.
+const USAGE: u8 = 2;
+
+/// Runs the command line that the process was started with.
+pub fn main() -> ExitCode {
+    let outcome = match args::Cli::parse().command {
+        args::Command::Run(args) => run::run(args),
+        args::Command::Allow(args) => allow::allow(args),
+        args::Command::Status(args) => status::status(&args),
+        args::Command::Reload(args) => status::reload(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("truepeer: {error:#}");
+        ExitCode::from(if error.is::<ConfigError>() {
+            USAGE
+        } else {
+            FAILED
+        })
+    })
+}

@@ -1,0 +1,57 @@
+//! `truepeer run`: from what was typed to what is meant.
+
+use std::{num::NonZeroUsize, process::ExitCode, thread};
+
+use anyhow::Result;
+
+use super::args::{Protocol, RunArgs};
+use crate::{
+    app,
+    config::{AllowSource, Config, HeaderOptions, Service},
+    netns::SteerNets,
+    telemetry,
+};
+
+pub fn run(args: RunArgs) -> Result<ExitCode> {
+    telemetry::init(args.verbose);
+    if args.mark.is_some() {
+        tracing::info!("--mark is not needed: replies are steered without rules");
+    }
+    app::run(&resolve(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn resolve(args: RunArgs) -> Config {
+    let Protocol::Tcp = args.protocol;
+    let service = Service {
+        name: "default".into(),
+        id: 0,
+        listen: args.listen,
+        target4: args.target4,
+        target6: args.target6,
+        allow: AllowSource {
+            prefixes: args.allow,
+            files: args.allow_file,
+        },
+        header: HeaderOptions {
+            versions: args.header.into(),
+            timeout: args.header_timeout,
+        },
+        connect_timeout: args.connect_timeout,
+    };
+    Config {
+        instance: args.instance.instance,
+        workers: args.workers.unwrap_or_else(one_per_core),
+        maxconn: args.maxconn,
+        drain_timeout: args.drain_timeout,
+        steer: SteerNets {
+            v4: args.steer4,
+            v6: args.steer6,
+        },
+        services: vec![service],
+    }
+}
+
+fn one_per_core() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

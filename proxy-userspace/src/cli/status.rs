@@ -1,0 +1,34 @@
+//! `truepeer status` and `truepeer reload`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{
+    FAILED,
+    args::{InstanceArgs, StatusArgs},
+};
+use crate::admin::{Reloaded, Request, Status, ask};
+
+pub fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let status: Status = ask(&args.instance.instance, Request::Status)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&status)?);
+    } else {
+        print!("{status}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn reload(args: &InstanceArgs) -> Result<ExitCode> {
+    match ask(&args.instance, Request::Reload)? {
+        Reloaded::Prefixes(count) => {
+            println!("reloaded: {count} prefixes in the allowlist's configuration");
+            Ok(ExitCode::SUCCESS)
+        }
+        Reloaded::Refused(why) => {
+            eprintln!("truepeer: not reloaded, the old allowlist stays: {why}");
+            Ok(ExitCode::from(FAILED))
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What was typed, resolved: checked as far as that goes without touching the system.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::{header::Versions, netns::SteerNets};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub instance: String,
+    pub workers: NonZeroUsize,
+    pub maxconn: Option<NonZeroUsize>,
+    pub drain_timeout: Duration,
+    pub steer: SteerNets,
+    pub services: Vec<Service>,
+}
+
+/// A balancer's side, an application's side, and what holds between them.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    /// What the allowlist's entries are filed under.
+    pub id: u32,
+    pub listen: Vec<SocketAddr>,
+    pub target4: Option<SocketAddrV4>,
+    pub target6: Option<SocketAddrV6>,
+    pub allow: AllowSource,
+    pub header: HeaderOptions,
+    pub connect_timeout: Duration,
+}
+
+/// How a service takes its headers.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderOptions {
+    pub versions: Versions,
+    pub timeout: Duration,
+}
+
+impl Service {
+    pub fn targets(&self) -> impl Iterator<Item = SocketAddr> {
+        let v4 = self.target4.map(SocketAddr::V4);
+        v4.into_iter().chain(self.target6.map(SocketAddr::V6))
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error(
+        "no allowlist: name the balancers with --allow CIDR or --allow-file FILE \
+         (anyone at all is written --allow 0.0.0.0/0 --allow ::/0)"
+    )]
+    NoAllowlist,
+    #[error(
+        "the allowlist is empty: {0} has no CIDR prefix or address \
+         (anyone at all is written 0.0.0.0/0 and ::/0)"
+    )]
+    EmptyAllowlist(String),
+    #[error("can't read allowlist {path}: {source}")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "{path}:{line}: {found:?} is no CIDR prefix or address: write one a line, as in 192.0.2.0/24"
+    )]
+    BadLine {
+        path: PathBuf,
+        line: usize,
+        found: String,
+    },
+    #[error(
+        "{0} listens where its own target is: give truepeer and the application different addresses or ports"
+    )]
+    ListensAtTarget(SocketAddr),
+    #[error("{0} is given twice as a listen address")]
+    ListensTwice(SocketAddr),
+    #[error(
+        "target {0} is not an address of this host: give one that the application on this host \
+         listens at, as in 127.0.0.1:{port}", port = .0.port()
+    )]
+    TargetElsewhere(SocketAddr),
+    #[error("target {0} has port 0: give the application's port")]
+    NoPort(SocketAddr),
+    #[error("the steer network {0} has too few addresses for the targets: choose a larger one")]
+    SteerNetTooSmall(String),
+}
+
+/// Where a service's allowlist comes from; read at start and again at each reload.
+#[derive(Clone, Debug, Default)]
+pub struct AllowSource {
+    pub prefixes: Vec<IpNet>,
+    pub files: Vec<PathBuf>,
+}
+
+impl AllowSource {
+    /// All prefixes, or an error that admits nobody.
+    pub fn read(&self) -> Result<Vec<IpNet>, ConfigError> {
+        if self.prefixes.is_empty() && self.files.is_empty() {
+            return Err(ConfigError::NoAllowlist);
+        }
+        let mut prefixes = self.prefixes.clone();
+        for path in &self.files {
+            prefixes.extend(read_allow_file(path)?);
+        }
+        if prefixes.is_empty() {
+            let files: Vec<_> = self
+                .files
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            return Err(ConfigError::EmptyAllowlist(files.join(", ")));
+        }
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Ok(prefixes)
+    }
+}
+
+/// The format of mmproxy and go-mmproxy: a prefix or address a line, blank lines and comments.
+fn read_allow_file(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut prefixes = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let entry = line.split(['#', ';']).next().unwrap_or_default().trim();
+        if entry.is_empty() {
+            continue;
+        }
+        prefixes.push(parse_prefix(entry).ok_or_else(|| ConfigError::BadLine {
+            path: path.to_owned(),
+            line: index + 1,
+            found: entry.to_owned(),
+        })?);
+    }
+    Ok(prefixes)
+}
+
+/// A prefix without its host bits, or an address as a prefix of its own. IPv4-mapped IPv6 is
+/// IPv4, which is what the kernel sees.
+pub fn parse_prefix(text: &str) -> Option<IpNet> {
+    const MAPPED_BITS: u8 = 96;
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().ok()?,
+    };
+    if let IpNet::V6(v6) = net
+        && let Some(v4) = v6.addr().to_ipv4_mapped()
+        && let Some(prefix_len) = v6.prefix_len().checked_sub(MAPPED_BITS)
+    {
+        return Some(IpNet::new(v4.into(), prefix_len).ok()?.trunc());
+    }
+    Some(net.trunc())
+}
+
+impl Config {
+    /// What can't work whatever the host looks like.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut seen = Vec::new();
+        for service in &self.services {
+            if let Some(target) = service.targets().find(|target| target.port() == 0) {
+                return Err(ConfigError::NoPort(target));
+            }
+            for listen in &service.listen {
+                if service.targets().any(|target| target == *listen) {
+                    return Err(ConfigError::ListensAtTarget(*listen));
+                }
+                if seen.contains(listen) {
+                    return Err(ConfigError::ListensTwice(*listen));
+                }
+                seen.push(*listen);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_lose_their_host_bits_and_mapping() {
+        for (text, expected) in [
+            ("10.1.2.3/8", Some("10.0.0.0/8")),
+            ("192.0.2.7", Some("192.0.2.7/32")),
+            ("::1", Some("::1/128")),
+            ("::ffff:10.0.0.0/104", Some("10.0.0.0/8")),
+            ("::/0", Some("::/0")),
+            ("10.0.0.0/33", None),
+            ("10.0.0", None),
+            ("010.0.0.1", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|net| net.parse().expect("a prefix"));
+            assert_eq!(parse_prefix(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The allowlist: a trie per family, pinned, and changed while the programs read it.
+
+use std::{fmt, net::IpAddr, path::Path};
+
+use anyhow::{Context, Result, bail};
+use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proxy_common::{Addr, Allowed, MAX_ALLOWED, map, origin};
+
+use super::pins;
+
+/// Who put a prefix there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `--allow` or `--allow-file`: each start and reload replaces these.
+    Config,
+    /// `truepeer allow add`, or another tool: stays until it is removed.
+    Live,
+}
+
+impl Origin {
+    /// Whatever another tool wrote was put there live.
+    fn from_value(value: u32) -> Self {
+        match value {
+            origin::CONFIG => Self::Config,
+            _ => Self::Live,
+        }
+    }
+
+    fn value(self) -> u32 {
+        match self {
+            Self::Config => origin::CONFIG,
+            Self::Live => origin::LIVE,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Config => "config",
+            Self::Live => "live",
+        })
+    }
+}
+
+/// A prefix in a service's allowlist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub service: u32,
+    pub prefix: IpNet,
+    pub origin: Origin,
+}
+
+pub struct Allowlist {
+    v4: Trie<1>,
+    v6: Trie<4>,
+}
+
+impl Allowlist {
+    /// The instance's pinned allowlist, made if it isn't there yet.
+    pub fn open(instance: &str) -> Result<Self> {
+        let directory = pins::create_directory(instance)?;
+        Ok(Self {
+            v4: Trie::open(&directory.join(map::ALLOW4))?,
+            v6: Trie::open(&directory.join(map::ALLOW6))?,
+        })
+    }
+
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let mut entries = self.v4.entries::<Ipv4Net>()?;
+        entries.extend(self.v6.entries::<Ipv6Net>()?);
+        entries.sort_by_key(|entry| (entry.service, entry.prefix));
+        Ok(entries)
+    }
+
+    /// Replaces what the configuration put there; live prefixes stay. Adds before it removes, so
+    /// that no balancer is refused in between.
+    pub fn configure(&mut self, service: u32, prefixes: &[IpNet]) -> Result<()> {
+        let before = self.entries()?;
+        for prefix in prefixes {
+            self.insert(service, *prefix, Origin::Config)?;
+        }
+        let stale = |entry: &&Entry| {
+            entry.origin == Origin::Config
+                && entry.service == service
+                && !prefixes.contains(&entry.prefix)
+        };
+        for entry in before.iter().filter(stale) {
+            self.remove(service, entry.prefix)?;
+        }
+        Ok(())
+    }
+
+    pub fn insert(&mut self, service: u32, prefix: IpNet, origin: Origin) -> Result<()> {
+        match prefix {
+            IpNet::V4(net) => self.v4.insert(service, net, origin),
+            IpNet::V6(net) => self.v6.insert(service, net, origin),
+        }
+        .with_context(|| format!("adding {prefix} (at most {MAX_ALLOWED} prefixes fit)"))
+    }
+
+    /// Whether the prefix was there.
+    pub fn remove(&mut self, service: u32, prefix: IpNet) -> Result<bool> {
+        match prefix {
+            IpNet::V4(net) => self.v4.remove(service, net),
+            IpNet::V6(net) => self.v6.remove(service, net),
+        }
+        .with_context(|| format!("removing {prefix}"))
+    }
+}
+
+/// The longest prefix of `entries` that covers all of `prefix`, as the programs would find it.
+pub fn covering(entries: &[Entry], service: u32, prefix: IpNet) -> Option<&Entry> {
+    entries
+        .iter()
+        .filter(|entry| entry.service == service && entry.prefix.contains(&prefix))
+        .max_by_key(|entry| entry.prefix.prefix_len())
+}
+
+/// A family's prefix in the form of the trie's key.
+trait Prefix<const N: usize>: Copy {
+    fn words(self) -> [u32; N];
+    fn len(self) -> u8;
+    fn from_words(words: [u32; N], len: u8) -> Result<IpNet>;
+}
+
+impl Prefix<1> for Ipv4Net {
+    fn words(self) -> [u32; 1] {
+        [u32::from(self.network()).to_be()]
+    }
+
+    fn len(self) -> u8 {
+        self.prefix_len()
+    }
+
+    fn from_words([word]: [u32; 1], len: u8) -> Result<IpNet> {
+        let address = std::net::Ipv4Addr::from(u32::from_be(word));
+        Ok(IpNet::new(address.into(), len)?)
+    }
+}
+
+impl Prefix<4> for Ipv6Net {
+    fn words(self) -> [u32; 4] {
+        Addr::from(IpAddr::V6(self.network())).words()
+    }
+
+    fn len(self) -> u8 {
+        self.prefix_len()
+    }
+
+    fn from_words(words: [u32; 4], len: u8) -> Result<IpNet> {
+        let bits = words
+            .iter()
+            .fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+        let address = std::net::Ipv6Addr::from(bits);
+        Ok(IpNet::new(address.into(), len)?)
+    }
+}
+
+/// One family's trie.
+struct Trie<const N: usize>(LpmTrie<MapData, Allowed<N>, u32>);
+
+impl<const N: usize> Trie<N> {
+    fn open(pin: &Path) -> Result<Self> {
+        if !pin.exists() {
+            Self::create(pin)?;
+        }
+        let data = MapData::from_pin(pin)
+            .with_context(|| format!("opening {} (needs root)", pin.display()))?;
+        Ok(Self(Map::LpmTrie(data).try_into().with_context(|| {
+            format!("{} is of another version: remove it", pin.display())
+        })?))
+    }
+
+    fn create(pin: &Path) -> Result<()> {
+        // The kernel wants this of every trie (BPF_F_NO_PREALLOC of linux/bpf.h).
+        const NO_PREALLOC: u32 = 1;
+        let trie: LpmTrie<MapData, Allowed<N>, u32> = LpmTrie::create(MAX_ALLOWED, NO_PREALLOC)
+            .context("making an allowlist (needs CAP_BPF)")?;
+        trie.pin(pin)
+            .with_context(|| format!("pinning {}", pin.display()))
+    }
+
+    fn entries<P: Prefix<N>>(&self) -> Result<Vec<Entry>> {
+        self.0.iter().map(|found| entry::<N, P>(found?)).collect()
+    }
+
+    fn insert(&mut self, service: u32, prefix: impl Prefix<N>, origin: Origin) -> Result<()> {
+        Ok(self.0.insert(&key(service, prefix), origin.value(), 0)?)
+    }
+
+    fn remove(&mut self, service: u32, prefix: impl Prefix<N>) -> Result<bool> {
+        match self.0.remove(&key(service, prefix)) {
+            Ok(()) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(MapError::SyscallError(error)) if is_missing(&error.io_error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn is_missing(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+fn key<const N: usize>(service: u32, prefix: impl Prefix<N>) -> Key<Allowed<N>> {
+    let bits = Allowed::<N>::prefix_len(prefix.len().into());
+    Key::new(bits, Allowed::new(service, prefix.words()))
+}
+
+fn entry<const N: usize, P: Prefix<N>>((key, value): (Key<Allowed<N>>, u32)) -> Result<Entry> {
+    let allowed = key.data();
+    let bits = key.prefix_len().checked_sub(Allowed::<N>::SERVICE_BITS);
+    let Some(len) = bits.and_then(|bits| u8::try_from(bits).ok()) else {
+        bail!("an allowlist entry for more than one service: another tool wrote it");
+    };
+    Ok(Entry {
+        service: allowed.service(),
+        prefix: P::from_words(allowed.addr(), len)?,
+        origin: Origin::from_value(value),
+    })
+}

@@ -1,0 +1,48 @@
+//! Where the allowlist is pinned: /sys/fs/bpf/truepeer/<instance>/.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use rustix::{
+    fs::{CWD, StatFs, statfs},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags},
+};
+
+const BPFFS: &str = "/sys/fs/bpf";
+/// BPF_FS_MAGIC of linux/magic.h.
+const MAGIC: u32 = 0xcafe_4a11;
+
+pub fn directory(instance: &str) -> PathBuf {
+    Path::new(BPFFS).join("truepeer").join(instance)
+}
+
+/// Mounts bpffs where it belongs if nobody has yet: a machine without systemd doesn't.
+pub fn create_directory(instance: &str) -> Result<PathBuf> {
+    if !is_bpffs(BPFFS) {
+        mount().with_context(|| {
+            format!("no bpffs at {BPFFS}: run `mount -t bpf bpf {BPFFS}` (needs CAP_SYS_ADMIN)")
+        })?;
+    }
+    let directory = directory(instance);
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("making {} (needs root)", directory.display()))?;
+    Ok(directory)
+}
+
+fn is_bpffs(path: &str) -> bool {
+    statfs(path).is_ok_and(|StatFs { f_type, .. }| u32::try_from(f_type) == Ok(MAGIC))
+}
+
+fn mount() -> io::Result<()> {
+    let fs = rustix::mount::fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&fs)?;
+    let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&mount, "", CWD, BPFFS, flags).map_err(Into::into)
+}

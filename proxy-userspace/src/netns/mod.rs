@@ -1,0 +1,67 @@
+//! The spoof namespace: a network namespace held by this process alone, in which every address is
+//! local, joined to the host by one veth pair. All of it by netlink; all of it gone with the process.
+
+mod host;
+mod spoof;
+mod steer;
+mod watch;
+
+use std::{fs::File, os::fd::AsFd};
+
+use anyhow::{Context, Result};
+
+pub use steer::{Families, SteerNet, SteerNets};
+pub use watch::{Addresses, Host, Link, LinkEvent, watch};
+
+use crate::sys;
+
+/// The host's end of the veth pair.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub name: String,
+    pub index: u32,
+    /// Tells instances on one host apart: their devices and their default steer addresses.
+    pub number: u8,
+}
+
+pub struct SpoofNs {
+    netns: File,
+    pub device: Device,
+    /// Networks of the steer addresses.
+    pub steer: SteerNets,
+    /// Families that work on this host.
+    pub families: Families,
+}
+
+impl SpoofNs {
+    /// Makes the namespace and the device. The caller's thread is, and stays, on the host.
+    pub async fn create(chosen: SteerNets) -> Result<Self> {
+        let host = sys::current_netns().context("opening the host's network namespace")?;
+        let (netns, device) = tokio::task::spawn_blocking(move || spoof::create(&host)).await??;
+        let steer = chosen.or_default(device.number);
+        let families = host::configure(&device).await?;
+        Ok(Self {
+            netns,
+            device,
+            steer,
+            families,
+        })
+    }
+
+    /// Gives the host's end as many steer addresses as the targets need.
+    pub async fn add_addresses(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
+        host::add_addresses(&self.device, addresses).await
+    }
+
+    /// Moves the calling thread in: its sockets can have any source address.
+    pub fn enter(&self) -> Result<()> {
+        sys::enter_netns(self.netns.as_fd()).context("entering the spoof namespace")
+    }
+}
+
+/// A netlink connection in the calling thread's namespace, driven by the current runtime.
+fn netlink() -> Result<rtnetlink::Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("opening netlink")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}

@@ -1,0 +1,167 @@
+//! What the host's network looks like, and each change of it while truepeer runs.
+
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::{
+    MulticastGroup,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{LinkAttribute, LinkLayerType, LinkMessage},
+    },
+};
+use tokio::sync::mpsc;
+
+/// The host's own addresses, broadcast addresses included, each with the devices that have it.
+#[derive(Clone, Default)]
+pub struct Addresses(Arc<RwLock<HashMap<IpAddr, BTreeSet<u32>>>>);
+
+impl Addresses {
+    pub fn contains(&self, address: &IpAddr) -> bool {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.contains_key(address)
+    }
+
+    fn add(&self, message: &AddressMessage) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses(message) {
+            map.entry(address).or_default().insert(message.header.index);
+        }
+    }
+
+    fn remove(&self, message: &AddressMessage) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for address in addresses(message) {
+            if let Entry::Occupied(mut devices) = map.entry(address) {
+                devices.get_mut().remove(&message.header.index);
+                if devices.get().is_empty() {
+                    devices.remove();
+                }
+            }
+        }
+    }
+}
+
+/// A device as far as attaching to it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// Whether its packets carry an Ethernet header.
+    pub ethernet: bool,
+}
+
+#[derive(Debug)]
+pub enum LinkEvent {
+    Present(Link),
+    Gone { index: u32 },
+}
+
+/// The host as it is now, and what changes from here on.
+pub struct Host {
+    pub addresses: Addresses,
+    pub links: mpsc::UnboundedReceiver<LinkEvent>,
+}
+
+/// Reads what is there and goes on with each change, on the current runtime. Subscribed before it
+/// reads, so nothing falls between.
+pub async fn watch() -> Result<Host> {
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ];
+    let (connection, netlink, mut changes) =
+        rtnetlink::new_multicast_connection(&groups).context("subscribing to netlink")?;
+    tokio::spawn(connection);
+    let addresses = Addresses::default();
+    let mut known = netlink.address().get().execute();
+    while let Some(message) = known.try_next().await.context("reading addresses")? {
+        addresses.add(&message);
+    }
+    let (events, links) = mpsc::unbounded_channel();
+    let mut known = netlink.link().get().execute();
+    while let Some(message) = known.try_next().await.context("reading devices")? {
+        tell(&events, present(&message));
+    }
+    let host = Host {
+        addresses: addresses.clone(),
+        links,
+    };
+    tokio::spawn(async move {
+        while let Some((message, _)) = changes.next().await {
+            apply(message, &addresses, &events);
+        }
+        tracing::error!("netlink closed: new devices and addresses go unnoticed");
+    });
+    Ok(host)
+}
+
+/// Nobody listens any more once the daemon stops.
+fn tell(events: &mpsc::UnboundedSender<LinkEvent>, event: Option<LinkEvent>) {
+    let _ = event.map(|event| events.send(event));
+}
+
+fn apply(
+    message: NetlinkMessage<RouteNetlinkMessage>,
+    addresses: &Addresses,
+    events: &mpsc::UnboundedSender<LinkEvent>,
+) {
+    let NetlinkPayload::InnerMessage(message) = message.payload else {
+        return;
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(message) => tell(events, present(&message)),
+        RouteNetlinkMessage::DelLink(message) => {
+            let index = message.header.index;
+            tell(events, Some(LinkEvent::Gone { index }));
+        }
+        RouteNetlinkMessage::NewAddress(message) => addresses.add(&message),
+        RouteNetlinkMessage::DelAddress(message) => addresses.remove(&message),
+        _ => {}
+    }
+}
+
+/// The addresses that are this host's. On a point-to-point device `Address` is the other end's,
+/// and `Local` is ours; IPv6 has `Address` alone.
+fn addresses(message: &AddressMessage) -> impl Iterator<Item = IpAddr> {
+    let of =
+        |pick: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(pick);
+    let local = of(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let own = local.or_else(|| {
+        of(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    });
+    let broadcast = of(|attribute| match attribute {
+        AddressAttribute::Broadcast(address) => Some(IpAddr::V4(*address)),
+        _ => None,
+    });
+    own.into_iter().chain(broadcast)
+}
+
+fn present(message: &LinkMessage) -> Option<LinkEvent> {
+    let name = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        })?;
+    Some(LinkEvent::Present(Link {
+        name,
+        index: message.header.index,
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+    }))
+}

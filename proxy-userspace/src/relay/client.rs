@@ -1,0 +1,115 @@
+//! Which claimed client addresses are believed.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+/// Knows this host's own addresses, broadcast addresses included.
+pub trait OwnAddresses: Send + Sync {
+    fn contains(&self, address: &IpAddr) -> bool;
+}
+
+/// Why a claimed address can't be a client's. An application would trust most of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Martian {
+    Loopback,
+    Unspecified,
+    Multicast,
+    Broadcast,
+    /// An IPv6 link-local address means nothing without its link.
+    LinkLocal,
+    /// One of this host's own.
+    Own,
+}
+
+impl Martian {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "client_loopback",
+            Self::Unspecified => "client_unspecified",
+            Self::Multicast => "client_multicast",
+            Self::Broadcast => "client_broadcast",
+            Self::LinkLocal => "client_link_local",
+            Self::Own => "client_own_address",
+        }
+    }
+}
+
+impl fmt::Display for Martian {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loopback => "a loopback address",
+            Self::Unspecified => "an unspecified address",
+            Self::Multicast => "a multicast address",
+            Self::Broadcast => "a broadcast address",
+            Self::LinkLocal => "a link-local address",
+            Self::Own => "one of this host's own addresses",
+        })
+    }
+}
+
+/// `address` is canonical: IPv4-mapped IPv6 is IPv4 here.
+pub fn check(address: IpAddr, own: &dyn OwnAddresses) -> Result<(), Martian> {
+    let martian = if address.is_loopback() {
+        Martian::Loopback
+    } else if is_unspecified(address) {
+        Martian::Unspecified
+    } else if address.is_multicast() {
+        Martian::Multicast
+    } else if address == Ipv4Addr::BROADCAST {
+        Martian::Broadcast
+    } else if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        Martian::LinkLocal
+    } else if own.contains(&address) {
+        Martian::Own
+    } else {
+        return Ok(());
+    };
+    Err(martian)
+}
+
+/// All of 0.0.0.0/8 means "this host" to the kernel, which drops packets from there.
+fn is_unspecified(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets().starts_with(&[0]),
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Own;
+
+    impl OwnAddresses for Own {
+        fn contains(&self, address: &IpAddr) -> bool {
+            *address == Ipv4Addr::new(10, 0, 0, 5) || *address == Ipv4Addr::new(10, 0, 0, 255)
+        }
+    }
+
+    #[test]
+    fn martians_are_told_from_clients() {
+        for (address, expected) in [
+            ("203.0.113.9", Ok(())),
+            ("240.0.0.1", Ok(())),
+            ("2001:db8::9", Ok(())),
+            ("127.0.0.1", Err(Martian::Loopback)),
+            ("127.255.0.1", Err(Martian::Loopback)),
+            ("::1", Err(Martian::Loopback)),
+            ("0.0.0.0", Err(Martian::Unspecified)),
+            ("0.1.2.3", Err(Martian::Unspecified)),
+            ("::", Err(Martian::Unspecified)),
+            ("224.0.0.1", Err(Martian::Multicast)),
+            ("ff02::1", Err(Martian::Multicast)),
+            ("255.255.255.255", Err(Martian::Broadcast)),
+            ("fe80::1", Err(Martian::LinkLocal)),
+            ("10.0.0.5", Err(Martian::Own)),
+            ("10.0.0.255", Err(Martian::Own)),
+        ] {
+            let address = address.parse().expect("an address");
+            assert_eq!(check(address, &Own), expected, "{address}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A connection's life: header, client, upstream, both halves to their end.
+//!
+//! A worker is one thread in the spoof namespace and shares nothing on its way with the others.
+//! The relay knows neither eBPF nor configuration; what happens it tells a [`Report`].
+
+mod accept;
+mod addr;
+mod client;
+mod connection;
+mod pump;
+mod read_header;
+mod report;
+mod upstream;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+pub use accept::serve;
+pub use addr::{Balancer, Client, Target};
+pub use client::{Martian, OwnAddresses};
+pub use report::{End, Opened, Report, Weight};
+pub use upstream::{HostSocketRequest, HostSockets};
+
+use crate::header::Policy;
+
+/// What the relay has to know of a service.
+#[derive(Debug)]
+pub struct Service {
+    pub name: String,
+    pub policy: Policy,
+    pub header_timeout: Duration,
+    pub connect_timeout: Duration,
+    pub route4: Option<Route>,
+    pub route6: Option<Route>,
+}
+
+/// The way to an application.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// Where spoofed connections go: an address that steers the replies back.
+    pub steered: SocketAddr,
+    /// Where the application listens.
+    pub target: Target,
+}
+
+impl Service {
+    /// The way for a client of this family.
+    fn route(&self, client: &Client) -> Option<Route> {
+        match client.0 {
+            SocketAddr::V4(_) => self.route4,
+            SocketAddr::V6(_) => self.route6,
+        }
+    }
+}
+
+/// What all workers have in common.
+pub struct Shared {
+    pub report: Arc<dyn Report>,
+    pub own: Arc<dyn OwnAddresses>,
+    pub host_sockets: HostSockets,
+    /// One permit per connection that may be open.
+    pub slots: Arc<Semaphore>,
+}

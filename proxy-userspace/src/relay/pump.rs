@@ -1,0 +1,151 @@
+//! Both halves of a connection, each to its own end.
+//!
+//! A half that ends shuts the other side's writing down and lets the opposite half go on. Both
+//! ended: an orderly close. Anything else drops the sockets, which resets both sides.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::future::{Either, select};
+use tokio::{
+    io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+};
+
+use super::End;
+use crate::sys;
+
+/// Large enough for one system call per burst at full speed.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    /// One for all connections of a worker: bytes stay in it only between a read and its write.
+    static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
+}
+
+/// Relays until both halves have ended; `payload` came with the header and goes up first.
+pub async fn pump(mut downstream: TcpStream, mut upstream: TcpStream, payload: Vec<u8>) -> End {
+    let (up, down) = (Cell::new(0), Cell::new(0));
+    let ended = {
+        let other_ended = Cell::new(false);
+        let (from_balancer, to_balancer) = downstream.split();
+        let (from_app, to_app) = upstream.split();
+        let upward = half(from_balancer, to_app, payload, &up, &other_ended);
+        let downward = half(from_app, to_balancer, Vec::new(), &down, &other_ended);
+        match select(Box::pin(upward), Box::pin(downward)).await {
+            Either::Left((ended, _)) | Either::Right((ended, _)) => ended,
+        }
+    };
+    let closed = ended
+        .and_then(|()| sys::end_cleanly(&downstream))
+        .and_then(|()| sys::end_cleanly(&upstream));
+    match closed {
+        Ok(()) => End::Closed {
+            up: up.get(),
+            down: down.get(),
+        },
+        Err(error) => End::Reset(error),
+    }
+}
+
+/// Comes back when both halves have ended, or with what broke. The half that ends first goes on
+/// watching its source, which may still be reset.
+async fn half(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    payload: Vec<u8>,
+    moved: &Cell<u64>,
+    other_ended: &Cell<bool>,
+) -> io::Result<()> {
+    flush(&from, &to, payload, moved).await?;
+    loop {
+        match std::future::poll_fn(|cx| step(cx, &mut from, &to, moved)).await? {
+            Step::Moved => {}
+            Step::Stuck(rest) => flush(&from, &to, rest, moved).await?,
+            Step::End => break,
+        }
+    }
+    to.shutdown().await?;
+    if other_ended.replace(true) {
+        return Ok(());
+    }
+    Err(reset(&from).await)
+}
+
+enum Step {
+    Moved,
+    /// The sink takes no more: these bytes have to wait, and with them the source.
+    Stuck(Vec<u8>),
+    End,
+}
+
+/// One read and one write, through the shared buffer.
+fn step(
+    cx: &mut Context<'_>,
+    from: &mut ReadHalf<'_>,
+    to: &WriteHalf<'_>,
+    moved: &Cell<u64>,
+) -> Poll<io::Result<Step>> {
+    SHARED.with_borrow_mut(|buffer| {
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(from).poll_read(cx, &mut read))?;
+        if read.filled().is_empty() {
+            return Poll::Ready(Ok(Step::End));
+        }
+        let rest = write_some(to, read.filled(), moved)?;
+        Poll::Ready(Ok(match rest {
+            [] => Step::Moved,
+            rest => Step::Stuck(rest.to_vec()),
+        }))
+    })
+}
+
+/// Writes what fits; returns the rest.
+fn write_some<'a>(to: &WriteHalf<'_>, bytes: &'a [u8], moved: &Cell<u64>) -> io::Result<&'a [u8]> {
+    let written = match to.try_write(bytes) {
+        Ok(written) => written,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    moved.set(moved.get() + written as u64);
+    Ok(bytes.get(written..).unwrap_or_default())
+}
+
+/// Waits until all is written. Nobody reads the source meanwhile, so its reset is watched for.
+async fn flush(
+    from: &ReadHalf<'_>,
+    to: &WriteHalf<'_>,
+    bytes: Vec<u8>,
+    moved: &Cell<u64>,
+) -> io::Result<()> {
+    let write_all = async {
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            to.writable().await?;
+            rest = write_some(to, rest, moved)?;
+        }
+        Ok(())
+    };
+    match select(std::pin::pin!(write_all), std::pin::pin!(reset(from))).await {
+        Either::Left((written, _)) => written,
+        Either::Right((error, _)) => Err(error),
+    }
+}
+
+/// Comes back when the connection is reset.
+async fn reset(from: &ReadHalf<'_>) -> io::Error {
+    if let Err(error) = from.ready(Interest::ERROR).await {
+        return error;
+    }
+    match from.as_ref().take_error() {
+        Ok(Some(error)) | Err(error) => error,
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
+    }
+}

@@ -1,0 +1,62 @@
+//! Reading a header as it comes, in whatever pieces.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+
+use super::{End, Service};
+use crate::header::{Parse, parse};
+
+/// What the header said, and what came behind it.
+pub struct Head {
+    /// None: the balancer speaks for itself.
+    pub source: Option<SocketAddr>,
+    pub payload: Vec<u8>,
+}
+
+/// One read's worth. Most headers come whole and with little behind them.
+const CHUNK: usize = 2048;
+
+/// The clock runs from accept, however the bytes trickle.
+pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End> {
+    let deadline = Instant::now() + service.header_timeout;
+    let mut received = Vec::new();
+    loop {
+        let more = timeout_at(deadline, read_some(stream, &mut received)).await;
+        let bytes = received.len();
+        match more {
+            Err(_) => return Err(End::HeaderTimeout { bytes }),
+            Ok(Err(_)) if bytes == 0 => return Err(End::Silent),
+            Ok(Err(error)) => return Err(End::HeaderRead(error)),
+            Ok(Ok(0)) if bytes == 0 => return Err(End::Silent),
+            Ok(Ok(0)) => return Err(End::HeaderCut { bytes }),
+            Ok(Ok(_)) => {}
+        }
+        match parse(&received, &service.policy).map_err(End::Header)? {
+            Parse::Partial => {}
+            Parse::Complete { header, len } => {
+                let source = header.endpoints.map(|endpoints| endpoints.source);
+                received.drain(..len);
+                return Ok(Head {
+                    source,
+                    payload: received,
+                });
+            }
+        }
+    }
+}
+
+/// Waits before it takes memory: a connection that is silent has none.
+async fn read_some(stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        received.reserve(CHUNK);
+        match stream.try_read_buf(received) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}

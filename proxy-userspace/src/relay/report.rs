@@ -1,0 +1,113 @@
+//! What the relay tells, and how a connection can end.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::{Balancer, Client, Martian, Service, Target};
+use crate::header::Refusal;
+
+/// Hears what happens to connections.
+pub trait Report: Send + Sync {
+    fn accepted(&self, service: &Service, balancer: Balancer);
+    /// The application accepted.
+    fn opened(&self, service: &Service, opened: &Opened);
+    /// The client's port was taken by another connection of this client to this application.
+    fn port_busy(&self, service: &Service, client: Client);
+    fn ended(&self, service: &Service, balancer: Balancer, end: &End);
+    fn accept_failed(&self, service: &Service, error: &io::Error);
+}
+
+/// A connection that the application accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    pub balancer: Balancer,
+    pub client: Client,
+    pub target: Target,
+    /// False for a balancer on this host that speaks for itself.
+    pub spoofed: bool,
+}
+
+/// How a connection ended. The message says what was wrong and whose turn it is.
+#[derive(Debug, Error)]
+pub enum End {
+    #[error("both sides closed, {up} bytes up and {down} bytes down")]
+    Closed { up: u64, down: u64 },
+    #[error("reset: {0}")]
+    Reset(io::Error),
+    #[error("stopped by the drain timeout")]
+    Stopped,
+    #[error("the balancer left without a byte, as a health check does")]
+    Silent,
+    #[error("no whole header within the header timeout: {bytes} bytes came")]
+    HeaderTimeout { bytes: usize },
+    #[error("the balancer closed in the middle of its header, after {bytes} bytes")]
+    HeaderCut { bytes: usize },
+    #[error("reading the header: {0}")]
+    HeaderRead(io::Error),
+    #[error("bad header: {0}")]
+    Header(Refusal),
+    #[error("claimed client {client} is {martian}: refused")]
+    Client { client: Client, martian: Martian },
+    #[error("client {0} has no target of its family: give one with {flag}", flag = flag(.0))]
+    NoTarget(Client),
+    #[error("the application at {target} took longer than the connect timeout")]
+    ConnectTimeout { target: Target },
+    #[error("the application at {target} can't be reached from client {client}: {error}")]
+    Connect {
+        target: Target,
+        client: Client,
+        error: io::Error,
+    },
+}
+
+fn flag(client: &Client) -> &'static str {
+    if client.0.is_ipv4() {
+        "--target4"
+    } else {
+        "--target6"
+    }
+}
+
+/// How much an end deserves to be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Part of normal operation.
+    Normal,
+    /// Somebody has to do something.
+    Notable,
+}
+
+impl End {
+    /// The stable name under which it is counted.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Closed { .. } => "closed",
+            Self::Reset(_) => "reset",
+            Self::Stopped => "stopped",
+            Self::Silent => "silent",
+            Self::HeaderTimeout { .. } => "header_timeout",
+            Self::HeaderCut { .. } => "header_cut",
+            Self::HeaderRead(_) => "header_read",
+            Self::Header(refusal) => refusal.name(),
+            Self::Client { martian, .. } => martian.name(),
+            Self::NoTarget(_) => "no_target",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::Connect { .. } => "connect_failed",
+        }
+    }
+
+    pub fn weight(&self) -> Weight {
+        match self {
+            Self::Closed { .. } | Self::Reset(_) | Self::Stopped | Self::Silent => Weight::Normal,
+            Self::HeaderTimeout { .. }
+            | Self::HeaderCut { .. }
+            | Self::HeaderRead(_)
+            | Self::Header(_)
+            | Self::Client { .. }
+            | Self::NoTarget(_)
+            | Self::ConnectTimeout { .. }
+            | Self::Connect { .. } => Weight::Notable,
+        }
+    }
+}

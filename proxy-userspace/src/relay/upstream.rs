@@ -1,0 +1,94 @@
+//! Connecting to the application, from the client's address.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use socket2::{Domain, Socket};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::{mpsc, oneshot},
+};
+
+use super::{Client, Route, Service, Shared};
+use crate::sys;
+
+/// From the client's own port, or from another one of the same address if that is busy: then the
+/// same client has a connection to this application from this port already.
+pub async fn spoofed(
+    client: Client,
+    route: &Route,
+    service: &Service,
+    shared: &Shared,
+) -> io::Result<TcpStream> {
+    match connect_from(client.0, route).await {
+        Err(error) if is_busy(&error) => {
+            shared.report.port_busy(service, client);
+            connect_from(SocketAddr::new(client.0.ip(), 0), route).await
+        }
+        result => result,
+    }
+}
+
+async fn connect_from(source: SocketAddr, route: &Route) -> io::Result<TcpStream> {
+    let socket = sys::transparent_socket(Domain::for_address(source))?;
+    socket.bind(&source.into())?;
+    TcpSocket::from_std_stream(socket.into())
+        .connect(route.steered)
+        .await
+}
+
+/// bind says AddrInUse, connect AddrNotAvailable.
+fn is_busy(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
+    )
+}
+
+/// From this host's own address, without any steering.
+pub async fn plain(route: &Route, shared: &Shared) -> io::Result<TcpStream> {
+    let target = route.target.0;
+    let socket = shared.host_sockets.socket(target.ip()).await?;
+    TcpSocket::from_std_stream(socket.into())
+        .connect(target)
+        .await
+}
+
+/// Asks the thread that stayed on the host for a socket: those made here are in the spoof namespace.
+#[derive(Clone)]
+pub struct HostSockets(mpsc::Sender<HostSocketRequest>);
+
+/// To be answered on the host.
+pub struct HostSocketRequest {
+    domain: Domain,
+    reply: oneshot::Sender<io::Result<Socket>>,
+}
+
+impl HostSockets {
+    pub fn new() -> (Self, mpsc::Receiver<HostSocketRequest>) {
+        const WAITING: usize = 64;
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self(sender), receiver)
+    }
+
+    async fn socket(&self, family: IpAddr) -> io::Result<Socket> {
+        let (reply, answer) = oneshot::channel();
+        let domain = Domain::for_address(SocketAddr::new(family, 0));
+        let request = HostSocketRequest { domain, reply };
+        self.0.send(request).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the host side has stopped")
+}
+
+impl HostSocketRequest {
+    pub fn answer(self) {
+        // The asker may have given up meanwhile.
+        let _ = self.reply.send(sys::tcp_socket(self.domain));
+    }
+}

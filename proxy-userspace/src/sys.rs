@@ -1,0 +1,100 @@
+//! The only unsafe code of the daemon, and the system calls that need a word of explanation.
+
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::Duration,
+};
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// How long a connection may be silent before the kernel asks whether the peer is still there.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// The network namespace of the calling thread.
+pub fn current_netns() -> io::Result<File> {
+    File::open("/proc/thread-self/ns/net")
+}
+
+/// Moves the calling thread into a network namespace of its own.
+pub fn unshare_netns() -> io::Result<()> {
+    // SAFETY: only flags that split the file descriptor table could make another thread's
+    // descriptors invalid; a network namespace doesn't.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(Into::into)
+}
+
+/// Moves the calling thread into `netns`. Sockets that it makes from now on live there.
+pub fn enter_netns(netns: BorrowedFd<'_>) -> io::Result<()> {
+    move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(Into::into)
+}
+
+/// A TCP socket whose abrupt end is a reset: when the daemon dies or drops a connection midway,
+/// neither side may take the cut for a proper end. [`end_cleanly`] is the way to say goodbye.
+pub fn tcp_socket(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    Ok(socket)
+}
+
+/// A listener whose accepted sockets inherit all that [`tcp_socket`] sets. `shared` lets others
+/// of ours listen at the same address, one for each worker.
+pub fn listener(addr: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Socket> {
+    let socket = tcp_socket(Domain::for_address(addr))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// The kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = u16::MAX as i32;
+
+/// A socket that may bind to addresses that are not this namespace's own.
+pub fn transparent_socket(domain: Domain) -> io::Result<Socket> {
+    let socket = tcp_socket(domain)?;
+    if domain == Domain::IPV6 {
+        socket.set_ip_transparent_v6(true)?;
+    } else {
+        socket.set_ip_transparent_v4(true)?;
+    }
+    // Another upstream socket may have the same client's address and port, towards another target.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+/// Lets the kernel deliver what is still queued and close in order when the socket is dropped.
+pub fn end_cleanly(socket: impl AsFd) -> io::Result<()> {
+    socket2::SockRef::from(&socket).set_linger(None)
+}
+
+/// Wakes when there is something to read.
+pub fn readable<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `AsFd` promises a descriptor that stays open and the same as long as `source` does,
+    // and the `AsyncFd` owns it.
+    let registered = unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)
+}
+
+/// Raises the limit of open files to the hard limit and returns it.
+pub fn raise_nofile() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}

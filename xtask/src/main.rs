@@ -1,0 +1,66 @@
+//! `cargo xtask`: the one door to truepeer's builds, tests and demo. CI comes in by it too.
+
+mod build;
+mod build_ebpf;
+mod demo;
+mod lint;
+mod privilege;
+mod proc;
+mod run;
+mod rustc;
+mod setup;
+mod test;
+mod toolchain;
+mod traces;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(about = "Build, test and try truepeer")]
+enum Task {
+    /// Install what the other tasks need and this machine lacks
+    Setup,
+    /// Compile the eBPF programs to target/bpf/truepeer.o
+    BuildEbpf,
+    /// Compile everything to target/release/truepeer
+    Build,
+    /// Build, then start truepeer as root: cargo xtask run -- ARGS
+    Run {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Show truepeer at work between real programs
+    Demo,
+    /// Run all tests, as root where they need it
+    Test {
+        /// Only tests with one of these in their name; flags such as --nocapture go along
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        filter: Vec<String>,
+    },
+    /// Check formatting, clippy and documentation
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let done = match Task::parse() {
+        Task::Setup => setup::run(),
+        Task::BuildEbpf => build_ebpf::run(),
+        Task::Build => build::run(),
+        Task::Run { args } => run::run(&args),
+        Task::Demo => demo::run(),
+        Task::Test { filter } => test::run(&filter),
+        Task::Lint => lint::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` is the chain of causes on one line and, unlike `{:?}`, never a backtrace.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

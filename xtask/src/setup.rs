@@ -1,0 +1,54 @@
+//! `cargo xtask setup`: installs what building, testing and the demo need and this machine lacks.
+
+pub mod linker;
+
+mod apt;
+mod packages;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::proc::step;
+use crate::toolchain::Toolchain;
+use apt::Apt;
+
+pub fn run() -> Result<()> {
+    let mut apt = Apt::default();
+    // Both, even if one fails: one run tells all that is missing.
+    let compiler = compiler_with_clippy(&mut apt).map(drop);
+    let done = [compiler, apt.ensure(packages::TESTS)];
+    let failed: Vec<_> = done.iter().filter_map(|part| part.as_ref().err()).collect();
+    if !failed.is_empty() {
+        let failed: Vec<_> = failed.iter().map(|error| format!("{error:#}")).collect();
+        bail!("setup is not complete: {}", failed.join("\nerror: "));
+    }
+    step("setup: everything is there");
+    Ok(())
+}
+
+/// What compiles the eBPF programs, installed first where it isn't. In silence when it is.
+pub fn toolchain() -> Result<Toolchain> {
+    compiler(&mut Apt::default())
+}
+
+/// The same with clippy.
+pub fn toolchain_to_lint() -> Result<Toolchain> {
+    compiler_with_clippy(&mut Apt::default())
+}
+
+fn compiler_with_clippy(apt: &mut Apt) -> Result<Toolchain> {
+    let toolchain = compiler(apt)?;
+    if toolchain.lacks_clippy() {
+        apt.ensure(packages::CLIPPY)?;
+    }
+    Ok(toolchain)
+}
+
+fn compiler(apt: &mut Apt) -> Result<Toolchain> {
+    let toolchain = Toolchain::find().or_else(|missing| {
+        apt.ensure(packages::COMPILER)
+            .map_err(|error| anyhow!("{missing}, or: {error:#}"))?;
+        Toolchain::find()
+    })?;
+    linker::ensure(apt, toolchain.llvm())?;
+    Ok(toolchain)
+}

@@ -1,0 +1,47 @@
+//! What comes from the system's package manager, and what for. A test that needs another sender
+//! adds its line here.
+
+#[derive(Clone, Copy)]
+pub struct Package<'a> {
+    /// Debian's name for it.
+    pub name: &'a str,
+    /// What to look for on a system without apt; "" for what no program in PATH stands for.
+    pub program: &'a str,
+    pub why: &'a str,
+}
+
+const fn package<'a>(name: &'a str, program: &'a str, why: &'a str) -> Package<'a> {
+    Package { name, program, why }
+}
+
+/// Debian's rustc for browsers, which is kept up to date and can compile for BPF.
+pub const COMPILER: &[Package<'static>] = &[
+    package("rustc-web", "", "compiles the eBPF programs"),
+    package("libstd-rust-web-dev-bpf", "", "core for BPF"),
+];
+
+#[rustfmt::skip] // a table
+pub const CLIPPY: &[Package<'static>] = &[
+    package("rust-web-clippy", "cargo-clippy", "clippy for that rustc"),
+];
+
+#[rustfmt::skip] // a table
+pub const TESTS: &[Package<'static>] = &[
+    package("iproute2", "ip", "lays out the test networks"),
+    package("nftables", "nft", "the firewalls that truepeer must get past"),
+    package("procps", "sysctl", "kernel settings of the test networks"),
+    package("curl", "curl", "a client, and a sender of PROXY headers"),
+    package("haproxy", "haproxy", "a load balancer that sends PROXY headers"),
+    package("nginx", "nginx", "a load balancer with its stream module, and an app"),
+    package("libnginx-mod-stream", "", "nginx's PROXY headers for plain TCP"),
+    package("openssh-server", "sshd", "an app that logs its client"),
+    package("openssh-client", "ssh", "talks to that app"),
+];
+
+/// To build bpf-linker.
+pub fn llvm(name: &str) -> [Package<'_>; 2] {
+    [
+        package("g++", "g++", "links LLVM's C++"),
+        package(name, "", "the LLVM in bpf-linker, the same as in rustc"),
+    ]
+}
