@@ -27,9 +27,9 @@ macro_rules! counters {
 counters! {
     /// A connection of an allowed balancer went to a listener.
     DispatchAccepted => "dispatch_accepted",
-    /// A SYN from outside the allowlist was dropped: the sender sees a timeout.
+    /// A SYN from outside the allowlist: the sender gets the RST of a port where nobody listens.
     DispatchRefused => "dispatch_refused",
-    /// An allowed SYN found no listener: the service is starting or draining; the sender retries.
+    /// An allowed SYN found no listener, as the service is starting or draining: RST.
     DispatchNoListener => "dispatch_no_listener",
     /// A packet of an application went back to its spoofed connection.
     ReplySteered => "reply_steered",

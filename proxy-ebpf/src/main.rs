@@ -21,7 +21,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use maps::count;
-use proxy_common::{Addr, Counter, MARK};
+use proxy_common::{Addr, Counter};
 use reply::Link;
 
 /// The ifindex of `lo` in every network namespace.
@@ -57,7 +57,7 @@ pub fn inject(ctx: TcContext) -> i32 {
     match inject::inject(&ctx) {
         Ok(inject::Verdict::Lo) => {
             count(Counter::InjectSteered);
-            ctx.set_mark(MARK);
+            ctx.set_mark(maps::mark());
             redirect(LO, BPF_F_INGRESS.into())
         }
         Ok(inject::Verdict::Here(delivery)) => {
@@ -78,7 +78,7 @@ pub fn inject(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn deliver(ctx: TcContext) -> i32 {
-    if packet::mark(&ctx) != MARK {
+    if packet::mark(&ctx) != maps::mark() {
         return TCX_NEXT;
     }
     ctx.set_mark(0);

@@ -7,8 +7,8 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Addr, Allowed, Counter, Endpoint, Listener, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS, Steer,
-    counter,
+    Addr, Allowed, Counter, Endpoint, Listener, MARK, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS,
+    Steer, counter,
 };
 
 /// Networks of the steer addresses, set at load.
@@ -50,6 +50,12 @@ pub fn is_steer(addr: &Addr) -> bool {
 #[inline(always)]
 pub fn device() -> u32 {
     DEVICE.load()
+}
+
+/// What `inject` puts on a packet for this instance's `deliver`.
+#[inline(always)]
+pub fn mark() -> u32 {
+    MARK ^ DEVICE.load()
 }
 
 #[inline(always)]

@@ -3,6 +3,7 @@
 mod build;
 mod build_ebpf;
 mod demo;
+mod fuzz;
 mod lint;
 mod privilege;
 mod proc;
@@ -41,6 +42,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
     },
+    /// Feed the header parser random inputs
+    Fuzz {
+        /// How long for each target
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        secs: u32,
+        /// Only these of proxy-userspace/fuzz
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+    },
     /// Check formatting, clippy and documentation
     Lint,
 }
@@ -53,6 +63,7 @@ fn main() -> ExitCode {
         Task::Run { args } => run::run(&args),
         Task::Demo => demo::run(),
         Task::Test { filter } => test::run(&filter),
+        Task::Fuzz { secs, targets } => fuzz::run(secs, &targets),
         Task::Lint => lint::run(),
     };
     match done {

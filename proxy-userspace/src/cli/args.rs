@@ -14,7 +14,7 @@ use crate::{config::parse_prefix, header::Versions, netns::SteerNet};
 
 /// Shows the real client's address to servers behind a PROXY protocol load balancer.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "truepeer", version)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

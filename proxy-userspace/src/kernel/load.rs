@@ -82,7 +82,7 @@ impl Kernel {
         log::forward(EbpfLogger::init(&mut self.ebpf).context("opening the programs' log")?)
     }
 
-    /// From here on, connections to `listen` are the service's; without a socket they are dropped.
+    /// From here on, connections to `listen` are the service's; without a socket they get a RST.
     pub fn claim(&mut self, listen: SocketAddr, service: u32) -> Result<Claim> {
         let claim = Claim {
             listen,

@@ -1,7 +1,8 @@
 //! Where the allowlist is pinned: /sys/fs/bpf/truepeer/<instance>/.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -19,17 +20,25 @@ pub fn directory(instance: &str) -> PathBuf {
     Path::new(BPFFS).join("truepeer").join(instance)
 }
 
-/// Mounts bpffs where it belongs if nobody has yet: a machine without systemd doesn't.
 pub fn create_directory(instance: &str) -> Result<PathBuf> {
-    if !is_bpffs(BPFFS) {
-        mount().with_context(|| {
-            format!("no bpffs at {BPFFS}: run `mount -t bpf bpf {BPFFS}` (needs CAP_SYS_ADMIN)")
-        })?;
-    }
+    ensure_mounted().with_context(|| {
+        format!("no bpffs at {BPFFS}: run `mount -t bpf bpf {BPFFS}` (needs CAP_SYS_ADMIN)")
+    })?;
     let directory = directory(instance);
     fs::create_dir_all(&directory)
         .with_context(|| format!("making {} (needs root)", directory.display()))?;
     Ok(directory)
+}
+
+/// Mounts bpffs where it belongs if nobody has yet: a machine without systemd doesn't. Under a
+/// lock, as a second mount on top would hide the first one's pins.
+fn ensure_mounted() -> io::Result<()> {
+    if is_bpffs(BPFFS) {
+        return Ok(());
+    }
+    let lock = File::open(BPFFS)?;
+    lock.lock()?;
+    if is_bpffs(BPFFS) { Ok(()) } else { mount() }
 }
 
 fn is_bpffs(path: &str) -> bool {

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use ipnet::Ipv4Net;
 use rtnetlink::{
     MulticastGroup,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -129,26 +130,32 @@ fn apply(
     }
 }
 
-/// The addresses that are this host's. On a point-to-point device `Address` is the other end's,
-/// and `Local` is ours; IPv6 has `Address` alone.
+/// The addresses that are this host's, or its link's broadcast. On a point-to-point device
+/// `Address` is the other end's, and `Local` is ours; IPv6 has `Address` alone.
 fn addresses(message: &AddressMessage) -> impl Iterator<Item = IpAddr> {
-    let of =
-        |pick: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(pick);
-    let local = of(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
+    let (mut local, mut address, mut broadcast) = (None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Broadcast(ip) => broadcast = Some(IpAddr::V4(*ip)),
+            _ => {}
+        }
+    }
+    let own = local.or(address);
+    let directed = own.and_then(|own| directed_broadcast(own, message.header.prefix_len));
+    [own, broadcast, directed].into_iter().flatten()
+}
+
+/// The kernel has this one whether or not the address names a broadcast address.
+fn directed_broadcast(own: IpAddr, prefix_len: u8) -> Option<IpAddr> {
+    const POINT_TO_POINT: u8 = 31;
+    match own {
+        IpAddr::V4(own) if prefix_len < POINT_TO_POINT => {
+            Some(Ipv4Net::new(own, prefix_len).ok()?.broadcast().into())
+        }
         _ => None,
-    });
-    let own = local.or_else(|| {
-        of(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-    });
-    let broadcast = of(|attribute| match attribute {
-        AddressAttribute::Broadcast(address) => Some(IpAddr::V4(*address)),
-        _ => None,
-    });
-    own.into_iter().chain(broadcast)
+    }
 }
 
 fn present(message: &LinkMessage) -> Option<LinkEvent> {

@@ -56,9 +56,6 @@ impl Worker {
     async fn accept_all(&mut self, listener: &TcpListener) {
         let mut backoff = Backoff::default();
         loop {
-            let Ok(slot) = self.shared.slots.clone().acquire_owned().await else {
-                return;
-            };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 // Only empties the set of those that ended.
@@ -67,6 +64,9 @@ impl Worker {
             match accepted {
                 Ok((stream, balancer)) => {
                     backoff = Backoff::default();
+                    // With no slot free this one waits, and those behind it in the backlog.
+                    let slot = self.shared.slots.clone().acquire_owned().await;
+                    let Ok(slot) = slot else { return };
                     self.spawn(stream, balancer, slot);
                 }
                 Err(error) => {

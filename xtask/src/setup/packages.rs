@@ -34,6 +34,11 @@ pub const TESTS: &[Package<'static>] = &[
     package("haproxy", "haproxy", "a load balancer that sends PROXY headers"),
     package("nginx", "nginx", "a load balancer with its stream module, and an app"),
     package("libnginx-mod-stream", "", "nginx's PROXY headers for plain TCP"),
+    package("varnish", "varnishd", "a cache that sends PROXY headers"),
+    package("hitch", "hitch", "a TLS proxy that sends long PROXY headers"),
+    package("stunnel4", "stunnel4", "a TLS proxy that sends PROXY headers"),
+    package("dnsdist", "dnsdist", "a DNS balancer that sends PROXY headers"),
+    package("openssl", "openssl", "certificates for those, and a TLS client"),
     package("openssh-server", "sshd", "an app that logs its client"),
     package("openssh-client", "ssh", "talks to that app"),
 ];

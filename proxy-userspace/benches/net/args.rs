@@ -1,0 +1,86 @@
+//! What was asked for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::files;
+use crate::peers::Kind;
+use crate::window::Window;
+
+#[derive(Parser)]
+#[command(about = "Measure truepeer beside its peers")]
+pub struct Args {
+    /// Shorter and fewer rounds, fewer idle connections: for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios with one of these in their name, such as up-1, ping, connect, idle, steering
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+    /// Only these contenders
+    #[arg(long, value_name = "NAME", num_args = 1.., value_enum)]
+    contender: Vec<Kind>,
+    /// Rounds in which each contender has its turn [default: 5, quick: 2]
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Where to write all figures
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Where to draw the chart
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Idle connections held; above 20000 by direct and truepeer only [default: 10000, quick: 2000]
+    #[arg(long, value_name = "N")]
+    idle: Option<usize>,
+    /// Count each proxy's system calls per connection as well
+    #[arg(long)]
+    pub strace: bool,
+    /// Let whoever receives a stream read its bytes, not only count and discard them
+    #[arg(long)]
+    pub copy: bool,
+    /// Cargo passes it
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Args {
+    /// Peers hold some ten times the memory, and aren't set up for more.
+    const IDLE_FOR_ALL: usize = 20_000;
+
+    pub fn wants(&self, scenario: &str) -> bool {
+        self.only.is_empty()
+            || self
+                .only
+                .iter()
+                .any(|name| scenario.contains(name.as_str()))
+    }
+
+    pub fn contenders(&self) -> Vec<Kind> {
+        let wanted = |kind: &Kind| self.contender.is_empty() || self.contender.contains(kind);
+        Kind::ALL.into_iter().filter(wanted).collect()
+    }
+
+    pub fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    /// As many as were asked for, as far as the limit of open files has room for them.
+    pub fn idle(&self) -> usize {
+        let wanted = self.idle.unwrap_or(if self.quick { 2_000 } else { 10_000 });
+        wanted.min(files::connections())
+    }
+
+    /// Whether this contender holds as many idle connections as were asked for.
+    pub fn holds_idle(&self, kind: Kind) -> bool {
+        self.idle() <= Self::IDLE_FOR_ALL || matches!(kind, Kind::Direct | Kind::Truepeer)
+    }
+
+    pub fn window(&self) -> Window {
+        let (warm, run) = if self.quick { (150, 400) } else { (250, 1200) };
+        Window {
+            warm: Duration::from_millis(warm),
+            run: Duration::from_millis(run),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Connections into a contender, each with a client of its own in its header.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use truepeer::header::{Endpoints, V2Builder};
+
+use crate::place::Place;
+
+/// Far more than any of them takes; without it a hanging peer would hang the bench.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Dialer {
+    pub place: Place,
+    target: SocketAddr,
+    header: bool,
+    spoof: bool,
+}
+
+impl Dialer {
+    pub fn new(place: Place, target: SocketAddr) -> Self {
+        Self {
+            place,
+            target,
+            header: false,
+            spoof: false,
+        }
+    }
+
+    /// Sends a PROXY header first.
+    pub fn header(mut self, header: bool) -> Self {
+        self.header = header;
+        self
+    }
+
+    /// Connects from a client's address itself. Only where truepeer does so.
+    pub fn spoof(mut self) -> Self {
+        self.spoof = true;
+        self
+    }
+
+    /// Connects, and sends the header and `first` as one segment. The calling thread has to be in
+    /// the dialer's place.
+    pub fn dial(&self, first: &[u8]) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        if self.spoof {
+            socket.set_ip_transparent_v4(true)?;
+            socket.bind(&next_client().into())?;
+        }
+        socket.connect(&self.target.into())?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = TcpStream::from(socket);
+        if self.header {
+            let mut segment = header(next_client(), self.target)?;
+            segment.extend_from_slice(first);
+            stream.write_all(&segment)?;
+        } else {
+            stream.write_all(first)?;
+        }
+        Ok(stream)
+    }
+
+    /// So many connections, from any thread.
+    pub fn dial_all(&self, count: usize, first: &[u8]) -> io::Result<Vec<TcpStream>> {
+        self.place
+            .enter(|| (0..count).map(|_| self.dial(first)).collect())
+    }
+}
+
+/// 2, because every contender reads it, and none needs to search it for an end.
+fn header(client: SocketAddr, target: SocketAddr) -> io::Result<Vec<u8>> {
+    let endpoints = Endpoints {
+        source: client,
+        destination: target,
+    };
+    V2Builder::stream(&endpoints)
+        .build()
+        .map_err(io::Error::other)
+}
+
+/// No two connections of a run have the same client.
+fn next_client() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const ADDRESSES: u32 = 250;
+    let n = NEXT.fetch_add(1, Relaxed);
+    let address = Ipv4Addr::from_bits(Ipv4Addr::new(203, 0, 113, 1).to_bits() + n % ADDRESSES);
+    let port = 1024 + n / ADDRESSES % 64_000;
+    SocketAddr::from((address, u16::try_from(port).unwrap_or(u16::MAX)))
+}

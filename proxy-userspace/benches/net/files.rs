@@ -1,0 +1,22 @@
+//! How many connections the limit of open files has room for.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What a proxy, with its pipes, and the bench have open besides connections.
+const OTHERS: u64 = 600;
+
+/// Both ends of a connection are in one process, here as in every proxy. The limit is raised as
+/// far as this process may, and proxies inherit it.
+pub fn connections() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let connections = files.unwrap_or(1 << 20).saturating_sub(OTHERS) / 2;
+    usize::try_from(connections).unwrap_or(usize::MAX)
+}

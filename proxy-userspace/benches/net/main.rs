@@ -1,0 +1,42 @@
+//! What truepeer costs beside its peers and beside no proxy at all: `cargo xtask bench`.
+//!
+//! Each contender has a balancer's and a host's network namespace of its own, set up alike; an
+//! app and load generators, threads of this process, are the same for all. Every round gives each
+//! contender its turn, and what is reported is the median of the rounds. A bench is no test: it
+//! fails only when it can't measure.
+
+mod app;
+mod args;
+mod bars;
+mod connects;
+mod dial;
+mod files;
+mod idle;
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "the tests' lab, of which a bench needs a part"
+)]
+#[path = "../../tests/it/lab/mod.rs"]
+mod lab;
+mod peers;
+mod pings;
+mod place;
+mod programs;
+mod report;
+mod results;
+mod run;
+mod scenario;
+mod site;
+mod steering;
+mod streams;
+mod syscalls;
+mod usage;
+mod window;
+
+use anyhow::Result;
+use clap::Parser;
+
+fn main() -> Result<()> {
+    run::run(&args::Args::parse())
+}

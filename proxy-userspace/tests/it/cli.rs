@@ -1,0 +1,158 @@
+//! The command line: exit codes, and what a mistake is answered with.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::app::{App, Echo};
+use crate::lab::header::Version;
+use crate::lab::stream::read_greeting;
+
+#[test]
+fn help_and_version_are_no_errors() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.truepeer_raw(&["--help"])?
+        .expect(0, &["run", "allow"])?;
+    lab.truepeer_raw(&["run", "--help"])?
+        .expect(0, &["--listen", "--target4", "--allow"])?;
+    lab.truepeer_raw(&["--version"])?.expect(0, &["truepeer"])
+}
+
+#[test]
+fn mistakes_are_exit_code_2() -> Result<()> {
+    let lab = Lab::new()?;
+    for (line, part) in [
+        ("", ""),
+        ("fly", "fly"),
+        ("--fly", "--fly"),
+        ("run --fly", "--fly"),
+        ("run", "--listen"),
+        ("run -l 198.51.100.2:7000 --allow 198.51.100.1", "--target4"),
+        ("run -4 127.0.0.1:8080 --allow 198.51.100.1", "--listen"),
+        ("allow", ""),
+        ("allow fly 198.51.100.1", "fly"),
+        ("allow add", ""),
+    ] {
+        let args: Vec<_> = line.split_whitespace().collect();
+        let said = lab.truepeer_raw(&args)?;
+        said.expect(2, &[part])
+            .with_context(|| format!("{line:?}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn bad_values_are_named() -> Result<()> {
+    let lab = Lab::new()?;
+    for (flag, value) in [
+        ("--listen", "198.51.100.2:+80"),
+        ("--listen", "198.51.100.2:080"),
+        ("--listen", "198.51.100.2:65616"),
+        ("--listen", "198.51.100.2"),
+        ("--listen", "[2001:db8:e::2]:+80"),
+        ("--listen", "[2001:db8:e::2]:080"),
+        ("--target4", "127.0.0.1:+80"),
+        ("--target4", "127.0.0.1:080"),
+        ("--target4", "127.0.0.1:65616"),
+        ("--target4", "[::1]:80"),
+        ("--target6", "[::1]:+80"),
+        ("--target6", "[::1]:080"),
+        ("--target6", "[::1]:65616"),
+        ("--target6", "127.0.0.1:80"),
+        ("--allow", "198.51.100.1/33"),
+        ("--allow", "everybody"),
+        ("--header", "v3"),
+        ("--header-timeout", "soon"),
+        ("--connect-timeout", "1 parsec"),
+        ("--drain-timeout", ""),
+        ("--maxconn", "few"),
+        ("--workers", "many"),
+        ("--instance", "../up"),
+    ] {
+        let said = lab.truepeer_raw(&run_with(flag, value))?;
+        said.expect(2, &[flag, value])
+            .with_context(|| format!("{flag} {value}"))?;
+    }
+    Ok(())
+}
+
+/// A command line that is right but for one flag.
+fn run_with<'a>(flag: &'a str, value: &'a str) -> Vec<&'a str> {
+    let right = [
+        ("--listen", "198.51.100.2:7000"),
+        ("--target4", "127.0.0.1:8080"),
+        ("--target6", "[::1]:8080"),
+        ("--allow", "198.51.100.1"),
+    ];
+    let rest = right.into_iter().filter(|(name, _)| *name != flag);
+    let mut line = vec!["run"];
+    for (name, value) in rest.chain([(flag, value)]) {
+        line.extend([name, value]);
+    }
+    line
+}
+
+#[test]
+fn short_flags_do_the_same() -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let (listen, v4, v6) = (
+        HOST.v4(TRUEPEER_PORT).to_string(),
+        LOOPBACK.v4(APP_PORT).to_string(),
+        LOOPBACK.v6(APP_PORT).to_string(),
+    );
+    let _truepeer = lab
+        .truepeer()
+        .listen([])
+        .no_targets()
+        .args(["-l", &listen, "-4", &v4, "-6", &v6, "-vv"])
+        .start()?;
+    let client = CLIENT.v4(41000);
+    let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+    assert_eq!(read_greeting(&mut lab.balancer(&header)?)?, client);
+    Ok(())
+}
+
+#[test]
+fn one_family_may_be_all_there_is() -> Result<()> {
+    for target in LOOPBACK.both(APP_PORT) {
+        let lab = Lab::new()?;
+        let _app = Echo::greeting(&lab.host, target)?;
+        let flag = if target.is_ipv4() { "-4" } else { "-6" };
+        let _truepeer = lab
+            .truepeer()
+            .no_targets()
+            .args([flag, &target.to_string()])
+            .start()?;
+        let client = CLIENT.like(target, 41000);
+        let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
+        assert_eq!(read_greeting(&mut lab.balancer(&header)?)?, client);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_instance_runs_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let _first = lab.truepeer().start()?;
+    let second = lab.truepeer().listen([HOST.v4(7001)]).run_to_end()?;
+    ensure!(matches!(second.code, Some(1 | 2)), "{second:?}");
+    ensure!(second.text.contains(lab.instance()), "{second:?}");
+
+    // the first one is none the worse for it
+    let client = CLIENT.v4(41000);
+    let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+    assert_eq!(read_greeting(&mut lab.balancer(&header)?)?, client);
+    Ok(())
+}
+
+#[test]
+fn a_port_that_is_taken_is_a_failure() -> Result<()> {
+    let lab = Lab::new()?;
+    let taken = HOST.v4(TRUEPEER_PORT);
+    let _holder = App::listen(&lab.host, taken)?;
+    let said = lab.truepeer().run_to_end()?;
+    said.expect(1, &[&taken.to_string()])?;
+    lab.no_device_left()
+}

@@ -1,0 +1,98 @@
+//! Apps inside the test: one that the test itself plays, and one that echoes.
+
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use socket2::SockRef;
+
+use super::netns::{Netns, patient, tcp_socket};
+use super::poll::PATIENCE;
+
+/// More than any test opens at once.
+const BACKLOG: i32 = 4096;
+
+/// A listening app whose connections the test accepts.
+pub struct App(TcpListener);
+
+impl App {
+    /// `[::]` takes IPv4 too, as it does by default on Linux.
+    pub fn listen(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        let listener = netns.enter(|| -> io::Result<TcpListener> {
+            let socket = tcp_socket(addr)?;
+            socket.bind(&addr.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        });
+        let listener = listener.with_context(|| format!("listening on {addr}"))?;
+        Ok(Self(listener))
+    }
+
+    /// The next connection, and whom it says it is from.
+    pub fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
+        // Linux takes a listener's receive timeout for accept.
+        SockRef::from(&self.0).set_read_timeout(Some(PATIENCE))?;
+        let (stream, peer) = self.0.accept().context("the app waits for a connection")?;
+        patient(&stream)?;
+        Ok((stream, plain(peer)))
+    }
+
+    /// Fails if anybody has connected since the last accept.
+    pub fn saw_nobody(&self) -> Result<()> {
+        self.0.set_nonblocking(true)?;
+        let outcome = self.0.accept();
+        self.0.set_nonblocking(false)?;
+        match outcome {
+            Ok((_, peer)) => bail!("the app was reached by {}", plain(peer)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Sends back what it gets, a thread for each connection; ends its half when the other has ended.
+pub struct Echo(TcpListener);
+
+impl Echo {
+    pub fn start(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        Self::serve(netns, addr, false)
+    }
+
+    /// Says "you are ADDR:PORT" first.
+    pub fn greeting(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        Self::serve(netns, addr, true)
+    }
+
+    fn serve(netns: &Netns, addr: SocketAddr, greets: bool) -> Result<Self> {
+        let App(listener) = App::listen(netns, addr)?;
+        let accepting = listener.try_clone()?;
+        thread::spawn(move || {
+            while let Ok((stream, peer)) = accepting.accept() {
+                thread::spawn(move || echo(stream, greets.then_some(peer)));
+            }
+        });
+        Ok(Self(listener))
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        // Wakes the accepting thread with an error. It can only fail if that has ended already.
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
+    }
+}
+
+fn echo(mut stream: TcpStream, greet: Option<SocketAddr>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    if let Some(peer) = greet {
+        stream.write_all(format!("you are {}\n", plain(peer)).as_bytes())?;
+    }
+    io::copy(&mut &stream, &mut &stream)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// IPv4 as IPv4, also where a dual-stack socket calls it `::ffff:…`.
+fn plain(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}

@@ -1,0 +1,49 @@
+//! dnsdist on [`FRONT`], which sends v2 over TCP.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::addr::{FRONT, FRONT_PORT};
+use super::netns::Netns;
+use super::proc::Proc;
+
+pub struct Dnsdist {
+    _proc: Proc,
+    _dir: TempDir,
+}
+
+impl Dnsdist {
+    /// Ready when its first health check, over TCP too, has found the server up.
+    pub fn start(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let config = dir.path().join("dnsdist.conf");
+        let [v4, v6] = FRONT.both(FRONT_PORT);
+        // the empty suffix: it would ask the internet whether it is up to date
+        fs::write(
+            &config,
+            format!(
+                "setSecurityPollSuffix(\"\")
+setACL({{\"0.0.0.0/0\", \"::/0\"}})
+setLocal(\"{v4}\")
+addLocal(\"{v6}\")
+newServer({{address=\"{to}\", useProxyProtocol=true, tcpOnly=true, checkTCP=true}})
+addAction(AllRule(), SetProxyProtocolValuesAction({{[\"240\"]=\"lab\"}}))
+"
+            ),
+        )?;
+        let mut command = Command::new("dnsdist");
+        command.args(["--supervised", "--disable-syslog", "--verbose"]);
+        command.arg("-C").arg(&config);
+        let mut proc = netns.spawn(command)?;
+        netns.wait_listening(&mut proc, FRONT_PORT)?;
+        proc.wait_line("as 'up'")?;
+        Ok(Self {
+            _proc: proc,
+            _dir: dir,
+        })
+    }
+}

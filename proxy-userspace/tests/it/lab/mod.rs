@@ -1,0 +1,188 @@
+//! A small network in three throw-away namespaces, with real senders and apps to put into it.
+//!
+//! ```text
+//!   client                      edge, the balancer                host, truepeer and the apps
+//!   203.0.113.9 .10 .11 ────── 203.0.113.1   198.51.100.1 ────── 198.51.100.2
+//!   2001:db8:c::9 ::10 ::11 ── 2001:db8:c::1 2001:db8:e::1 ───── 2001:db8:e::2
+//! ```
+//!
+//! The namespaces have no name: file descriptors hold them, so nothing outlives the process,
+//! however it ends. Every `Proc` dies with the thread that started it, for the same reason; start
+//! them from a thread that stays. Drop the lab last: it checks what the others have left. Nothing
+//! here knows of `cargo test`, so that demos and benches can use it too.
+
+pub mod addr;
+pub mod app;
+pub mod dns;
+pub mod dnsdist;
+pub mod haproxy;
+pub mod header;
+pub mod hitch;
+pub mod netns;
+pub mod payload;
+pub mod pki;
+pub mod poll;
+pub mod proc;
+pub mod sender;
+pub mod server;
+pub mod service;
+pub mod smtp;
+pub mod stream;
+pub mod stunnel;
+pub mod truepeer;
+pub mod varnish;
+pub mod wire;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, ensure};
+
+use netns::Netns;
+
+/// Where a running daemon and its allowlist may have put something.
+const PINS: &str = "/sys/fs/bpf/truepeer";
+const RUN: &str = "/run/truepeer";
+
+pub struct Lab {
+    pub client: Netns,
+    pub edge: Netns,
+    pub host: Netns,
+    instance: String,
+}
+
+impl Lab {
+    pub fn new() -> Result<Self> {
+        let lab = Self {
+            client: Netns::new("client")?,
+            edge: Netns::new("edge")?,
+            host: Netns::new("host")?,
+            instance: unique_instance(),
+        };
+        lab.wire().context("wiring the lab")?;
+        Ok(lab)
+    }
+
+    /// The `--instance` of this lab's truepeer; no other lab of this machine has it.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    fn wire(&self) -> Result<()> {
+        // Link-local addresses of the kernel's making come up late and change what tests compare, but
+        // a router can't ask for its neighbours without one.
+        // preferred_lft 0: only what asks for this address connects from it.
+        self.edge.ip(&format!(
+            "link add client type veth peer name edge netns {client}
+             link add host type veth peer name edge netns {host}
+             link set client up addrgenmode none
+             link set host up addrgenmode none
+             address add fe80::1/64 dev client nodad
+             address add fe80::1/64 dev host nodad
+             address add 203.0.113.1/24 dev client
+             address add 2001:db8:c::1/64 dev client nodad
+             address add 198.51.100.1/24 dev host
+             address add 198.51.100.7/24 dev host
+             address add 2001:db8:e::1/64 dev host nodad
+             address add 2001:db8:e::7/64 dev host nodad preferred_lft 0",
+            client = self.client.path().display(),
+            host = self.host.path().display(),
+        ))?;
+        self.client.ip("link set edge up addrgenmode none
+             address add fe80::2/64 dev edge nodad
+             address add 203.0.113.9/24 dev edge
+             address add 203.0.113.10/24 dev edge
+             address add 203.0.113.11/24 dev edge
+             address add 2001:db8:c::9/64 dev edge nodad
+             address add 2001:db8:c::10/64 dev edge nodad
+             address add 2001:db8:c::11/64 dev edge nodad
+             route add default via 203.0.113.1
+             route add default via 2001:db8:c::1")?;
+        self.host.ip("link set edge up addrgenmode none
+             address add fe80::2/64 dev edge nodad
+             address add 198.51.100.2/24 dev edge
+             address add 2001:db8:e::2/64 dev edge nodad
+             route add default via 198.51.100.1
+             route add default via 2001:db8:e::1")?;
+        // /proc/sys/net shows the namespace of whoever opens the file.
+        self.edge.enter(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })?;
+        Ok(())
+    }
+
+    /// Fails if an ended truepeer left a device on the host. The kernel takes a dead namespace apart
+    /// in the background, hence the deadline.
+    pub fn no_device_left(&self) -> Result<()> {
+        let ours = BTreeSet::from(["lo".to_owned(), "edge".to_owned()]);
+        poll::until("truepeer's device to go", || {
+            Ok((self.host.devices()? == ours).then_some(()))
+        })
+    }
+
+    /// Removes what outlives a daemon on purpose, the pinned allowlist, and fails if anything of
+    /// this lab is still there. The check that every test ends with.
+    pub fn leaves_no_trace(&self) -> Result<()> {
+        self.no_device_left()?;
+        for path in self.left_behind()? {
+            if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            }
+            .with_context(|| format!("removing {}", path.display()))?;
+        }
+        ensure!(
+            self.left_behind()?.is_empty(),
+            "{} left traces: {:?}",
+            self.instance,
+            self.left_behind()?
+        );
+        Ok(())
+    }
+
+    fn left_behind(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for place in [PINS, RUN, "/run/netns"] {
+            let Ok(entries) = fs::read_dir(place) else {
+                continue;
+            };
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name();
+                let rest = name.to_string_lossy().into_owned();
+                // x-1 must not claim x-10, but does claim x-1.sock and x-1.lock
+                match rest.strip_prefix(self.instance.as_str()) {
+                    Some(tail) if !tail.starts_with(|c: char| c.is_ascii_digit()) => {
+                        found.push(entry.path());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.leaves_no_trace() {
+            // A second panic would hide the first one, and abort.
+            if std::thread::panicking() {
+                eprintln!("{error:#}");
+            } else {
+                panic!("{error:#}");
+            }
+        }
+    }
+}
+
+fn unique_instance() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("lab{}-{number}", process::id())
+}

@@ -1,0 +1,77 @@
+//! Bulk data that is checked on arrival, byte by byte and in order.
+
+use std::io::{Read, Write};
+
+use anyhow::{Result, ensure};
+
+/// A prime: blocks lost, doubled or swapped by anything that works in powers of two don't line up.
+const PERIOD: usize = 1_000_003;
+
+/// An endless stream that both ends can compute.
+pub struct Payload(Vec<u8>);
+
+impl Payload {
+    pub fn new(seed: u64) -> Self {
+        let mut state = seed | 1; // zero would stay zero
+        let block = (0..PERIOD).map(|_| next_byte(&mut state)).collect();
+        Self(block)
+    }
+
+    pub fn send(&self, to: &mut impl Write, length: usize) -> Result<()> {
+        self.send_from(to, 0, length)
+    }
+
+    /// The bytes from `start` to `end`.
+    pub fn send_from(&self, to: &mut impl Write, start: usize, end: usize) -> Result<()> {
+        let mut at = start;
+        while at < end {
+            let piece = self.piece(at, end - at);
+            to.write_all(piece)?;
+            at += piece.len();
+        }
+        Ok(())
+    }
+
+    /// What one write may take at `at`.
+    pub fn piece(&self, at: usize, most: usize) -> &[u8] {
+        let start = at % PERIOD;
+        let end = PERIOD.min(start.saturating_add(most));
+        &self.0[start..end]
+    }
+
+    /// Reads to the end of the stream, and fails unless it is the first `length` bytes.
+    pub fn receive(&self, from: &mut impl Read, length: usize) -> Result<()> {
+        let mut buffer = vec![0; 256 * 1024];
+        let mut at = 0;
+        loop {
+            let count = from.read(&mut buffer)?;
+            if count == 0 {
+                ensure!(
+                    at == length,
+                    "the stream ended after {at} of {length} bytes"
+                );
+                return Ok(());
+            }
+            let mut got = &buffer[..count];
+            while !got.is_empty() {
+                let want = self.piece(at, got.len());
+                let (head, rest) = got.split_at(want.len());
+                ensure!(
+                    head == want,
+                    "not the bytes that were sent, after byte {at}"
+                );
+                at += head.len();
+                got = rest;
+            }
+        }
+    }
+}
+
+/// xorshift64: cheap, and no byte predicts the next one.
+fn next_byte(state: &mut u64) -> u8 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    let [byte, ..] = state.to_le_bytes();
+    byte
+}

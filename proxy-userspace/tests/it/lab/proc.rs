@@ -1,0 +1,158 @@
+//! A child process: its output as lines to wait for, and its end.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufRead, BufReader, PipeReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::poll::{self, PATIENCE};
+
+/// Killed and waited for on drop.
+pub struct Proc {
+    name: String,
+    child: Child,
+    output: Arc<Output>,
+}
+
+#[derive(Default)]
+struct Output {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+impl Proc {
+    /// Collects standard output and standard error as one stream.
+    pub(super) fn spawn(mut command: Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let (reader, writer) = io::pipe()?;
+        command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let output = Arc::new(Output::default());
+        let collector = Arc::clone(&output);
+        thread::spawn(move || collector.collect(reader));
+        Ok(Self {
+            name,
+            child,
+            output,
+        })
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.output.lock().lines.clone()
+    }
+
+    /// The first line, past or future, that contains `needle`.
+    pub fn wait_line(&self, needle: &str) -> Result<String> {
+        self.wait_lines(needle, 1).map(|mut lines| lines.remove(0))
+    }
+
+    /// Waits for `count` lines that contain `needle`; returns all that there are by then.
+    pub fn wait_lines(&self, needle: &str, count: usize) -> Result<Vec<String>> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.output.lock();
+        loop {
+            let hits = state.lines.iter().filter(|line| line.contains(needle));
+            let hits: Vec<_> = hits.cloned().collect();
+            if hits.len() >= count {
+                return Ok(hits);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.ended || left.is_zero() {
+                let how = if state.ended { "ended" } else { "went on" };
+                let log = state.lines.join("\n");
+                bail!("{} {how} without \"{needle}\"; it said:\n{log}", self.name);
+            }
+            let woken = self.output.changed.wait_timeout(state, left);
+            (state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid(), signal).with_context(|| format!("signalling {}", self.name))
+    }
+
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// The memory that it holds, in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        Ok(kib.context("/proc has VmRSS")?.parse::<u64>()? * 1024)
+    }
+
+    /// What `key` (`prog_id`, `link_id`, …) says of each of its file descriptors that has it.
+    pub fn fd_info(&self, key: &str) -> Result<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        for fd in fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
+            // one that was closed in between is gone
+            let info = fs::read_to_string(fd?.path()).unwrap_or_default();
+            let fields = info.lines().filter_map(|line| line.split_once(':'));
+            for (_, value) in fields.filter(|(name, _)| *name == key) {
+                found.insert(value.trim().parse()?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Waits for the process to end of its own accord, and for the last of its output.
+    pub fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let what = format!("{} to exit; it said:\n{}", self.name, self.log().join("\n"));
+        let status = poll::until(&what, || Ok(self.child.try_wait()?))?;
+        poll::until("the end of its output", || {
+            Ok(self.output.lock().ended.then_some(()))
+        })?;
+        Ok(status)
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        // Both fail only if it has been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // The test runner keeps this to itself unless the test fails.
+        if cfg!(test) {
+            eprintln!("--- {} said:\n{}", self.name, self.log().join("\n"));
+        }
+    }
+}
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn collect(&self, reader: PipeReader) {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            self.lock().lines.push(line);
+            self.changed.notify_all();
+        }
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,181 @@
+//! The daemon under test, as a command line.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Lab;
+use super::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
+use super::netns::Netns;
+use super::proc::Proc;
+
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub text: String,
+}
+
+impl Said {
+    /// Fails unless the exit code is `code` and the text contains each of `parts`.
+    pub fn expect(&self, code: i32, parts: &[&str]) -> Result<()> {
+        ensure!(
+            self.code == Some(code),
+            "exit code {:?}, not {code}: {}",
+            self.code,
+            self.text
+        );
+        for part in parts {
+            ensure!(self.text.contains(part), "no \"{part}\" in: {}", self.text);
+        }
+        Ok(())
+    }
+}
+
+impl Lab {
+    /// A truepeer on both of the host's addresses, for the app on loopback, for the balancer only.
+    pub fn truepeer(&self) -> Truepeer {
+        Truepeer {
+            host: self.host.clone(),
+            instance: self.instance().to_owned(),
+            listen: HOST.both(TRUEPEER_PORT).to_vec(),
+            targets: targets(LOOPBACK.both(APP_PORT)),
+            allow: vec![BALANCER.v4.to_string(), BALANCER.v6.to_string()],
+            more: Vec::new(),
+        }
+    }
+
+    /// `truepeer allow …` for this lab's instance.
+    pub fn allow(&self, args: &[&str]) -> Result<Said> {
+        let mut all = vec!["allow"];
+        all.extend(args);
+        all.extend(["--instance", self.instance()]);
+        run(&self.host, all)
+    }
+
+    /// `truepeer run` with any arguments at all, once it serves.
+    pub fn truepeer_daemon(&self, args: &[&str]) -> Result<Proc> {
+        start(&self.host, args)
+    }
+
+    /// `truepeer` with any arguments at all, to its end.
+    pub fn truepeer_raw(&self, args: &[&str]) -> Result<Said> {
+        run(&self.host, args)
+    }
+}
+
+/// A `truepeer run` that hasn't started yet.
+#[derive(Clone)]
+pub struct Truepeer {
+    host: Netns,
+    instance: String,
+    listen: Vec<SocketAddr>,
+    targets: Vec<(&'static str, SocketAddr)>,
+    allow: Vec<String>,
+    more: Vec<OsString>,
+}
+
+impl Truepeer {
+    /// Part of a name that the lab still cleans up: `suffix` goes behind the lab's instance.
+    pub fn instance_suffix(mut self, suffix: &str) -> Self {
+        self.instance.push_str(suffix);
+        self
+    }
+
+    pub fn listen(mut self, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.listen = addrs.into_iter().collect();
+        self
+    }
+
+    /// No target unless [`Self::args`] has one.
+    pub fn no_targets(mut self) -> Self {
+        self.targets.clear();
+        self
+    }
+
+    /// The targets that a config for an app bound to `bind` would name: loopback for a wildcard.
+    pub fn targets_for(mut self, bind: SocketAddr) -> Self {
+        let mut pair = LOOPBACK.both(bind.port());
+        if !bind.ip().is_unspecified() {
+            pair[usize::from(bind.is_ipv6())] = bind;
+        }
+        self.targets = targets(pair);
+        self
+    }
+
+    /// Replaces the allowlist of the command line.
+    pub fn allow<S: Into<String>>(mut self, entries: impl IntoIterator<Item = S>) -> Self {
+        self.allow = entries.into_iter().map(Into::into).collect();
+        self
+    }
+
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
+        self.more.extend(args);
+        self
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(&self) -> Result<Proc> {
+        start(&self.host, self.command_line())
+    }
+
+    /// Starts it and waits for it to end.
+    pub fn run_to_end(&self) -> Result<Said> {
+        run(&self.host, self.command_line())
+    }
+
+    fn command_line(&self) -> Vec<OsString> {
+        let mut line: Vec<OsString> = vec!["run".into()];
+        let mut flag = |name: &str, value: String| line.extend([name.into(), value.into()]);
+        flag("--instance", self.instance.clone());
+        for addr in &self.listen {
+            flag("--listen", addr.to_string());
+        }
+        for (name, addr) in &self.targets {
+            flag(name, addr.to_string());
+        }
+        for entry in &self.allow {
+            flag("--allow", entry.clone());
+        }
+        line.extend(self.more.iter().cloned());
+        line
+    }
+}
+
+fn targets([v4, v6]: [SocketAddr; 2]) -> Vec<(&'static str, SocketAddr)> {
+    vec![("--target4", v4), ("--target6", v6)]
+}
+
+fn start<S: AsRef<OsStr>>(netns: &Netns, args: impl IntoIterator<Item = S>) -> Result<Proc> {
+    let proc = netns.spawn(command(args)?)?;
+    proc.wait_line("ready")?;
+    Ok(proc)
+}
+
+fn run<S: AsRef<OsStr>>(netns: &Netns, args: impl IntoIterator<Item = S>) -> Result<Said> {
+    let mut proc = netns.spawn(command(args)?)?;
+    let status = proc.wait_exit()?;
+    Ok(Said {
+        code: status.code(),
+        text: proc.log().join("\n"),
+    })
+}
+
+fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Command> {
+    let binary = env::var_os("TRUEPEER_BIN")
+        .context("set TRUEPEER_BIN to the truepeer binary; `cargo xtask test` does that")?;
+    let binary = PathBuf::from(binary);
+    ensure!(
+        binary.is_file(),
+        "TRUEPEER_BIN is {}, and no such file exists; `cargo xtask build` makes it",
+        binary.display()
+    );
+    let mut command = Command::new(binary);
+    command.args(args);
+    Ok(command)
+}

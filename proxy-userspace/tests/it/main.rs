@@ -1,0 +1,18 @@
+//! Tests of the real binary, in network namespaces of their own, with real senders and real apps.
+//!
+//! They need root, the packages that `cargo xtask setup` installs, and `TRUEPEER_BIN`. What is
+//! missing makes a test fail; none is ever skipped.
+
+mod allowlist;
+mod apps;
+mod cli;
+mod header;
+mod interop;
+mod lab;
+mod lab_itself;
+mod lifecycle;
+mod readme;
+mod refusals;
+mod relay;
+mod senders;
+mod untouched;

@@ -1,0 +1,333 @@
+//! What happens to the bytes of a connection, and to its two ends.
+
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, LOOPBACK};
+use crate::lab::app::{App, Echo};
+use crate::lab::header::Version;
+use crate::lab::payload::Payload;
+use crate::lab::poll::{self, PATIENCE};
+use crate::lab::proc::Proc;
+use crate::lab::stream::{
+    expect, expect_end, expect_reset, has_closed, read_greeting, read_line, reset, round_trip,
+};
+
+const MIB: usize = 1024 * 1024;
+const BULK: usize = 100_000_000;
+/// More than all socket buffers of the way together may hold when nobody reads.
+const IN_FLIGHT_MOST: usize = 64 * MIB;
+
+/// In the order of dropping: the lab checks what the daemon has left.
+struct Served {
+    truepeer: Proc,
+    app: App,
+    lab: Lab,
+}
+
+impl Served {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+        let truepeer = lab.truepeer().start()?;
+        Ok(Self { truepeer, app, lab })
+    }
+
+    /// Both ends of a connection that is known to be through: the balancer's and the app's.
+    fn connection(&self, port: u16) -> Result<(TcpStream, TcpStream)> {
+        let header = Version::V2.header(CLIENT.v4(port), FRONT.v4(FRONT_PORT));
+        let mut balancer = self.lab.balancer(&header)?;
+        let (mut app, peer) = self.app.accept()?;
+        assert_eq!(peer.ip(), CLIENT.v4);
+        balancer.write_all(b"?")?;
+        expect(&mut app, b"?")?;
+        app.write_all(b"!")?;
+        expect(&mut balancer, b"!")?;
+        Ok((balancer, app))
+    }
+}
+
+#[test]
+fn bulk_each_way_at_once() -> Result<()> {
+    let served = Served::new()?;
+    let (balancer, app) = served.connection(41000)?;
+    let (up, down) = (Payload::new(1), Payload::new(2));
+    thread::scope(|scope| {
+        let ends = [
+            scope.spawn(|| send_all(&balancer, &up, BULK).context("balancer sends")),
+            scope.spawn(|| send_all(&app, &down, BULK).context("app sends")),
+            scope.spawn(|| up.receive(&mut &app, BULK).context("app reads")),
+            scope.spawn(|| down.receive(&mut &balancer, BULK).context("balancer reads")),
+        ];
+        ends.into_iter()
+            .try_for_each(|end| end.join().expect("no panic on the way"))
+    })
+}
+
+fn transfer(from: &TcpStream, to: &mut TcpStream, payload: &Payload, length: usize) -> Result<()> {
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| send_all(from, payload, length));
+        payload.receive(to, length)?;
+        sender.join().expect("no panic on the way")
+    })
+}
+
+fn send_all(mut to: &TcpStream, payload: &Payload, length: usize) -> Result<()> {
+    payload.send(&mut to, length)?;
+    Ok(to.shutdown(Shutdown::Write)?)
+}
+
+#[test]
+fn a_late_reply_arrives_after_half_close() -> Result<()> {
+    let served = Served::new()?;
+    let reply = Payload::new(3);
+    let (mut client, mut app) = served.connection(41000)?;
+    client.shutdown(Shutdown::Write)?;
+    expect_end(&mut app)?;
+    // Late: what follows begins after the end has come all the way through.
+    transfer(&app, &mut client, &reply, 8 * MIB)
+}
+
+#[test]
+fn the_app_may_end_first_and_listen_on() -> Result<()> {
+    let served = Served::new()?;
+    let question = Payload::new(4);
+    let (mut client, mut app) = served.connection(41000)?;
+    app.shutdown(Shutdown::Write)?;
+    expect_end(&mut client)?;
+    transfer(&client, &mut app, &question, 8 * MIB)
+}
+
+#[test]
+fn a_stalled_app_stops_the_client() -> Result<()> {
+    let served = Served::new()?;
+    let (client, app) = served.connection(41000)?;
+    stalled_reader(&served.truepeer, client, app)
+}
+
+#[test]
+fn a_stalled_client_stops_the_app() -> Result<()> {
+    let served = Served::new()?;
+    let (client, app) = served.connection(41000)?;
+    stalled_reader(&served.truepeer, app, client)
+}
+
+/// Nothing on the way may take what nobody reads; and what it took arrives in the end.
+fn stalled_reader(truepeer: &Proc, mut writer: TcpStream, mut reader: TcpStream) -> Result<()> {
+    let payload = Payload::new(5);
+    let before = truepeer.memory()?;
+    let taken = write_until_blocked(&mut writer, &payload)?;
+    let grown = truepeer.memory()?.saturating_sub(before);
+    ensure!(
+        usize::try_from(grown)? < 16 * MIB,
+        "truepeer grew by {grown} bytes"
+    );
+    thread::scope(|scope| {
+        let rest = scope.spawn(|| {
+            payload.send_from(&mut writer, taken, taken + MIB)?;
+            anyhow::Ok(writer.shutdown(Shutdown::Write)?)
+        });
+        payload.receive(&mut reader, taken + MIB)?;
+        rest.join().expect("no panic on the way")
+    })
+}
+
+/// Writes until the connection has taken nothing for a while; returns how much it took.
+fn write_until_blocked(writer: &mut TcpStream, payload: &Payload) -> Result<usize> {
+    writer.set_write_timeout(Some(Duration::from_secs(2)))?;
+    let mut taken = 0;
+    loop {
+        match writer.write(payload.piece(taken, MIB)) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => bail!("writing to a stalled reader: {error}"),
+        }
+        ensure!(
+            taken < IN_FLIGHT_MOST,
+            "{taken} bytes are on the way to somebody who doesn't read"
+        );
+    }
+    writer.set_write_timeout(Some(PATIENCE))?;
+    Ok(taken)
+}
+
+#[test]
+fn a_slow_starter_gets_everything() -> Result<()> {
+    const LENGTH: usize = 32 * MIB;
+    let served = Served::new()?;
+    let payload = Payload::new(6);
+    let (mut client, mut app) = served.connection(41000)?;
+    let progress = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            for at in (0..LENGTH).step_by(MIB / 4) {
+                payload.send_from(&mut &client, at, at + MIB / 4)?;
+                progress.store(at, Ordering::Relaxed);
+            }
+            anyhow::Ok(client.shutdown(Shutdown::Write)?)
+        });
+        wait_for_standstill(&progress)?;
+        payload.receive(&mut app, LENGTH)?;
+        sender.join().expect("no panic on the way")
+    })?;
+    app.write_all(b"all here\n")?;
+    ensure!(read_line(&mut client)? == "all here");
+    Ok(())
+}
+
+/// Waits until a hundred looks in a row, 5 ms apart, find the same.
+fn wait_for_standstill(progress: &AtomicUsize) -> Result<()> {
+    let (mut last, mut same) = (0, 0);
+    poll::until("the sender to stall", || {
+        let now = progress.load(Ordering::Relaxed);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        Ok((same == 100).then_some(()))
+    })
+}
+
+#[test]
+fn a_reset_by_the_client_is_a_reset_for_the_app() -> Result<()> {
+    let served = Served::new()?;
+    let (client, mut app) = served.connection(41000)?;
+    reset(client)?;
+    expect_reset(&mut app)
+}
+
+#[test]
+fn a_reset_by_the_app_is_a_reset_for_the_client() -> Result<()> {
+    let served = Served::new()?;
+    let (mut client, app) = served.connection(41000)?;
+    reset(app)?;
+    expect_reset(&mut client)
+}
+
+#[test]
+fn a_reset_after_half_close_still_passes() -> Result<()> {
+    let served = Served::new()?;
+    let (mut client, mut app) = served.connection(41000)?;
+    client.shutdown(Shutdown::Write)?;
+    expect_end(&mut app)?;
+    reset(app)?;
+    expect_reset(&mut client)?;
+
+    let (mut client, mut app) = served.connection(41001)?;
+    app.shutdown(Shutdown::Write)?;
+    expect_end(&mut client)?;
+    reset(client)?;
+    expect_reset(&mut app)
+}
+
+#[test]
+fn nobody_at_the_target_closes_the_connection() -> Result<()> {
+    let lab = Lab::new()?;
+    let _truepeer = lab.truepeer().start()?;
+    let header = Version::V2.header(CLIENT.v4(41000), FRONT.v4(FRONT_PORT));
+    ensure!(has_closed(&mut lab.balancer(&header)?), "left open");
+    Ok(())
+}
+
+#[test]
+fn a_busy_client_port_falls_back_to_another() -> Result<()> {
+    let served = Served::new()?;
+    let header = Version::V2.header(CLIENT.v4(41000), FRONT.v4(FRONT_PORT));
+    let mut first = served.lab.balancer(&header)?;
+    let (mut first_app, first_peer) = served.app.accept()?;
+    let mut second = served.lab.balancer(&header)?;
+    let (mut second_app, second_peer) = served.app.accept()?;
+
+    assert_eq!(first_peer, CLIENT.v4(41000));
+    assert_eq!(second_peer.ip(), CLIENT.v4);
+    assert_ne!(second_peer.port(), 41000);
+    for (client, app) in [(&mut first, &mut first_app), (&mut second, &mut second_app)] {
+        client.write_all(b"mine\n")?;
+        ensure!(read_line(app)? == "mine");
+        app.write_all(b"yours\n")?;
+        ensure!(read_line(client)? == "yours");
+    }
+    Ok(())
+}
+
+/// A client may come back from the same port right after its connection has ended, whoever ended it.
+#[test]
+fn a_client_port_can_be_used_again() -> Result<()> {
+    for app_ends_first in [true, false] {
+        let served = Served::new()?;
+        for round in 0..5 {
+            let case = || format!("round {round}, app ends first: {app_ends_first}");
+            let (client, app) = served.connection(41000).with_context(case)?;
+            let (mut first, mut second) = if app_ends_first {
+                (app, client)
+            } else {
+                (client, app)
+            };
+            first.shutdown(Shutdown::Write)?;
+            expect_end(&mut second).with_context(case)?;
+            second.shutdown(Shutdown::Write)?;
+            expect_end(&mut first).with_context(case)?;
+        }
+    }
+    Ok(())
+}
+
+/// [G-11] Each client has an upstream connection of its own.
+#[test]
+fn hundreds_at_once() -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let _truepeer = lab.truepeer().start()?;
+    let mut open = Vec::new();
+    for port in 20_000..20_400 {
+        let client = CLIENT.v4(port);
+        let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+        open.push((client, lab.balancer(&header)?));
+    }
+    for (client, stream) in &mut open {
+        assert_eq!(read_greeting(stream)?, *client);
+    }
+    let message = vec![7; 10_000];
+    for (client, stream) in &mut open {
+        round_trip(stream, &message).with_context(|| client.to_string())?;
+    }
+    for (client, stream) in &mut open {
+        stream.shutdown(Shutdown::Write)?;
+        expect_end(stream).with_context(|| client.to_string())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn maxconn_holds_and_lets_in_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let _truepeer = lab.truepeer().args(["--maxconn", "2"]).start()?;
+    let header = |port| Version::V2.header(CLIENT.v4(port), FRONT.v4(FRONT_PORT));
+    let mut open = Vec::new();
+    for port in [41000, 41001] {
+        open.push((lab.balancer(&header(port))?, app.accept()?.0));
+    }
+    let mut third = lab.balancer(&header(41002))?;
+    third.set_read_timeout(Some(Duration::from_secs(1)))?;
+    // It may be closed or kept waiting, but not served.
+    let closed = has_closed(&mut third);
+    app.saw_nobody()?;
+    drop(open);
+    if closed {
+        third = poll::until("room for a third connection", || {
+            let mut again = lab.balancer(&header(41003))?;
+            again.set_read_timeout(Some(Duration::from_millis(500)))?;
+            Ok((!has_closed(&mut again)).then_some(again))
+        })?;
+    }
+    let (mut stream, peer) = app.accept()?;
+    assert_eq!(peer.ip(), CLIENT.v4);
+    third.write_all(b"in\n")?;
+    ensure!(read_line(&mut stream)? == "in");
+    Ok(())
+}
