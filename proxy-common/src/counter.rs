@@ -37,6 +37,10 @@ counters! {
     ReplyFailed => "reply_failed",
     /// A packet of a spoofed connection was handed to the host.
     InjectSteered => "inject_steered",
+    /// A packet of a spoofed connection went to a target beyond this host.
+    InjectForwarded => "inject_forwarded",
+    /// This host has no route to a target beyond it: the connection times out.
+    InjectNoRoute => "inject_no_route",
     /// A packet of the spoof namespace that is for nobody here (router solicitations, late RSTs).
     InjectStray => "inject_stray",
     /// A packet of a spoofed connection could not be given its Ethernet header: TCP sends it again.

@@ -15,6 +15,8 @@ pub mod program {
     pub const DISPATCH: &str = "dispatch";
     pub const REPLY: &str = "reply";
     pub const REPLY_L3: &str = "reply_l3";
+    pub const REPLY_REMOTE: &str = "reply_remote";
+    pub const REPLY_REMOTE_L3: &str = "reply_remote_l3";
     pub const INJECT: &str = "inject";
     pub const DELIVER: &str = "deliver";
 }
@@ -26,6 +28,7 @@ pub mod map {
     pub const LISTENERS: &str = "listeners";
     pub const SOCKETS: &str = "sockets";
     pub const TARGETS: &str = "targets";
+    pub const REMOTES: &str = "remotes";
     pub const COUNTERS: &str = "counters";
 }
 
@@ -34,6 +37,7 @@ pub mod global {
     pub const STEER4: &str = "STEER4";
     pub const STEER6: &str = "STEER6";
     pub const DEVICE: &str = "DEVICE";
+    pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
     pub const VIA_LO: &str = "VIA_LO";
 }
 

@@ -9,13 +9,16 @@ mod inject;
 mod maps;
 mod packet;
 mod reply;
+mod socket;
+
+use core::ptr::null_mut;
 
 use aya_ebpf::{
     bindings::{
         BPF_F_INGRESS, sk_action,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
-    helpers::{bpf_ktime_get_ns, bpf_redirect},
+    helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh},
     macros::{classifier, sk_lookup},
     programs::{SkLookupContext, TcContext},
 };
@@ -29,17 +32,27 @@ const LO: u32 = 1;
 
 #[classifier]
 pub fn reply(ctx: TcContext) -> i32 {
-    steer_reply(&ctx, Link::Ethernet)
+    steer(reply::reply(&ctx, Link::Ethernet))
 }
 
 #[classifier]
 pub fn reply_l3(ctx: TcContext) -> i32 {
-    steer_reply(&ctx, Link::Bare)
+    steer(reply::reply(&ctx, Link::Bare))
+}
+
+#[classifier]
+pub fn reply_remote(ctx: TcContext) -> i32 {
+    steer(reply::reply_remote(&ctx, Link::Ethernet))
+}
+
+#[classifier]
+pub fn reply_remote_l3(ctx: TcContext) -> i32 {
+    steer(reply::reply_remote(&ctx, Link::Bare))
 }
 
 #[inline(always)]
-fn steer_reply(ctx: &TcContext, link: Link) -> i32 {
-    match reply::reply(ctx, link) {
+fn steer(verdict: Result<reply::Verdict, reply::Reason>) -> i32 {
+    match verdict {
         Ok(reply::Verdict::Foreign) => TCX_NEXT,
         Ok(reply::Verdict::Steer) => {
             count(Counter::ReplySteered);
@@ -64,6 +77,15 @@ pub fn inject(ctx: TcContext) -> i32 {
             count(Counter::InjectSteered);
             count_delivery(delivery);
             TCX_NEXT
+        }
+        Ok(inject::Verdict::Beyond(device)) => {
+            count(Counter::InjectForwarded);
+            // SAFETY: without parameters the kernel looks the neighbour up by itself.
+            unsafe { bpf_redirect_neigh(device, null_mut(), 0, 0) as i32 }
+        }
+        Err(inject::Reason::NoRoute) => {
+            count(Counter::InjectNoRoute);
+            TCX_DROP
         }
         Err(inject::Reason::Stray) => {
             count(Counter::InjectStray);

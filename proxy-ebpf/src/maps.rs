@@ -19,6 +19,9 @@ static STEER6: Global<Steer> = Global::new(Steer::new(Addr::from_v6([0; 4]), 0))
 /// ifindex of the host end of the veth pair.
 #[unsafe(no_mangle)]
 static DEVICE: Global<u32> = Global::new(0);
+/// The spoof namespace's id, as this namespace counts.
+#[unsafe(no_mangle)]
+static SPOOF_NETNS: Global<u32> = Global::new(0);
 /// Whether packets enter the host by `lo` (1) or by the veth itself (0).
 #[unsafe(no_mangle)]
 static VIA_LO: Global<u32> = Global::new(1);
@@ -33,6 +36,9 @@ static LISTENERS: HashMap<Endpoint, Listener> = HashMap::with_max_entries(MAX_LI
 static SOCKETS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
 #[map(name = "targets")]
 static TARGETS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(MAX_TARGETS, 0);
+/// Targets beyond this host; the value says nothing.
+#[map(name = "remotes")]
+static REMOTES: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 #[map(name = "counters")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 /// When this CPU last logged a refusal, in nanoseconds since boot.
@@ -81,6 +87,16 @@ pub fn assign(ctx: &SkLookupContext, listener: &Listener) -> bool {
 pub fn target(steered: &Endpoint) -> Option<Endpoint> {
     // SAFETY: nothing writes a target in place; a replaced value is a new element.
     unsafe { TARGETS.get(steered) }.copied()
+}
+
+#[inline(always)]
+pub fn is_remote(endpoint: &Endpoint) -> bool {
+    REMOTES.get_ptr(endpoint).is_some()
+}
+
+#[inline(always)]
+pub fn spoof_netns() -> u64 {
+    SPOOF_NETNS.load().into()
 }
 
 #[inline(always)]

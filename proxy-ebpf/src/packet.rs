@@ -16,7 +16,7 @@ use network_types::{
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
 };
-use proxy_common::Addr;
+use proxy_common::{Addr, Endpoint};
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
 pub struct Unreadable;
@@ -28,15 +28,12 @@ pub enum Version {
     V6,
 }
 
-/// The first segment of a TCP connection.
-pub struct Syn {
-    pub version: Version,
-    pub source: Addr,
-    pub destination: Addr,
-    /// Network order, as the socket lookup wants it.
-    pub source_port: [u8; 2],
-    /// Network order, as the socket lookup wants it.
-    pub destination_port: [u8; 2],
+/// What a TCP segment says of its connection.
+pub struct Segment {
+    pub source: Endpoint,
+    pub destination: Endpoint,
+    /// The first one of its connection: SYN without ACK.
+    pub first: bool,
 }
 
 #[inline(always)]
@@ -73,10 +70,10 @@ pub fn destination(ctx: &TcContext, version: Version) -> Result<Addr, Unreadable
     }
 }
 
-/// The packet as the first segment of a TCP connection, if it is one. Linux sends a SYN without
-/// IPv6 extension headers, so TCP is looked for right behind the fixed header.
+/// The packet as a TCP segment, if it is one. Linux sends TCP without IPv6 extension headers, so it
+/// is looked for right behind the fixed header.
 #[inline(always)]
-pub fn syn(ctx: &TcContext, version: Version) -> Result<Option<Syn>, Unreadable> {
+pub fn segment(ctx: &TcContext, version: Version) -> Result<Option<Segment>, Unreadable> {
     let (protocol, header): (u8, usize) = match version {
         Version::V4 => {
             let vihl: u8 = load(ctx, offset_of!(Ipv4Hdr, vihl))?;
@@ -89,15 +86,11 @@ pub fn syn(ctx: &TcContext, version: Version) -> Result<Option<Syn>, Unreadable>
         return Ok(None);
     }
     let tcp: TcpHdr = load(ctx, header)?;
-    if tcp.syn() == 0 || tcp.ack() != 0 {
-        return Ok(None);
-    }
-    Ok(Some(Syn {
-        version,
-        source: source(ctx, version)?,
-        destination: destination(ctx, version)?,
-        source_port: tcp.source,
-        destination_port: tcp.dest,
+    let (source, destination) = (source(ctx, version)?, destination(ctx, version)?);
+    Ok(Some(Segment {
+        source: Endpoint::new(source, u16::from_be_bytes(tcp.source)),
+        destination: Endpoint::new(destination, u16::from_be_bytes(tcp.dest)),
+        first: tcp.syn() != 0 && tcp.ack() == 0,
     }))
 }
 

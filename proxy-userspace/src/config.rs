@@ -79,11 +79,8 @@ pub enum ConfigError {
     ListensAtTarget(SocketAddr),
     #[error("{0} is given twice as a listen address")]
     ListensTwice(SocketAddr),
-    #[error(
-        "target {0} is not an address of this host: give one that the application on this host \
-         listens at, as in 127.0.0.1:{port}", port = .0.port()
-    )]
-    TargetElsewhere(SocketAddr),
+    #[error("target {0} is no address that an application can have: give one, as in 127.0.0.1:80")]
+    NoTarget(SocketAddr),
     #[error("target {0} has port 0: give the application's port")]
     NoPort(SocketAddr),
     #[error("the steer network {0} has too few addresses for the targets: choose a larger one")]
@@ -164,8 +161,13 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut seen = Vec::new();
         for service in &self.services {
-            if let Some(target) = service.targets().find(|target| target.port() == 0) {
-                return Err(ConfigError::NoPort(target));
+            for target in service.targets() {
+                if target.port() == 0 {
+                    return Err(ConfigError::NoPort(target));
+                }
+                if target.ip().is_unspecified() || target.ip().is_multicast() {
+                    return Err(ConfigError::NoTarget(target));
+                }
             }
             for listen in &service.listen {
                 if service.targets().any(|target| target == *listen) {

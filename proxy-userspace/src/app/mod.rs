@@ -16,7 +16,7 @@ use crate::{
     config::{Config, ConfigError, Service},
     drain::Drain,
     kernel::{Allowlist, Kernel, Placement},
-    netns::{self, Host, SpoofNs},
+    netns::{self, SpoofNs},
     relay::{HostSockets, Shared},
     sys,
     telemetry::Telemetry,
@@ -48,13 +48,13 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         allowlist.configure(*service, prefixes)?;
     }
     let host = netns::watch().await?;
-    check_targets(config, &host)?;
     let spoof = Arc::new(SpoofNs::create(config.steer).await?);
-    let routes = routes::Routes::plan(config, &spoof)?;
+    let routes = routes::Routes::plan(config, &spoof, &host)?;
     spoof.add_addresses(routes.addresses()).await?;
     let placement = Placement {
         device: &spoof.device,
         steer: &spoof.steer,
+        spoof_netns: spoof.id,
         via_lo: !is_lo_strict(),
     };
     let mut kernel = Kernel::load(&config.instance, &placement)?;
@@ -89,17 +89,6 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         drain,
     };
     control.run(workers).await
-}
-
-fn check_targets(config: &Config, host: &Host) -> Result<(), ConfigError> {
-    let here = |target: &std::net::SocketAddr| {
-        target.ip().is_loopback() || host.addresses.contains(&target.ip())
-    };
-    let mut targets = config.services.iter().flat_map(Service::targets);
-    match targets.find(|target| !here(target)) {
-        Some(elsewhere) => Err(ConfigError::TargetElsewhere(elsewhere)),
-        None => Ok(()),
-    }
 }
 
 /// Whether rp_filter would drop a client's packet that enters by `lo`. The kernel takes the larger

@@ -15,7 +15,7 @@ use crate::{
     relay::{OwnAddresses, Route, Service, Target},
 };
 
-/// A steer address and port for each target.
+/// The way to each target: by a steer address if it is on this host, straight on if it isn't.
 #[derive(Default)]
 pub struct Routes {
     routes: Vec<Route>,
@@ -25,13 +25,17 @@ pub struct Routes {
 impl Routes {
     /// Targets of different ports share a steer address; those of the same port can't, as the
     /// application shall see its own port.
-    pub fn plan(config: &Config, spoof: &SpoofNs) -> Result<Self, ConfigError> {
+    pub fn plan(config: &Config, spoof: &SpoofNs, host: &Host) -> Result<Self, ConfigError> {
         let mut routes = Self::default();
         for target in config.services.iter().flat_map(config::Service::targets) {
             if target.is_ipv6() && !spoof.families.v6 {
                 tracing::warn!("IPv6 is switched off on this host: target {target} is not served");
-            } else {
+            } else if target.ip().is_loopback() || host.addresses.contains(&target.ip()) {
                 routes.add(target, &spoof.steer)?;
+            } else {
+                let steered = target;
+                let target = Target(target);
+                routes.routes.push(Route { steered, target });
             }
         }
         Ok(routes)
@@ -69,10 +73,15 @@ impl Routes {
         &self.addresses
     }
 
-    /// Tells `deliver` where the targets are.
+    /// Tells the programs where the targets are.
     pub fn fill(&self, kernel: &mut Kernel) -> Result<()> {
-        let mut routes = self.routes.iter();
-        routes.try_for_each(|route| kernel.add_target(route.steered, route.target.0))
+        self.routes.iter().try_for_each(|route| {
+            if route.steered == route.target.0 {
+                kernel.add_remote(route.steered)
+            } else {
+                kernel.add_target(route.steered, route.target.0)
+            }
+        })
     }
 
     /// The services as the relay knows them, in the configuration's order.

@@ -53,28 +53,44 @@ fn attach_tc(
     program.attach_with_options(device, hook, first)
 }
 
-/// The reply programs' links, one for each device of the host.
+/// The reply programs' links, by the index of the host's device.
 #[derive(Default)]
-pub struct Replies(HashMap<u32, SchedClassifierLink>);
+pub struct Replies {
+    links: HashMap<u32, Vec<SchedClassifierLink>>,
+    /// Whether any target is beyond this host: without one, ingress costs nothing.
+    remotes: bool,
+}
 
 impl Replies {
+    /// Has replies from beyond this host steered as well, on devices that are followed from now on.
+    pub fn follow_remotes(&mut self) {
+        self.remotes = true;
+    }
+
     /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
     pub fn follow(&mut self, ebpf: &mut Ebpf, event: LinkEvent, own: &Device) {
         match event {
-            LinkEvent::Gone { index } => drop(self.0.remove(&index)),
+            LinkEvent::Gone { index } => drop(self.links.remove(&index)),
             LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
-            LinkEvent::Present(link) => match self.0.entry(link.index) {
-                Entry::Occupied(_) => {}
-                Entry::Vacant(vacant) => match attach_reply(ebpf, &link) {
-                    Ok(attached) => {
-                        tracing::debug!(device = link.name, "steering replies");
-                        vacant.insert(attached);
-                    }
-                    Err(error) => {
-                        tracing::warn!("replies by {} are not steered: {error:#}", link.name)
-                    }
-                },
-            },
+            LinkEvent::Present(link) => self.add(ebpf, &link),
+        }
+    }
+
+    fn add(&mut self, ebpf: &mut Ebpf, link: &Link) {
+        let Entry::Vacant(vacant) = self.links.entry(link.index) else {
+            return;
+        };
+        let attached: Result<Vec<_>> = hooks(link.ethernet, self.remotes)
+            .map(|(name, hook)| attach_reply(ebpf, link, name, hook))
+            .collect();
+        match attached {
+            Ok(attached) => {
+                tracing::debug!(device = link.name, "steering replies");
+                vacant.insert(attached);
+            }
+            Err(error) => {
+                tracing::warn!("replies by {} are not steered: {error:#}", link.name);
+            }
         }
     }
 }
@@ -82,13 +98,23 @@ impl Replies {
 /// `lo`'s index in every namespace.
 const LO: u32 = 1;
 
-fn attach_reply(ebpf: &mut Ebpf, link: &Link) -> Result<SchedClassifierLink> {
-    let name = if link.ethernet {
-        name::REPLY
-    } else {
-        name::REPLY_L3
+/// Which programs a device needs, and where.
+fn hooks(ethernet: bool, remotes: bool) -> impl Iterator<Item = (&'static str, TcAttachType)> {
+    let (local, remote) = match ethernet {
+        true => (name::REPLY, name::REPLY_REMOTE),
+        false => (name::REPLY_L3, name::REPLY_REMOTE_L3),
     };
+    let remote = remotes.then_some((remote, TcAttachType::Ingress));
+    std::iter::once((local, TcAttachType::Egress)).chain(remote)
+}
+
+fn attach_reply(
+    ebpf: &mut Ebpf,
+    link: &Link,
+    name: &str,
+    hook: TcAttachType,
+) -> Result<SchedClassifierLink> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
-    let id = attach_tc(program, &link.name, TcAttachType::Egress)?;
+    let id = attach_tc(program, &link.name, hook)?;
     Ok(program.take_link(id)?)
 }

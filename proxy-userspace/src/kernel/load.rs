@@ -20,6 +20,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_EBPF"));
 pub struct Placement<'a> {
     pub device: &'a Device,
     pub steer: &'a SteerNets,
+    /// The id of the spoof namespace.
+    pub spoof_netns: u32,
     /// Whether packets enter the host by `lo` rather than by the veth.
     pub via_lo: bool,
 }
@@ -31,6 +33,7 @@ pub struct Kernel {
     listeners: HashMap<MapData, Endpoint, Listener>,
     sockets: SockMap<MapData>,
     targets: HashMap<MapData, Endpoint, Endpoint>,
+    remotes: HashMap<MapData, Endpoint, u32>,
     /// Sockets handed out so far, which is the next one's index.
     next_socket: u32,
 }
@@ -49,6 +52,7 @@ impl Kernel {
             .override_global(global::STEER4, &steer4, true)
             .override_global(global::STEER6, &steer6, true)
             .override_global(global::DEVICE, &placement.device.index, true)
+            .override_global(global::SPOOF_NETNS, &placement.spoof_netns, true)
             .override_global(global::VIA_LO, &via_lo, true)
             .load(OBJECT)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
@@ -57,6 +61,7 @@ impl Kernel {
             listeners: take(&mut ebpf, map::LISTENERS)?.try_into()?,
             sockets: take(&mut ebpf, map::SOCKETS)?.try_into()?,
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
+            remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
             next_socket: 0,
             replies: Replies::default(),
             ebpf,
@@ -117,6 +122,14 @@ impl Kernel {
             .insert(Endpoint::from(steered), Endpoint::from(target), 0)
             .with_context(|| format!("too many targets at {target}"))
     }
+
+    /// Connections to `target` leave this host, and what answers comes back through it.
+    pub fn add_remote(&mut self, target: SocketAddr) -> Result<()> {
+        self.replies.follow_remotes();
+        self.remotes
+            .insert(Endpoint::from(target), 0, 0)
+            .with_context(|| format!("too many targets at {target}"))
+    }
 }
 
 /// A listen address that `dispatch` knows.
@@ -135,6 +148,8 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
     for name in [
         program::REPLY,
         program::REPLY_L3,
+        program::REPLY_REMOTE,
+        program::REPLY_REMOTE_L3,
         program::INJECT,
         program::DELIVER,
     ] {

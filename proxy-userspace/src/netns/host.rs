@@ -1,8 +1,9 @@
 //! The host's end of the veth pair: the only thing of ours that the host has.
 
-use std::net::IpAddr;
+use std::{fs, net::IpAddr};
 
 use anyhow::{Context, Result};
+use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkUnspec,
     packet_route::{
@@ -13,8 +14,15 @@ use rtnetlink::{
 
 use super::{Device, Families, netlink};
 
-/// Sets the device up; says which families it has.
-pub async fn configure(device: &Device) -> Result<Families> {
+/// What the host knows of the device and of what is behind it.
+pub struct Configured {
+    pub families: Families,
+    /// The spoof namespace's id, as this namespace counts.
+    pub spoof_id: u32,
+}
+
+/// Sets the device up.
+pub async fn configure(device: &Device) -> Result<Configured> {
     let netlink = netlink()?;
     let link = |family| {
         LinkUnspec::new_with_index(device.index)
@@ -35,7 +43,35 @@ pub async fn configure(device: &Device) -> Result<Families> {
         .execute()
         .await
         .context("setting the veth up")?;
-    Ok(Families { v6 })
+    if v6 {
+        forward_v6(device);
+    }
+    Ok(Configured {
+        families: Families { v6 },
+        spoof_id: peer_netns(&netlink, device).await?,
+    })
+}
+
+/// What `inet` sets for IPv4 has no netlink message for IPv6. Only targets elsewhere need it.
+fn forward_v6(device: &Device) {
+    let key = format!("/proc/sys/net/ipv6/conf/{}/forwarding", device.name);
+    if let Err(error) = fs::write(&key, "1") {
+        tracing::debug!(key, %error, "IPv6 targets beyond this host can't be reached");
+    }
+}
+
+/// The kernel gave the namespace an id when the veth's end moved.
+async fn peer_netns(netlink: &Handle, device: &Device) -> Result<u32> {
+    let mut links = netlink.link().get().match_index(device.index).execute();
+    let link = links.try_next().await?.context("the veth is gone")?;
+    let id = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkNetNsId(id) => u32::try_from(*id).ok(),
+            _ => None,
+        });
+    id.context("the spoof namespace has no id")
 }
 
 fn inet() -> InetDevConf {

@@ -31,6 +31,8 @@ pub struct SpoofNs {
     pub steer: SteerNets,
     /// Families that work on this host.
     pub families: Families,
+    /// The namespace's id, as the host's counts.
+    pub id: u32,
 }
 
 impl SpoofNs {
@@ -39,12 +41,13 @@ impl SpoofNs {
         let host = sys::current_netns().context("opening the host's network namespace")?;
         let (netns, device) = tokio::task::spawn_blocking(move || spoof::create(&host)).await??;
         let steer = chosen.or_default(device.number);
-        let families = host::configure(&device).await?;
+        let host::Configured { families, spoof_id } = host::configure(&device).await?;
         Ok(Self {
             netns,
             device,
             steer,
             families,
+            id: spoof_id,
         })
     }
 
