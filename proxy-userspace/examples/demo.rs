@@ -16,8 +16,8 @@ use anyhow::{Context, Result, ensure};
 use lab::{
     Lab,
     addr::{APP_PORT, BALANCER, CLIENT, FRONT_PORT, HOST, OTHER_CLIENT, TRUEPEER_PORT, WILDCARD},
+    haproxy::HaProxy,
     netns::Netns,
-    sender::HaProxy,
     server::Nginx,
 };
 

@@ -4,9 +4,10 @@
 //! to the corpus and what it finds stay in target/fuzz; the corpus in the sources only grows by
 //! hand.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -92,9 +93,20 @@ fn fuzz(target: &str, secs: u32) -> Result<u64> {
     fuzzer.arg("--").arg(format!("-max_total_time={secs}"));
     // The slash makes it a directory.
     fuzzer.arg(format!("-artifact_prefix={}/", found.display()));
-    finish(&mut fuzzer, target).with_context(|| format!("an input that fails is in {found:?}"))
+    let before = files(&found)?;
+    let ran = finish(&mut fuzzer, target);
+    match files(&found)?.difference(&before).next() {
+        Some(input) => bail!("{target} fails on the input {}", input.display()),
+        None => ran,
+    }
 }
 
+fn files(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// An error may also be that it doesn't compile.
 fn finish(fuzzer: &mut Command, target: &str) -> Result<u64> {
     let mut child = fuzzer.stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take().context("stderr is a pipe")?;

@@ -10,8 +10,8 @@ use crate::lab::addr::{
     APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD,
 };
 use crate::lab::app::{App, Echo};
+use crate::lab::haproxy::HaProxy;
 use crate::lab::header::Version;
-use crate::lab::sender::HaProxy;
 use crate::lab::server::{Nginx, Sshd};
 use crate::lab::stream::{read_line, round_trip};
 

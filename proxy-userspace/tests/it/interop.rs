@@ -161,7 +161,7 @@ rows! {
         sender: "Hitch",
         setting: "write-proxy-v2, proxy-tlv, proxy-client-cert",
         version: Version::V2,
-        tlvs: "ALPN, AUTHORITY, SSL (VERSION, CIPHER), client certificate",
+        tlvs: "ALPN, AUTHORITY, client certificate (1 KB), SSL (VERSION, CIPHER)",
         client: Client::Tls,
         apps: STREAMS,
         start: |at| Ok(Box::new(Hitch::start(at.netns, at.pki, at.to)?)),

@@ -5,8 +5,9 @@ use anyhow::{Result, ensure};
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, WILDCARD};
 use crate::lab::app::{App, Echo};
+use crate::lab::haproxy::{HaProxy, MAPPED_PORT};
 use crate::lab::header::Version;
-use crate::lab::sender::{HaProxy, MAPPED_PORT, NginxStream};
+use crate::lab::sender::NginxStream;
 use crate::lab::server::{Nginx, Sshd};
 use crate::lab::stream::{expect, read_greeting, read_line, round_trip};
 

@@ -10,7 +10,8 @@ use crate::lab::addr::{
     APP_PORT, BALANCER, CLIENT, FRONT_PORT, HOST, LOOPBACK, OTHER_CLIENT, TRUEPEER_PORT, WILDCARD,
 };
 use crate::lab::app::{App, Echo};
-use crate::lab::sender::{HaProxy, MAPPED_PORT, NginxStream};
+use crate::lab::haproxy::{HaProxy, MAPPED_PORT};
+use crate::lab::sender::NginxStream;
 use crate::lab::stream::{read_greeting, read_line, round_trip};
 
 #[test]

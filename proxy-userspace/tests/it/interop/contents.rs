@@ -25,7 +25,14 @@ pub fn tell_the_truth(header: &Header<'_>, pki: &Pki) -> Result<()> {
                 }
             }
             Tlv::Unknown { kind: 0xf0, value } => is(value, "lab"),
-            Tlv::Unknown { value, .. } => is(value, &pki.read("visitor.crt")?),
+            // OpenSSL's own form of a certificate, here the same but for these words
+            Tlv::Unknown { value, .. } => {
+                let trusted = pki.read("visitor.crt")?;
+                is(
+                    value,
+                    &trusted.replace(" CERTIFICATE", " TRUSTED CERTIFICATE"),
+                );
+            }
             _ => {}
         }
     }
@@ -37,6 +44,12 @@ fn is(value: PeerBytes<'_>, expected: &str) {
         value.as_bytes().escape_ascii().to_string(),
         expected.as_bytes().escape_ascii().to_string()
     );
+}
+
+fn is_certificate(value: PeerBytes<'_>) -> bool {
+    value
+        .as_bytes()
+        .starts_with(b"-----BEGIN TRUSTED CERTIFICATE-----")
 }
 
 /// What the lab's HAProxy makes of a client.
@@ -58,11 +71,8 @@ fn tlv(tlv: Tlv<'_>) -> String {
             format!("SSL ({})", subs.join(", "))
         }
         // Hitch uses GCP's number for this.
-        Tlv::Unknown {
-            kind: kind::GCP,
-            value,
-        } if value.as_bytes().starts_with(b"-----BEGIN CERTIFICATE-----") => {
-            "client certificate".to_owned()
+        Tlv::Unknown { kind, value } if kind == kind::GCP && is_certificate(value) => {
+            format!("client certificate ({} KB)", value.as_bytes().len() / 1024)
         }
         Tlv::Unknown { kind, .. } => format!("{kind:#04x}"),
         Tlv::AwsVpcEndpoint(_) | Tlv::AzureLink(_) | Tlv::GcpPscConnection(_) => {

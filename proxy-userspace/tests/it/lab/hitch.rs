@@ -37,6 +37,7 @@ proxy-tlv = on
 proxy-client-cert = on
 ocsp-dir = \"\"
 workers = 1
+user = \"nobody\"
 daemon = off
 ",
                 v4.ip(),

@@ -13,8 +13,6 @@ use super::addr::{BALANCER, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT};
 use super::netns::Netns;
 use super::proc::Proc;
 
-pub use super::haproxy::{HaProxy, MAPPED_PORT};
-
 impl Lab {
     /// A connection from the balancer to truepeer that starts with `bytes`, in one segment.
     pub fn balancer(&self, bytes: &[u8]) -> Result<TcpStream> {

@@ -33,7 +33,7 @@ backend app {{
     .host = \"{ip}\";
     .port = \"{port}\";
     .proxy_header = {version};
-    .probe = {{ .interval = 200ms; .initial = 0; .window = 3; .threshold = 3; }}
+    .probe = {{ .interval = 200ms; .initial = 3; .window = 3; .threshold = 3; }}
 }}
 sub vcl_recv {{
     if (req.url == \"{health}\") {{
