@@ -10,6 +10,7 @@ mod connection;
 mod pump;
 mod read_header;
 mod report;
+mod splice;
 mod upstream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -19,7 +19,7 @@ use tokio::{
     },
 };
 
-use super::End;
+use super::{End, splice};
 use crate::sys;
 
 /// Large enough for one system call per burst at full speed.
@@ -65,13 +65,7 @@ async fn half(
     other_ended: &Cell<bool>,
 ) -> io::Result<()> {
     flush(&from, &to, payload, moved).await?;
-    loop {
-        match std::future::poll_fn(|cx| step(cx, &mut from, &to, moved)).await? {
-            Step::Moved => {}
-            Step::Stuck(rest) => flush(&from, &to, rest, moved).await?,
-            Step::End => break,
-        }
-    }
+    relay(&mut from, &to, moved).await?;
     to.shutdown().await?;
     if other_ended.replace(true) {
         return Ok(());
@@ -79,10 +73,36 @@ async fn half(
     Err(reset(&from).await)
 }
 
+/// Moves data until the source has no more: copied, or spliced while there is plenty.
+async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Cell<u64>) -> io::Result<()> {
+    let mut full = 0;
+    loop {
+        match std::future::poll_fn(|cx| step(cx, from, to, moved)).await? {
+            Step::Moved { whole, rest } => {
+                flush(from, to, rest, moved).await?;
+                full = if whole { full + 1 } else { 0 };
+            }
+            Step::End => return Ok(()),
+        }
+        if full == BULK {
+            full = 0;
+            if splice::relay(from, to, moved).await? == splice::Ended::Source {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// So many full buffers in a row are bulk.
+const BULK: u32 = 4;
+
 enum Step {
-    Moved,
-    /// The sink takes no more: these bytes have to wait, and with them the source.
-    Stuck(Vec<u8>),
+    Moved {
+        /// The buffer was full.
+        whole: bool,
+        /// What the sink didn't take: it has to wait, and with it the source.
+        rest: Vec<u8>,
+    },
     End,
 }
 
@@ -99,11 +119,9 @@ fn step(
         if read.filled().is_empty() {
             return Poll::Ready(Ok(Step::End));
         }
-        let rest = write_some(to, read.filled(), moved)?;
-        Poll::Ready(Ok(match rest {
-            [] => Step::Moved,
-            rest => Step::Stuck(rest.to_vec()),
-        }))
+        let whole = read.remaining() == 0;
+        let rest = write_some(to, read.filled(), moved)?.to_vec();
+        Poll::Ready(Ok(Step::Moved { whole, rest }))
     })
 }
 
@@ -125,6 +143,9 @@ async fn flush(
     bytes: Vec<u8>,
     moved: &Cell<u64>,
 ) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
     let write_all = async {
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
@@ -140,7 +161,7 @@ async fn flush(
 }
 
 /// Comes back when the connection is reset.
-async fn reset(from: &ReadHalf<'_>) -> io::Error {
+pub async fn reset(from: &ReadHalf<'_>) -> io::Error {
     if let Err(error) = from.ready(Interest::ERROR).await {
         return error;
     }
