@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one door to truepeer's builds, tests and demo. CI comes in by it too.
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod demo;
@@ -51,6 +52,8 @@ enum Task {
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
     },
+    /// Measure truepeer beside its peers
+    Bench(bench::Options),
     /// Check formatting, clippy and documentation
     Lint,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test { filter } => test::run(&filter),
         Task::Fuzz { secs, targets } => fuzz::run(secs, &targets),
+        Task::Bench(options) => bench::run(&options),
         Task::Lint => lint::run(),
     };
     match done {

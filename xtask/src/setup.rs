@@ -25,6 +25,11 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// What only the bench needs.
+pub fn peers() -> Result<()> {
+    Apt::default().ensure(packages::BENCH)
+}
+
 /// What compiles the eBPF programs, installed first where it isn't. In silence when it is.
 pub fn toolchain() -> Result<Toolchain> {
     compiler(&mut Apt::default())

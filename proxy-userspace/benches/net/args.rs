@@ -66,14 +66,18 @@ impl Args {
     }
 
     /// As many as were asked for, as far as the limit of open files has room for them.
-    pub fn idle(&self) -> usize {
-        let wanted = self.idle.unwrap_or(if self.quick { 2_000 } else { 10_000 });
-        wanted.min(files::connections())
+    pub fn idle(&self, kind: Kind) -> usize {
+        let possible = files::connections(kind.files_each());
+        self.wanted_idle().min(possible)
     }
 
-    /// Whether this contender holds as many idle connections as were asked for.
+    fn wanted_idle(&self) -> usize {
+        self.idle.unwrap_or(if self.quick { 2_000 } else { 10_000 })
+    }
+
+    /// Whether this contender is to hold so many idle connections.
     pub fn holds_idle(&self, kind: Kind) -> bool {
-        self.idle() <= Self::IDLE_FOR_ALL || matches!(kind, Kind::Direct | Kind::Truepeer)
+        self.wanted_idle() <= Self::IDLE_FOR_ALL || !kind.is_peer()
     }
 
     pub fn window(&self) -> Window {

@@ -13,6 +13,10 @@ use crate::place::Place;
 /// Far more than any of them takes; without it a hanging peer would hang the bench.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The first client's address, and how many there are.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+const ADDRESSES: u32 = 250;
+
 #[derive(Clone)]
 pub struct Dialer {
     pub place: Place,
@@ -83,12 +87,16 @@ fn header(client: SocketAddr, target: SocketAddr) -> io::Result<Vec<u8>> {
         .map_err(io::Error::other)
 }
 
+/// Whether some connection's client has this address.
+pub fn is_client(address: Ipv4Addr) -> bool {
+    (CLIENTS.to_bits()..CLIENTS.to_bits() + ADDRESSES).contains(&address.to_bits())
+}
+
 /// No two connections of a run have the same client.
 fn next_client() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    const ADDRESSES: u32 = 250;
     let n = NEXT.fetch_add(1, Relaxed);
-    let address = Ipv4Addr::from_bits(Ipv4Addr::new(203, 0, 113, 1).to_bits() + n % ADDRESSES);
+    let address = Ipv4Addr::from_bits(CLIENTS.to_bits() + n % ADDRESSES);
     let port = 1024 + n / ADDRESSES % 64_000;
     SocketAddr::from((address, u16::try_from(port).unwrap_or(u16::MAX)))
 }

@@ -5,9 +5,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// What a proxy, with its pipes, and the bench have open besides connections.
 const OTHERS: u64 = 600;
 
-/// Both ends of a connection are in one process, here as in every proxy. The limit is raised as
-/// far as this process may, and proxies inherit it.
-pub fn connections() -> usize {
+/// What a connection has open, here and in most proxies: its two ends.
+pub const ENDS: u64 = 2;
+
+/// How many connections with so many files a process can hold. The limit is raised as far as this
+/// process may, and proxies inherit it.
+pub fn connections(files_each: u64) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -17,6 +20,6 @@ pub fn connections() -> usize {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    let connections = files.unwrap_or(1 << 20).saturating_sub(OTHERS) / 2;
+    let connections = files.unwrap_or(1 << 20).saturating_sub(OTHERS) / files_each;
     usize::try_from(connections).unwrap_or(usize::MAX)
 }

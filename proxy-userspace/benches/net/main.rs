@@ -12,11 +12,7 @@ mod connects;
 mod dial;
 mod files;
 mod idle;
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "the tests' lab, of which a bench needs a part"
-)]
+#[expect(dead_code, reason = "the tests' lab, of which a bench needs a part")]
 #[path = "../../tests/it/lab/mod.rs"]
 mod lab;
 mod peers;
@@ -27,12 +23,14 @@ mod report;
 mod results;
 mod run;
 mod scenario;
+mod setups;
 mod site;
 mod steering;
 mod streams;
 mod syscalls;
 mod usage;
 mod window;
+mod worker;
 
 use anyhow::Result;
 use clap::Parser;

@@ -1,24 +1,23 @@
-//! The contenders, each set up as its documentation says, with as many workers as truepeer.
+//! The contenders: started, watched and ended.
 
-use std::env;
-use std::fmt::Write as _;
 use std::fs;
 use std::mem;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::path::PathBuf;
+use std::process;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::files;
-use crate::lab::addr::{APP_PORT, BALANCER, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::addr::TRUEPEER_PORT;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
+use crate::setups;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -48,6 +47,14 @@ impl Kind {
         }
     }
 
+    /// Files that a connection has open. go-mmproxy waits with a pipe in its hand for each direction.
+    pub fn files_each(self) -> u64 {
+        match self {
+            Self::GoMmproxy => 3 * files::ENDS,
+            _ => files::ENDS,
+        }
+    }
+
     pub fn is_peer(self) -> bool {
         matches!(self, Self::GoMmproxy | Self::Haproxy | Self::Nginx)
     }
@@ -56,8 +63,8 @@ impl Kind {
 /// Ends with the value.
 pub struct Running {
     proc: Option<Proc>,
-    /// What truepeer leaves on purpose when it is killed.
-    pins: Option<PathBuf>,
+    /// What truepeer leaves when it is killed.
+    left: Vec<PathBuf>,
     _dir: TempDir,
 }
 
@@ -76,15 +83,21 @@ impl Drop for Running {
         if let Some(proc) = self.proc.take() {
             end(proc);
         }
-        if let Some(Err(error)) = self.pins.as_ref().map(fs::remove_dir_all) {
-            eprintln!("an allowlist stays pinned: {error}");
+        for path in &self.left {
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(path),
+                false => fs::remove_file(path),
+            };
+            if let Err(error) = removed {
+                eprintln!("{} stays: {error}", path.display());
+            }
         }
     }
 }
 
 /// Kills it and waits. Not by dropping it, which prints all it ever said: for go-mmproxy that is a
 /// line for each prefix of its allowlist.
-fn end(mut proc: Proc) {
+pub fn end(mut proc: Proc) {
     if proc.signal(Signal::KILL).is_ok() {
         while proc.is_running().unwrap_or(false) {
             thread::sleep(Duration::from_millis(5));
@@ -95,7 +108,7 @@ fn end(mut proc: Proc) {
 
 pub fn start(kind: Kind, host: &Netns, prefixes: usize) -> Result<Running> {
     let dir = TempDir::new()?;
-    let mut pins = None;
+    let mut left = Vec::new();
     if kind.is_peer() {
         // For the replies to the clients, which would leave for the balancer otherwise.
         host.ip("rule add from 127.0.0.1/8 iif lo table 123
@@ -105,12 +118,15 @@ pub fn start(kind: Kind, host: &Netns, prefixes: usize) -> Result<Running> {
         Kind::Direct => None,
         Kind::Truepeer => {
             let instance = instance();
-            pins = Some(Path::new("/sys/fs/bpf/truepeer").join(&instance));
-            Some(truepeer(dir.path(), &instance, prefixes)?)
+            left.push(format!("/sys/fs/bpf/truepeer/{instance}").into());
+            for file in ["lock", "sock"] {
+                left.push(format!("/run/truepeer/{instance}.{file}").into());
+            }
+            Some(setups::truepeer(dir.path(), &instance, prefixes)?)
         }
-        Kind::GoMmproxy => Some(go_mmproxy(dir.path(), prefixes)?),
-        Kind::Haproxy => Some(haproxy(dir.path(), prefixes)?),
-        Kind::Nginx => Some(nginx(dir.path(), prefixes)?),
+        Kind::GoMmproxy => Some(setups::go_mmproxy(dir.path(), prefixes)?),
+        Kind::Haproxy => Some(setups::haproxy(dir.path(), prefixes)?),
+        Kind::Nginx => Some(setups::nginx(dir.path(), prefixes)?),
     };
     let mut proc = command.map(|command| host.spawn(command)).transpose()?;
     if let Some(proc) = &mut proc {
@@ -121,124 +137,13 @@ pub fn start(kind: Kind, host: &Netns, prefixes: usize) -> Result<Running> {
     }
     Ok(Running {
         proc,
-        pins,
+        left,
         _dir: dir,
     })
-}
-
-/// The balancer's network, behind as many others as it takes. Files are read to their end, and a
-/// list that is searched in order should not be done at once.
-fn allowlist(prefixes: usize) -> impl Iterator<Item = String> {
-    let others = (0..prefixes.saturating_sub(1)).map(|n| {
-        let [_, a, b, c] = u32::try_from(n).unwrap_or_default().to_be_bytes();
-        format!("10.{a}.{b}.{c}/32")
-    });
-    others.chain([format!("{}/32", BALANCER.v4)])
-}
-
-fn allow_file(dir: &Path, prefixes: usize) -> Result<PathBuf> {
-    let file = dir.join("allow");
-    let lines: String = allowlist(prefixes).map(|prefix| prefix + "\n").collect();
-    fs::write(&file, lines)?;
-    Ok(file)
-}
-
-fn workers() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// No other daemon of this machine has it.
 fn instance() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("bench{}-{}", process::id(), NEXT.fetch_add(1, Relaxed))
-}
-
-fn truepeer(dir: &Path, instance: &str, prefixes: usize) -> Result<Command> {
-    let binary = env::var_os("TRUEPEER_BIN")
-        .context("set TRUEPEER_BIN to the truepeer binary; `cargo xtask bench` does that")?;
-    let mut command = Command::new(binary);
-    command.args(["run", "--instance", instance]);
-    command.args(["--listen", &format!("0.0.0.0:{TRUEPEER_PORT}")]);
-    command.args(["--target4", &LOOPBACK.v4(APP_PORT).to_string()]);
-    command.arg("--allow-file").arg(allow_file(dir, prefixes)?);
-    Ok(command)
-}
-
-fn go_mmproxy(dir: &Path, prefixes: usize) -> Result<Command> {
-    let mut command = Command::new("go-mmproxy");
-    command.args(["-l", &format!("0.0.0.0:{TRUEPEER_PORT}")]);
-    command.args(["-4", &LOOPBACK.v4(APP_PORT).to_string()]);
-    command.args(["-listeners", &workers().to_string()]);
-    command
-        .arg("-allowed-subnets")
-        .arg(allow_file(dir, prefixes)?);
-    Ok(command)
-}
-
-fn haproxy(dir: &Path, prefixes: usize) -> Result<Command> {
-    let config = format!(
-        "global
-    nbthread {workers}
-    maxconn {most}
-    maxpipes 128
-defaults
-    mode tcp
-    option splice-auto
-    timeout connect 10s
-    timeout client 1h
-    timeout server 1h
-listen truepeer
-    bind 0.0.0.0:{TRUEPEER_PORT} accept-proxy
-    maxconn {most}
-    tcp-request connection reject if !{{ src -f {allow} }}
-    source 0.0.0.0 usesrc client
-    server app {app}
-",
-        workers = workers(),
-        most = files::connections(),
-        allow = allow_file(dir, prefixes)?.display(),
-        app = LOOPBACK.v4(APP_PORT),
-    );
-    let file = dir.join("haproxy.cfg");
-    fs::write(&file, config)?;
-    let mut command = Command::new("haproxy");
-    command.arg("-db").arg("-f").arg(file);
-    Ok(command)
-}
-
-/// Its `allow` would compare with the header's client, so the list is of balancers to believe.
-fn nginx(dir: &Path, prefixes: usize) -> Result<Command> {
-    let mut believed = String::new();
-    for prefix in allowlist(prefixes) {
-        writeln!(believed, "        set_real_ip_from {prefix};")?;
-    }
-    let config = format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-daemon off;
-user root;
-worker_processes {workers};
-pid nginx.pid;
-error_log stderr;
-events {{
-    worker_connections {sockets};
-}}
-stream {{
-    server {{
-        listen 0.0.0.0:{TRUEPEER_PORT} proxy_protocol reuseport backlog=4096;
-{believed}        proxy_timeout 1h;
-        proxy_bind $remote_addr:$remote_port transparent;
-        proxy_pass {app};
-    }}
-}}
-",
-        workers = workers(),
-        sockets = 2 * files::connections(),
-        app = LOOPBACK.v4(APP_PORT),
-    );
-    let file = dir.join("nginx.conf");
-    fs::write(&file, config)?;
-    let mut command = Command::new("nginx");
-    command.args(["-e", "stderr", "-p"]).arg(dir);
-    command.arg("-c").arg(file);
-    Ok(command)
 }

@@ -92,10 +92,10 @@ pub fn write_json(path: &Path, results: &Results, notes: &[Notes], args: &Args) 
     let report = json!({
         "kernel": about("/proc/sys/kernel/osrelease"),
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
-        "load_before": about("/proc/loadavg"),
+        "load_at_the_end": about("/proc/loadavg"),
         "rounds": args.rounds(),
         "seconds": args.window().run.as_secs_f64(),
-        "idle_connections": args.idle(),
+        "idle_connections": args.idle(Kind::Truepeer),
         "streams_are_read": args.copy,
         "metrics": results.rows.iter().map(Row::json).collect::<Vec<_>>(),
         "notes": notes.iter().map(Notes::json).collect::<Vec<_>>(),

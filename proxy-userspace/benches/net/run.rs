@@ -24,9 +24,10 @@ pub fn run(args: &Args) -> Result<()> {
     let contenders = args.contenders();
     let sites = sites(&contenders, &app, 1)?;
     let mut results = Results::default();
+    // First, while the kernel's slabs have no room that earlier connections left.
+    idle(&sites, args, &mut results)?;
     rounds(&sites, &app, args, &mut results)?;
     allowlists(&contenders, &app, args, &mut results)?;
-    idle(&sites, args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
     report::print(&results, &contenders);
     notes.iter().for_each(Notes::print);
@@ -34,9 +35,10 @@ pub fn run(args: &Args) -> Result<()> {
         "\nCPU of a proxy is user and system time of its processes. Softirq work that it causes is \
          charged to whoever runs: \"whole machine\" has it, with load generators and app.\n\
          Idle kernel memory is the machine's slab and socket buffers: direct's share of it is the \
-         balancer's and the app's own sockets. {} connections were held: `ulimit -Hn` bounds them.\n\
+         balancer's and the app's own sockets. {} connections were held by truepeer, {} by go-mmproxy: `ulimit -Hn` bounds them.\n\
          {} rounds, {:.0} s",
-        args.idle(),
+        args.idle(Kind::Truepeer),
+        args.idle(Kind::GoMmproxy),
         args.rounds(),
         start.elapsed().as_secs_f64()
     );
@@ -106,8 +108,12 @@ fn allowlists(kinds: &[Kind], app: &App, args: &Args, results: &mut Results) -> 
 fn idle(sites: &[Site], args: &Args, results: &mut Results) -> Result<()> {
     for site in sites.iter().filter(|site| args.holds_idle(site.kind)) {
         if args.wants("idle") {
-            eprintln!("{} idle connections, {}", args.idle(), site.kind.name());
-            let figures = scenario::idle(site, args.idle());
+            eprintln!(
+                "{} idle connections, {}",
+                args.idle(site.kind),
+                site.kind.name()
+            );
+            let figures = scenario::idle(site, args.idle(site.kind));
             let what = || format!("idle connections over {}", site.kind.name());
             results.add(site.kind, figures.with_context(what)?);
         }

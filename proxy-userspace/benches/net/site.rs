@@ -10,10 +10,11 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::app::App;
-use crate::dial::Dialer;
+use crate::connects;
+use crate::dial::{self, Dialer};
 use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::netns::Netns;
 use crate::peers::{self, Kind, Running};
@@ -38,12 +39,27 @@ impl Site {
         let running = peers::start(kind, &host, prefixes)
             .with_context(|| format!("starting {}", kind.name()))?;
         let edge = Place::of(&edge)?;
-        Ok(Self {
+        let site = Self {
             kind,
             host,
             running,
             edge,
-        })
+        };
+        site.shows_client(app)?;
+        Ok(site)
+    }
+
+    /// Figures of a proxy that doesn't do the job would be worth nothing.
+    fn shows_client(&self, app: &App) -> Result<()> {
+        connects::in_turn(&self.dialer(), 1).context("a first connection")?;
+        let seen = app.last_client();
+        let expected = self.kind == Kind::Direct || dial::is_client(seen);
+        ensure!(
+            expected,
+            "{} shows the app {seen}, which is no client",
+            self.kind.name()
+        );
+        Ok(())
     }
 
     /// How the balancer connects to the contender.

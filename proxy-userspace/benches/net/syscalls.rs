@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 
 use crate::connects;
+use crate::peers;
 use crate::report::Notes;
 use crate::site::Site;
 
@@ -38,6 +39,7 @@ pub fn count(site: &Site) -> Result<Notes> {
             notes.add(name, count as f64 / CONNECTIONS as f64);
         }
     }
+    peers::end(strace);
     Ok(notes)
 }
 

@@ -43,6 +43,13 @@ pub const TESTS: &[Package<'static>] = &[
     package("openssh-client", "ssh", "talks to that app"),
 ];
 
+/// truepeer's peers, as far as they are not among the tests' senders, and what looks into them.
+#[rustfmt::skip] // a table
+pub const BENCH: &[Package<'static>] = &[
+    package("go-mmproxy", "go-mmproxy", "a peer to measure truepeer beside"),
+    package("strace", "strace", "counts system calls"),
+];
+
 /// To build bpf-linker.
 pub fn llvm(name: &str) -> [Package<'_>; 2] {
     [
