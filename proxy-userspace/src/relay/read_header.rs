@@ -7,13 +7,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{End, Service};
+use super::{End, Service, open::Heard};
 use crate::header::{Parse, parse};
 
 /// What the header said, and what came behind it.
 pub struct Head {
     /// None: the balancer speaks for itself.
     pub source: Option<SocketAddr>,
+    pub heard: Heard,
     pub payload: Vec<u8>,
 }
 
@@ -39,9 +40,15 @@ pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End
             Parse::Partial => {}
             Parse::Complete { header, len } => {
                 let source = header.endpoints.map(|endpoints| endpoints.source);
+                let heard = Heard {
+                    version: header.version,
+                    command: header.command,
+                    tlvs: header.tlvs.keep(),
+                };
                 received.drain(..len);
                 return Ok(Head {
                     source,
+                    heard,
                     payload: received,
                 });
             }
