@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{header::Versions, netns::SteerNets};
+use crate::{header::Policy, netns::SteerNets, relay::ClientPolicy};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,13 +34,14 @@ pub struct Service {
     pub target6: Option<SocketAddrV6>,
     pub allow: AllowSource,
     pub header: HeaderOptions,
+    pub clients: ClientPolicy,
     pub connect_timeout: Duration,
 }
 
 /// How a service takes its headers.
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderOptions {
-    pub versions: Versions,
+    pub policy: Policy,
     pub timeout: Duration,
 }
 

@@ -3,10 +3,12 @@
 //! It lies in a directory that only root can enter; the lock beside it keeps a second daemon of
 //! the same name away.
 
+mod connections;
 mod lock;
 mod socket;
 mod status;
 
+pub use connections::{ConnectionStatus, HeaderStatus, Table};
 pub use lock::Lock;
 pub use socket::{Asked, Listener, Request, ask};
 pub use status::{Reloaded, ServiceStatus, Status};

@@ -1,4 +1,4 @@
-//! Requests from `truepeer status` and `truepeer reload`.
+//! Requests from `truepeer status`, `truepeer connections` and `truepeer reload`.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixListener,
-    sync::{mpsc, oneshot},
+    net::{UnixListener, unix::OwnedReadHalf},
+    sync::mpsc,
     time::timeout,
 };
 
@@ -21,13 +21,61 @@ use tokio::{
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     Status,
+    Connections,
     Reload,
 }
 
 /// A request that waits for its line of JSON.
 pub struct Asked {
     pub request: Request,
-    pub reply: oneshot::Sender<String>,
+    pub reply: Reply,
+}
+
+/// Takes the line whole or in pieces. Nothing happens when the asker has gone.
+pub struct Reply(mpsc::Sender<String>);
+
+impl Reply {
+    pub fn send(self, answer: String) {
+        let _ = self.0.try_send(answer);
+    }
+
+    /// A list of any length, at the asker's pace and on a thread of its own: the daemon goes on
+    /// meanwhile, and never has more than some pieces of it in memory.
+    pub fn send_list<T: Serialize>(self, items: impl Iterator<Item = T> + Send + 'static) {
+        tokio::task::spawn_blocking(move || {
+            for piece in list_pieces(items) {
+                if self.0.blocking_send(piece).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// A JSON array in pieces, none of them much longer than this.
+const PIECE: usize = 64 * 1024;
+
+fn list_pieces<T: Serialize>(items: impl Iterator<Item = T>) -> impl Iterator<Item = String> {
+    let items = items.filter_map(|item| serde_json::to_string(&item).ok());
+    let mut items = items.peekable();
+    let mut opened = false;
+    let mut closed = false;
+    std::iter::from_fn(move || {
+        let mut piece = String::new();
+        if !std::mem::replace(&mut opened, true) {
+            piece.push('[');
+        }
+        while let Some(item) = items.next_if(|_| piece.len() < PIECE) {
+            piece.push_str(&item);
+            if items.peek().is_some() {
+                piece.push(',');
+            }
+        }
+        if items.peek().is_none() && !std::mem::replace(&mut closed, true) {
+            piece.push(']');
+        }
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// The daemon's end. Dropping it removes the socket's file.
@@ -51,7 +99,8 @@ impl Listener {
         let (sender, asked) = mpsc::channel(1);
         tokio::spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
-                let _ = timeout(PATIENCE, serve(stream, &sender)).await;
+                // Each on its own, so that a slow one keeps nobody else waiting.
+                tokio::spawn(serve(stream, sender.clone()));
             }
         });
         Ok(Self { path, asked })
@@ -68,22 +117,26 @@ impl Drop for Listener {
     }
 }
 
-async fn serve(stream: tokio::net::UnixStream, sender: &mpsc::Sender<Asked>) -> Result<()> {
+async fn serve(stream: tokio::net::UnixStream, sender: mpsc::Sender<Asked>) -> Result<()> {
     let (read, mut write) = stream.into_split();
+    let request = timeout(PATIENCE, read_request(read)).await??;
+    let (reply, mut pieces) = mpsc::channel(1);
+    let reply = Reply(reply);
+    let asked = Asked { request, reply };
+    sender.send(asked).await.context("stopping")?;
+    while let Some(piece) = pieces.recv().await {
+        timeout(PATIENCE, write.write_all(piece.as_bytes())).await??;
+    }
+    write.write_all(b"\n").await?;
+    Ok(())
+}
+
+async fn read_request(read: OwnedReadHalf) -> Result<Request> {
     let mut line = String::new();
     tokio::io::BufReader::new(read.take(LONGEST))
         .read_line(&mut line)
         .await?;
-    let (reply, answer) = oneshot::channel();
-    let request = serde_json::from_str(&line)?;
-    sender
-        .send(Asked { request, reply })
-        .await
-        .context("stopping")?;
-    let mut answer = answer.await?;
-    answer.push('\n');
-    write.write_all(answer.as_bytes()).await?;
-    Ok(())
+    Ok(serde_json::from_str(&line)?)
 }
 
 /// The asking end.
@@ -102,4 +155,22 @@ pub fn ask<T: DeserializeOwned>(instance: &str, request: Request) -> Result<T> {
         .read_line(&mut line)
         .context("the daemon didn't answer")?;
     serde_json::from_str(&line).context("the daemon's answer is of another version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_in_pieces_is_one_array() {
+        for count in [0, 1, 2, 40_000] {
+            let pieces: Vec<_> = list_pieces(0..count).collect();
+            assert!(
+                pieces.iter().all(|piece| piece.len() < PIECE + 16),
+                "{count}"
+            );
+            let list: Vec<i32> = serde_json::from_str(&pieces.concat()).expect("an array");
+            assert!(list.into_iter().eq(0..count), "{count}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ pub struct Status {
     /// The host's end of the veth.
     pub device: String,
     pub services: Vec<ServiceStatus>,
-    /// Counts of the relay, nested ones under their own names.
+    /// Counts of the relay over all services.
     pub connections: serde_json::Value,
     /// Counts of the eBPF programs, by verdict or reason.
     pub kernel: BTreeMap<String, u64>,
@@ -27,6 +27,8 @@ pub struct ServiceStatus {
     pub name: String,
     pub listen: Vec<SocketAddr>,
     pub targets: Vec<SocketAddr>,
+    /// Counts of the relay, nested ones under their own names.
+    pub connections: serde_json::Value,
 }
 
 /// How `truepeer reload` went.
@@ -59,17 +61,7 @@ impl Display for Status {
             };
             let (listen, targets) = (list(&service.listen), list(&service.targets));
             writeln!(f, "service {}: {listen} -> {targets}", service.name)?;
-        }
-        writeln!(f, "connections:")?;
-        for (name, value) in self.connections.as_object().into_iter().flatten() {
-            match value.as_object() {
-                None => writeln!(f, "  {name} {value}")?,
-                Some(nested) => {
-                    for (reason, count) in nested {
-                        writeln!(f, "  {name} {reason} {count}")?;
-                    }
-                }
-            }
+            write_counts(f, &service.connections)?;
         }
         writeln!(f, "kernel:")?;
         for (name, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
@@ -77,4 +69,18 @@ impl Display for Status {
         }
         Ok(())
     }
+}
+
+fn write_counts(f: &mut fmt::Formatter<'_>, counts: &serde_json::Value) -> fmt::Result {
+    for (name, value) in counts.as_object().into_iter().flatten() {
+        match value.as_object() {
+            None => writeln!(f, "  {name} {value}")?,
+            Some(nested) => {
+                for (reason, count) in nested {
+                    writeln!(f, "  {name} {reason} {count}")?;
+                }
+            }
+        }
+    }
+    Ok(())
 }

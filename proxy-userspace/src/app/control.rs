@@ -9,15 +9,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::workers::Workers;
+use super::{connections, workers::Workers};
 use crate::{
     admin::{Asked, Listener, Reloaded, Request, ServiceStatus, Status},
     config::{Config, Service},
     drain::Drain,
     kernel::{Allowlist, Claim, Counters, Kernel},
     netns::{Device, LinkEvent},
-    relay::HostSocketRequest,
-    telemetry::Telemetry,
+    relay::{Connections, HostSocketRequest},
+    telemetry::{Counts, Telemetry},
 };
 
 pub struct Control<'a> {
@@ -26,6 +26,7 @@ pub struct Control<'a> {
     pub counters: Counters,
     pub allowlist: Allowlist,
     pub telemetry: Arc<Telemetry>,
+    pub connections: Connections,
     pub device: Device,
     pub links: mpsc::UnboundedReceiver<LinkEvent>,
     pub host_requests: mpsc::Receiver<HostSocketRequest>,
@@ -137,15 +138,19 @@ impl Control<'_> {
         let answer = match request {
             Request::Status => serde_json::to_string(&self.status()),
             Request::Reload => serde_json::to_string(&self.reload()),
+            Request::Connections => {
+                let open = self.connections.iter();
+                return reply.send_list(open.map(|connection| connections::status(&connection)));
+            }
         };
         match answer {
-            Ok(answer) => drop(reply.send(answer)),
+            Ok(answer) => reply.send(answer),
             Err(error) => tracing::error!("answering {request:?}: {error}"),
         }
     }
 
     fn status(&self) -> Status {
-        let counts = serde_json::to_value(self.telemetry.counts()).unwrap_or_default();
+        let counts = |counts| serde_json::to_value::<Counts>(counts).unwrap_or_default();
         let kernel = self
             .counters
             .read()
@@ -154,6 +159,7 @@ impl Control<'_> {
             name: service.name.clone(),
             listen: service.listen.clone(),
             targets: service.targets().collect(),
+            connections: counts(self.telemetry.counts(&service.name)),
         };
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -161,7 +167,7 @@ impl Control<'_> {
             pid: process::id(),
             device: self.device.name.clone(),
             services: self.config.services.iter().map(service).collect(),
-            connections: counts,
+            connections: counts(self.telemetry.total()),
             kernel: BTreeMap::from_iter(kernel),
         }
     }

@@ -1,5 +1,6 @@
 //! Wiring: the one place that knows every part.
 
+mod connections;
 mod control;
 mod listen;
 mod routes;
@@ -17,7 +18,7 @@ use crate::{
     drain::Drain,
     kernel::{Allowlist, Kernel, Placement},
     netns::{self, SpoofNs},
-    relay::{HostSockets, Shared},
+    relay::{Connections, HostSockets, Shared},
     sys,
     telemetry::Telemetry,
 };
@@ -64,11 +65,14 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
     kernel.attach(&placement)?;
 
     let (host_sockets, host_requests) = HostSockets::new();
-    let telemetry = Arc::new(Telemetry::default());
+    let names = config.services.iter().map(|service| &*service.name);
+    let telemetry = Arc::new(Telemetry::new(names));
+    let connections = Connections::default();
     let shared = Arc::new(Shared {
         report: telemetry.clone(),
         own: Arc::new(routes::Own::new(&host, &spoof)),
         host_sockets,
+        connections: connections.clone(),
         slots: Arc::new(Semaphore::new(maxconn(config))),
     });
     let services = routes.services(config);
@@ -81,6 +85,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         kernel,
         allowlist,
         telemetry,
+        connections,
         device: spoof.device.clone(),
         links: host.links,
         host_requests,

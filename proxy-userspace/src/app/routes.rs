@@ -9,7 +9,6 @@ use anyhow::Result;
 
 use crate::{
     config::{self, Config, ConfigError},
-    header::Policy,
     kernel::Kernel,
     netns::{Addresses, Host, SpoofNs, SteerNets},
     relay::{OwnAddresses, Route, Service, Target},
@@ -90,10 +89,8 @@ impl Routes {
             let route = |target: Option<SocketAddr>| target.and_then(|target| self.to(target));
             Arc::new(Service {
                 name: service.name.clone(),
-                policy: Policy {
-                    versions: service.header.versions,
-                    ..Policy::default()
-                },
+                policy: service.header.policy,
+                clients: service.clients,
                 header_timeout: service.header.timeout,
                 connect_timeout: service.connect_timeout,
                 route4: route(service.target4.map(Into::into)),

@@ -10,7 +10,12 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{config::parse_prefix, header::Versions, netns::SteerNet};
+use crate::{
+    config::parse_prefix,
+    header::{Policy, Versions},
+    netns::SteerNet,
+    relay::{Fallback, OnLocal},
+};
 
 /// Shows the real client's address to servers behind a PROXY protocol load balancer.
 #[derive(Debug, Parser)]
@@ -27,7 +32,9 @@ pub enum Command {
     /// Show or change who may connect, live and also while nothing runs
     Allow(AllowArgs),
     /// Show what the running daemon serves and has counted
-    Status(StatusArgs),
+    Status(ShowArgs),
+    /// List the connections that are open, with what their headers said
+    Connections(ShowArgs),
     /// Have the running daemon read its --allow-file again
     Reload(InstanceArgs),
 }
@@ -65,6 +72,20 @@ pub struct RunArgs {
     /// How long a balancer may take for the whole header, from accept on
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub header_timeout: Duration,
+    /// Longest v2 header to take, 536 to 65551 (client certificates in TLVs need some 1300)
+    #[arg(long, value_name = "BYTES", default_value_t = Policy::DEFAULT_MAX_LEN, value_parser = header_max_len)]
+    pub header_max_len: usize,
+    /// A header that names no client (LOCAL, UNKNOWN): connect from the balancer's address, or refuse
+    #[arg(long, value_enum, default_value_t)]
+    pub on_local: LocalChoice,
+    /// A client of a family without a target: refuse, or connect from this host's own address to the
+    /// other family's target
+    #[arg(long, value_enum, default_value_t)]
+    pub on_no_target: FallbackChoice,
+    /// A client that can't exist (loopback, multicast, this host, ...): refuse, or connect from this
+    /// host's own address, which applications may trust
+    #[arg(long, value_enum, default_value_t)]
+    pub on_martian: FallbackChoice,
     /// How long the application may take to accept
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
@@ -117,6 +138,38 @@ impl From<HeaderVersions> for Versions {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum LocalChoice {
+    #[default]
+    Balancer,
+    Reject,
+}
+
+impl From<LocalChoice> for OnLocal {
+    fn from(choice: LocalChoice) -> Self {
+        match choice {
+            LocalChoice::Balancer => Self::Balancer,
+            LocalChoice::Reject => Self::Reject,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum FallbackChoice {
+    #[default]
+    Reject,
+    Unspoofed,
+}
+
+impl From<FallbackChoice> for Fallback {
+    fn from(choice: FallbackChoice) -> Self {
+        match choice {
+            FallbackChoice::Reject => Self::Reject,
+            FallbackChoice::Unspoofed => Self::Unspoofed,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct AllowArgs {
     #[command(subcommand)]
@@ -156,7 +209,7 @@ pub struct Prefixes {
 }
 
 #[derive(Debug, Args)]
-pub struct StatusArgs {
+pub struct ShowArgs {
     /// Machine-readable
     #[arg(long)]
     pub json: bool,
@@ -176,6 +229,12 @@ fn socket_addr<A: std::str::FromStr>(text: &str) -> Result<A, String> {
     parsed.ok_or_else(|| {
         "write ADDRESS:PORT with a port up to 65535, as in 127.0.0.1:80 or [::1]:80".into()
     })
+}
+
+fn header_max_len(text: &str) -> Result<usize, String> {
+    let range = Policy::SMALLEST_MAX_LEN..=Policy::LARGEST_MAX_LEN;
+    let parsed = text.parse().ok().filter(|len| range.contains(len));
+    parsed.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
 }
 
 /// A name that is safe as a file's name.

@@ -2,6 +2,7 @@
 
 mod allow;
 mod args;
+mod connections;
 mod run;
 mod status;
 
@@ -22,6 +23,7 @@ pub fn main() -> ExitCode {
         args::Command::Run(args) => run::run(args),
         args::Command::Allow(args) => allow::allow(args),
         args::Command::Status(args) => status::status(&args),
+        args::Command::Connections(args) => connections::connections(&args),
         args::Command::Reload(args) => status::reload(&args),
     };
     outcome.unwrap_or_else(|error| {

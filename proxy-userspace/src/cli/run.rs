@@ -8,7 +8,9 @@ use super::args::{Protocol, RunArgs};
 use crate::{
     app,
     config::{AllowSource, Config, HeaderOptions, Service},
+    header::Policy,
     netns::SteerNets,
+    relay::ClientPolicy,
     telemetry,
 };
 
@@ -34,8 +36,16 @@ fn resolve(args: RunArgs) -> Config {
             files: args.allow_file,
         },
         header: HeaderOptions {
-            versions: args.header.into(),
+            policy: Policy {
+                versions: args.header.into(),
+                max_len: args.header_max_len,
+            },
             timeout: args.header_timeout,
+        },
+        clients: ClientPolicy {
+            on_local: args.on_local.into(),
+            on_no_target: args.on_no_target.into(),
+            on_martian: args.on_martian.into(),
         },
         connect_timeout: args.connect_timeout,
     };

@@ -6,11 +6,11 @@ use anyhow::Result;
 
 use super::{
     FAILED,
-    args::{InstanceArgs, StatusArgs},
+    args::{InstanceArgs, ShowArgs},
 };
 use crate::admin::{Reloaded, Request, Status, ask};
 
-pub fn status(args: &StatusArgs) -> Result<ExitCode> {
+pub fn status(args: &ShowArgs) -> Result<ExitCode> {
     let status: Status = ask(&args.instance.instance, Request::Status)?;
     if args.json {
         println!("{}", serde_json::to_string(&status)?);

@@ -10,6 +10,7 @@
 mod crc;
 mod cursor;
 mod endpoints;
+mod kept;
 mod peer_bytes;
 mod refusal;
 pub mod spp;
@@ -24,6 +25,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use endpoints::Endpoints;
+pub use kept::KeptTlvs;
 pub use peer_bytes::PeerBytes;
 pub use refusal::{Refusal, Side, Transport};
 pub use ssl::{Ssl, SslClient, SslSub, SslSubs};
@@ -42,6 +44,8 @@ pub struct Policy {
 impl Policy {
     /// Three times the longest header seen in the field, a client certificate in 1.3 KB (V2-13).
     pub const DEFAULT_MAX_LEN: usize = 4096;
+    /// What every receiver has to take, as every sender may count on it (V2-13).
+    pub const SMALLEST_MAX_LEN: usize = 536;
     /// The most that a v2 length field can state.
     pub const LARGEST_MAX_LEN: usize = v2::FIXED_LEN + u16::MAX as usize;
 }
@@ -101,6 +105,15 @@ pub enum Command {
     Local,
     /// A client's.
     Proxy,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Proxy => "proxy",
+        })
+    }
 }
 
 /// One valid header.

@@ -37,6 +37,9 @@ pub struct Ssl<'a> {
 }
 
 impl<'a> Ssl<'a> {
+    /// `client` and `verify`.
+    pub(super) const FIXED_LEN: usize = 5;
+
     /// `None`: shorter than its fixed part, or a sub-TLV doesn't end within it.
     pub(super) fn parse(value: &'a [u8]) -> Option<Self> {
         let mut cursor = Cursor::new(value);
@@ -80,6 +83,10 @@ pub enum SslSub<'a> {
     },
 }
 
+impl SslSub<'_> {
+    pub(super) const CLIENT_CERT: u8 = 0x28;
+}
+
 impl<'a> From<Raw<'a>> for SslSub<'a> {
     fn from(raw: Raw<'a>) -> Self {
         let value = PeerBytes::new(raw.value);
@@ -91,7 +98,7 @@ impl<'a> From<Raw<'a>> for SslSub<'a> {
             0x25 => Self::KeyAlg(value),
             0x26 => Self::Group(value),
             0x27 => Self::SigScheme(value),
-            0x28 => Self::ClientCert(value),
+            Self::CLIENT_CERT => Self::ClientCert(value),
             kind => Self::Unknown { kind, value },
         }
     }

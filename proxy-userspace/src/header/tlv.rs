@@ -122,10 +122,19 @@ impl<'a> Tlvs<'a> {
         }
     }
 
+    /// What [`KeptTlvs`](super::KeptTlvs) took from here.
+    pub(super) fn kept(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn raws(&self) -> Raws<'a> {
+        Raws::new(self.0, 0)
+    }
+
     /// In the order sent.
     pub fn iter(&self) -> impl Iterator<Item = Tlv<'a>> + use<'a> {
         // The parser has seen each of them pass.
-        Raws::new(self.0, 0).filter_map(|raw| Tlv::view(raw).ok())
+        self.raws().filter_map(|raw| Tlv::view(raw).ok())
     }
 
     #[must_use]
@@ -165,7 +174,7 @@ pub(super) struct Raw<'a> {
 
 impl Raw<'_> {
     /// Type and length (V2-16).
-    const HEAD_LEN: usize = 3;
+    pub(super) const HEAD_LEN: usize = 3;
 
     fn value_at(&self) -> usize {
         self.at + Self::HEAD_LEN

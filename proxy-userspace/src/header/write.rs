@@ -152,7 +152,7 @@ impl V2Builder {
 }
 
 /// A value beyond 16 bits of length makes the whole too long, so `build` refuses it anyway.
-fn push_tlv(to: &mut Vec<u8>, kind: u8, value: &[u8]) {
+pub(super) fn push_tlv(to: &mut Vec<u8>, kind: u8, value: &[u8]) {
     let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
     to.push(kind);
     to.extend(len.to_be_bytes());

@@ -10,7 +10,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Balancer, End, Service, Shared, addr::canonical, connection};
+use super::{Balancer, End, Service, Shared, addr::canonical, connection, open::List};
 use crate::drain::Draining;
 
 /// Serves these listeners until the drain is over. Has to run in a `LocalSet`.
@@ -19,10 +19,12 @@ pub async fn serve(
     shared: Arc<Shared>,
     draining: Draining,
 ) {
+    let list = shared.connections.list();
     let each = listeners.into_iter().map(|(service, listener)| {
         let worker = Worker {
             service,
             shared: shared.clone(),
+            list: list.clone(),
             draining: draining.clone(),
             open: JoinSet::new(),
         };
@@ -34,6 +36,7 @@ pub async fn serve(
 struct Worker {
     service: Arc<Service>,
     shared: Arc<Shared>,
+    list: Arc<List>,
     draining: Draining,
     open: JoinSet<()>,
 }
@@ -88,10 +91,11 @@ impl Worker {
 
     fn spawn(&mut self, stream: TcpStream, balancer: SocketAddr, slot: OwnedSemaphorePermit) {
         let (service, shared) = (self.service.clone(), self.shared.clone());
+        let list = self.list.clone();
         let balancer = Balancer(canonical(balancer));
         self.open.spawn_local(async move {
             let unfinished = Unfinished::new(&service, &shared, balancer);
-            let end = connection::run(stream, balancer, &service, &shared).await;
+            let end = connection::run(stream, balancer, &service, &shared, &list).await;
             unfinished.finish(&end);
             drop(slot);
         });

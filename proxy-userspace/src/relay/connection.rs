@@ -1,13 +1,15 @@
 //! One connection, from its header to its end.
 
-use std::net::SocketAddr;
+use std::{sync::Arc, time::Instant};
 
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Balancer, Client, End, Opened, Route, Service, Shared,
+    Balancer, Client, Connection, End, Service, Shared,
     addr::canonical,
-    client, pump,
+    open::{List, Moved},
+    policy::Way,
+    pump,
     read_header::{self, Head},
     upstream,
 };
@@ -15,67 +17,74 @@ use super::{
 pub async fn run(
     mut downstream: TcpStream,
     balancer: Balancer,
-    service: &Service,
+    service: &Arc<Service>,
     shared: &Shared,
+    list: &List,
 ) -> End {
-    match open(&mut downstream, balancer, service, shared).await {
-        Ok((upstream, payload)) => pump::pump(downstream, upstream, payload).await,
-        Err(end) => end,
-    }
+    let opened = match open(&mut downstream, balancer, service, shared).await {
+        Ok(opened) => opened,
+        Err(end) => return end,
+    };
+    let listed = list.enter(opened.connection);
+    shared.report.opened(&listed.connection);
+    let moved = &listed.connection.moved;
+    pump::pump(downstream, opened.upstream, opened.payload, moved).await
+}
+
+struct Opened {
+    upstream: TcpStream,
+    /// What came behind the header.
+    payload: Vec<u8>,
+    connection: Arc<Connection>,
 }
 
 /// Nothing goes to the application before the whole header is there and its client is believed.
 async fn open(
     downstream: &mut TcpStream,
     balancer: Balancer,
-    service: &Service,
+    service: &Arc<Service>,
     shared: &Shared,
-) -> Result<(TcpStream, Vec<u8>), End> {
-    let Head { source, payload } = read_header::read(downstream, service).await?;
-    let (client, spoofed) = believe(source, balancer, shared)?;
-    let route = service.route(&client).ok_or(End::NoTarget(client))?;
+) -> Result<Opened, End> {
+    let Head {
+        source,
+        heard,
+        payload,
+    } = read_header::read(downstream, service).await?;
+    let claimed = source.map(|source| Client(canonical(source)));
+    let way = Way::find(claimed, balancer, service, &*shared.own)?;
+    let upstream = connect(&way, service, shared).await?;
+    let connection = Connection {
+        service: service.clone(),
+        balancer,
+        client: way.client,
+        target: way.route.target,
+        spoofed: way.spoofed,
+        since: Instant::now(),
+        header: heard,
+        moved: Moved::default(),
+    };
+    Ok(Opened {
+        upstream,
+        payload,
+        connection: Arc::new(connection),
+    })
+}
+
+async fn connect(way: &Way, service: &Service, shared: &Shared) -> Result<TcpStream, End> {
+    let (route, target) = (&way.route, way.route.target);
     let connecting = async {
-        if spoofed {
-            upstream::spoofed(client, &route, service, shared).await
+        if way.spoofed {
+            upstream::spoofed(way.client, route, service, shared).await
         } else {
-            upstream::plain(&route, shared).await
+            upstream::plain(route, shared).await
         }
     };
-    let upstream = timeout(service.connect_timeout, connecting)
+    timeout(service.connect_timeout, connecting)
         .await
-        .map_err(|_| End::ConnectTimeout {
-            target: route.target,
-        })?
-        .map_err(|error| connect_failed(route, client, error))?;
-    let opened = Opened {
-        balancer,
-        client,
-        target: route.target,
-        spoofed,
-    };
-    shared.report.opened(service, &opened);
-    Ok((upstream, payload))
-}
-
-fn connect_failed(route: Route, client: Client, error: std::io::Error) -> End {
-    End::Connect {
-        target: route.target,
-        client,
-        error,
-    }
-}
-
-/// The client, and whether its address is spoofed. A balancer that speaks for itself from this
-/// very host needs no spoofing, and it couldn't be done either.
-fn believe(
-    source: Option<SocketAddr>,
-    balancer: Balancer,
-    shared: &Shared,
-) -> Result<(Client, bool), End> {
-    let client = Client(source.map_or(balancer.0, canonical));
-    match client::check(client.0.ip(), &*shared.own) {
-        Ok(()) => Ok((client, true)),
-        Err(_) if source.is_none() => Ok((client, false)),
-        Err(martian) => Err(End::Client { client, martian }),
-    }
+        .map_err(|_| End::ConnectTimeout { target })?
+        .map_err(|error| End::Connect {
+            target,
+            client: way.client,
+            error,
+        })
 }

@@ -7,6 +7,8 @@ mod accept;
 mod addr;
 mod client;
 mod connection;
+mod open;
+mod policy;
 mod pump;
 mod read_header;
 mod report;
@@ -20,7 +22,9 @@ use tokio::sync::Semaphore;
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use client::{Martian, OwnAddresses};
-pub use report::{End, Opened, Report, Weight};
+pub use open::{Connection, Connections};
+pub use policy::{ClientPolicy, Fallback, OnLocal};
+pub use report::{End, Report, Weight};
 pub use upstream::{HostSocketRequest, HostSockets};
 
 use crate::header::Policy;
@@ -30,6 +34,7 @@ use crate::header::Policy;
 pub struct Service {
     pub name: String,
     pub policy: Policy,
+    pub clients: ClientPolicy,
     pub header_timeout: Duration,
     pub connect_timeout: Duration,
     pub route4: Option<Route>,
@@ -46,11 +51,11 @@ pub struct Route {
 }
 
 impl Service {
-    /// The way for a client of this family.
-    fn route(&self, client: &Client) -> Option<Route> {
+    /// The ways for a client's family and for the other one.
+    fn routes(&self, client: &Client) -> (Option<Route>, Option<Route>) {
         match client.0 {
-            SocketAddr::V4(_) => self.route4,
-            SocketAddr::V6(_) => self.route6,
+            SocketAddr::V4(_) => (self.route4, self.route6),
+            SocketAddr::V6(_) => (self.route6, self.route4),
         }
     }
 }
@@ -60,6 +65,8 @@ pub struct Shared {
     pub report: Arc<dyn Report>,
     pub own: Arc<dyn OwnAddresses>,
     pub host_sockets: HostSockets,
+    /// Lists those that are open.
+    pub connections: Connections,
     /// One permit per connection that may be open.
     pub slots: Arc<Semaphore>,
 }

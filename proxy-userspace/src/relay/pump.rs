@@ -19,7 +19,11 @@ use tokio::{
     },
 };
 
-use super::{End, splice};
+use super::{
+    End,
+    open::{Bytes, Moved},
+    splice,
+};
 use crate::sys;
 
 /// Large enough for one system call per burst at full speed.
@@ -31,14 +35,19 @@ thread_local! {
 }
 
 /// Relays until both halves have ended; `payload` came with the header and goes up first.
-pub async fn pump(mut downstream: TcpStream, mut upstream: TcpStream, payload: Vec<u8>) -> End {
-    let (up, down) = (Cell::new(0), Cell::new(0));
+pub async fn pump(
+    mut downstream: TcpStream,
+    mut upstream: TcpStream,
+    payload: Vec<u8>,
+    moved: &Moved,
+) -> End {
+    let (up, down) = (&moved.up, &moved.down);
     let ended = {
         let other_ended = Cell::new(false);
         let (from_balancer, to_balancer) = downstream.split();
         let (from_app, to_app) = upstream.split();
-        let upward = half(from_balancer, to_app, payload, &up, &other_ended);
-        let downward = half(from_app, to_balancer, Vec::new(), &down, &other_ended);
+        let upward = half(from_balancer, to_app, payload, up, &other_ended);
+        let downward = half(from_app, to_balancer, Vec::new(), down, &other_ended);
         match select(Box::pin(upward), Box::pin(downward)).await {
             Either::Left((ended, _)) | Either::Right((ended, _)) => ended,
         }
@@ -61,20 +70,21 @@ async fn half(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     payload: Vec<u8>,
-    moved: &Cell<u64>,
+    moved: &Bytes,
     other_ended: &Cell<bool>,
 ) -> io::Result<()> {
     flush(&from, &to, payload, moved).await?;
     relay(&mut from, &to, moved).await?;
-    to.shutdown().await?;
     if other_ended.replace(true) {
+        // Closing the sockets ends this half as well.
         return Ok(());
     }
+    to.shutdown().await?;
     Err(reset(&from).await)
 }
 
 /// Moves data until the source has no more: copied, or spliced while there is plenty.
-async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Cell<u64>) -> io::Result<()> {
+async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io::Result<()> {
     let mut full = 0;
     loop {
         match std::future::poll_fn(|cx| step(cx, from, to, moved)).await? {
@@ -111,7 +121,7 @@ fn step(
     cx: &mut Context<'_>,
     from: &mut ReadHalf<'_>,
     to: &WriteHalf<'_>,
-    moved: &Cell<u64>,
+    moved: &Bytes,
 ) -> Poll<io::Result<Step>> {
     SHARED.with_borrow_mut(|buffer| {
         let mut read = ReadBuf::new(buffer);
@@ -126,13 +136,13 @@ fn step(
 }
 
 /// Writes what fits; returns the rest.
-fn write_some<'a>(to: &WriteHalf<'_>, bytes: &'a [u8], moved: &Cell<u64>) -> io::Result<&'a [u8]> {
+fn write_some<'a>(to: &WriteHalf<'_>, bytes: &'a [u8], moved: &Bytes) -> io::Result<&'a [u8]> {
     let written = match to.try_write(bytes) {
         Ok(written) => written,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
-    moved.set(moved.get() + written as u64);
+    moved.add(written);
     Ok(bytes.get(written..).unwrap_or_default())
 }
 
@@ -141,7 +151,7 @@ async fn flush(
     from: &ReadHalf<'_>,
     to: &WriteHalf<'_>,
     bytes: Vec<u8>,
-    moved: &Cell<u64>,
+    moved: &Bytes,
 ) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());

@@ -3,17 +3,19 @@
 use std::{io, net::SocketAddr};
 
 use tokio::{
+    io::AsyncReadExt as _,
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-use super::{End, Service};
+use super::{End, Service, open::Heard};
 use crate::header::{Parse, parse};
 
 /// What the header said, and what came behind it.
 pub struct Head {
     /// None: the balancer speaks for itself.
     pub source: Option<SocketAddr>,
+    pub heard: Heard,
     pub payload: Vec<u8>,
 }
 
@@ -39,9 +41,15 @@ pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End
             Parse::Partial => {}
             Parse::Complete { header, len } => {
                 let source = header.endpoints.map(|endpoints| endpoints.source);
+                let heard = Heard {
+                    version: header.version,
+                    command: header.command,
+                    tlvs: header.tlvs.keep(),
+                };
                 received.drain(..len);
                 return Ok(Head {
                     source,
+                    heard,
                     payload: received,
                 });
             }
@@ -50,13 +58,8 @@ pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End
 }
 
 /// Waits before it takes memory: a connection that is silent has none.
-async fn read_some(stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
-    loop {
-        stream.readable().await?;
-        received.reserve(CHUNK);
-        match stream.try_read_buf(received) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return read,
-        }
-    }
+async fn read_some(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
+    stream.readable().await?;
+    received.reserve(CHUNK);
+    stream.read_buf(received).await
 }

@@ -4,28 +4,18 @@ use std::io;
 
 use thiserror::Error;
 
-use super::{Balancer, Client, Martian, Service, Target};
+use super::{Balancer, Client, Connection, Martian, Service, Target};
 use crate::header::Refusal;
 
 /// Hears what happens to connections.
 pub trait Report: Send + Sync {
     fn accepted(&self, service: &Service, balancer: Balancer);
     /// The application accepted.
-    fn opened(&self, service: &Service, opened: &Opened);
+    fn opened(&self, connection: &Connection);
     /// The client's port was taken by another connection of this client to this application.
     fn port_busy(&self, service: &Service, client: Client);
     fn ended(&self, service: &Service, balancer: Balancer, end: &End);
     fn accept_failed(&self, service: &Service, error: &io::Error);
-}
-
-/// A connection that the application accepted.
-#[derive(Clone, Copy, Debug)]
-pub struct Opened {
-    pub balancer: Balancer,
-    pub client: Client,
-    pub target: Target,
-    /// False for a balancer on this host that speaks for itself.
-    pub spoofed: bool,
 }
 
 /// How a connection ended. The message says what was wrong and whose turn it is.
@@ -47,6 +37,11 @@ pub enum End {
     HeaderRead(io::Error),
     #[error("bad header: {0}")]
     Header(Refusal),
+    #[error(
+        "the header names no client (LOCAL, UNKNOWN or no IP address), and --on-local says to \
+         refuse those"
+    )]
+    Local,
     #[error("claimed client {client} is {martian}: refused")]
     Client { client: Client, martian: Martian },
     #[error("client {0} has no target of its family: give one with {flag}", flag = flag(.0))]
@@ -78,7 +73,19 @@ pub enum Weight {
     Notable,
 }
 
+/// A balancer that sends nothing at all may just be waiting for its client's first bytes.
+const NOTHING_CAME: &str = "if the application speaks first (SMTP, MySQL, FTP), the balancer may \
+    be keeping its header until the client speaks: an AWS NLB does, until AWS support sets \
+    proxy_protocol_v2.client_to_server.header_placement to on_first_ack for its target group; \
+    other balancers have to send it at once. If the client speaks first, see whether the \
+    balancer's PROXY protocol is switched on";
+
 impl End {
+    /// What to look into, where the message alone doesn't tell.
+    pub fn hint(&self) -> Option<&'static str> {
+        matches!(self, Self::HeaderTimeout { bytes: 0 }).then_some(NOTHING_CAME)
+    }
+
     /// The stable name under which it is counted.
     pub fn name(&self) -> &'static str {
         match self {
@@ -90,6 +97,7 @@ impl End {
             Self::HeaderCut { .. } => "header_cut",
             Self::HeaderRead(_) => "header_read",
             Self::Header(refusal) => refusal.name(),
+            Self::Local => "local_refused",
             Self::Client { martian, .. } => martian.name(),
             Self::NoTarget(_) => "no_target",
             Self::ConnectTimeout { .. } => "connect_timeout",
@@ -104,6 +112,7 @@ impl End {
             | Self::HeaderCut { .. }
             | Self::HeaderRead(_)
             | Self::Header(_)
+            | Self::Local
             | Self::Client { .. }
             | Self::NoTarget(_)
             | Self::ConnectTimeout { .. }

@@ -4,11 +4,7 @@
 //! A pipe is lent to a half for as long as its data comes in large pieces. Where none can be had,
 //! short of descriptors or of pipe pages, bytes are copied instead.
 
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    os::fd::OwnedFd,
-};
+use std::{cell::RefCell, io, os::fd::OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{
@@ -20,7 +16,7 @@ use tokio::{
     task::coop::consume_budget,
 };
 
-use super::pump::reset;
+use super::{open::Bytes, pump::reset};
 
 /// What a pipe can hold: the most that an unprivileged process may ask for (fs.pipe-max-size).
 const CAPACITY: usize = 1 << 20;
@@ -100,11 +96,7 @@ pub enum Ended {
 }
 
 /// Moves data through a pipe for as long as that pays.
-pub async fn relay(
-    from: &ReadHalf<'_>,
-    to: &WriteHalf<'_>,
-    moved: &Cell<u64>,
-) -> io::Result<Ended> {
+pub async fn relay(from: &ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io::Result<Ended> {
     let Some(pipe) = Pipe::take() else {
         return Ok(Ended::Calm);
     };
@@ -116,7 +108,7 @@ pub async fn relay(
         }
         // Emptied before the source is waited for again: a slow starter would wait for ever.
         empty(&pipe, from, to, piece).await?;
-        moved.set(moved.get() + piece as u64);
+        moved.add(piece);
         small = if piece < SMALL { small + 1 } else { 0 };
         if small == PATIENCE {
             break Ended::Calm;

@@ -1,6 +1,7 @@
 //! What the operator gets to see: the log and the counts.
 
 mod burst;
+mod counts;
 mod report;
 
 use std::io::IsTerminal as _;
@@ -11,6 +12,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+pub use counts::Counts;
 pub use report::Telemetry;
 
 /// Logs to stderr, where systemd and containers pick it up. The eBPF programs' lines come along.

@@ -3,104 +3,116 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    net::Ipv4Addr,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use serde::Serialize;
+use tracing::field::debug;
 
-use super::burst::Bursts;
-use crate::relay::{Balancer, Client, End, Opened, Report, Service, Weight};
+use super::{
+    burst::{Bursts, LeftOut},
+    counts::{Counters, Counts},
+};
+use crate::relay::{Balancer, Client, Connection, End, Report, Service, Weight};
 
+pub struct Telemetry(BTreeMap<String, Heard>);
+
+/// What is known of one service.
 #[derive(Default)]
-pub struct Telemetry {
-    accepted: AtomicU64,
-    opened: AtomicU64,
-    port_busy: AtomicU64,
-    accept_failed: AtomicU64,
-    ended: Mutex<BTreeMap<&'static str, u64>>,
+struct Heard {
+    counters: Counters,
     bursts: Mutex<Bursts>,
 }
 
-/// Connections since the start.
-#[derive(Debug, Serialize)]
-pub struct Counts {
-    pub accepted: u64,
-    /// Accepted and not ended yet.
-    pub open: u64,
-    /// Those that the application accepted.
-    pub opened: u64,
-    /// Those that came from another port than the client's.
-    pub port_busy: u64,
-    pub accept_failed: u64,
-    /// By how they ended.
-    pub ended: BTreeMap<&'static str, u64>,
-}
-
 impl Telemetry {
-    pub fn counts(&self) -> Counts {
-        let ended = lock(&self.ended).clone();
-        let accepted = self.accepted.load(Relaxed);
-        Counts {
-            accepted,
-            open: accepted.saturating_sub(ended.values().sum()),
-            opened: self.opened.load(Relaxed),
-            port_busy: self.port_busy.load(Relaxed),
-            accept_failed: self.accept_failed.load(Relaxed),
-            ended,
+    /// For the services of these names.
+    pub fn new<'a>(services: impl IntoIterator<Item = &'a str>) -> Self {
+        let heard = services
+            .into_iter()
+            .map(|name| (name.to_owned(), Heard::default()));
+        Self(heard.collect())
+    }
+
+    pub fn counts(&self, service: &str) -> Counts {
+        let heard = self.0.get(service);
+        heard.map(|heard| heard.counters.read()).unwrap_or_default()
+    }
+
+    /// Over all services.
+    pub fn total(&self) -> Counts {
+        self.0.values().map(|heard| heard.counters.read()).sum()
+    }
+
+    fn count(&self, service: &Service, count: impl FnOnce(&Counters)) {
+        if let Some(heard) = self.0.get(&service.name) {
+            count(&heard.counters);
         }
     }
 
+    /// Whether to warn of this now.
+    fn burst(&self, service: &Service, what: &'static str, from: Balancer) -> Option<LeftOut> {
+        let mut bursts = lock(&self.0.get(&service.name)?.bursts);
+        bursts.say((what, from.0.ip()), Instant::now())
+    }
+
     fn warn(&self, service: &Service, balancer: Balancer, end: &End) {
-        let key = (end.name(), balancer.0.ip());
-        let Some(left_out) = lock(&self.bursts).say(key, Instant::now()) else {
+        let reason = end.name();
+        // With a hint it is something else than without, and not to be hidden by it.
+        let what = end.hint().unwrap_or(reason);
+        let Some(left_out) = self.burst(service, what, balancer) else {
             return;
         };
-        let again = again(left_out);
-        let reason = end.name();
-        tracing::warn!(service = service.name, %balancer, reason, "{end}{again}");
+        let service = &service.name;
+        match end.hint() {
+            None => tracing::warn!(service, %balancer, reason, "{end}{left_out}"),
+            Some(hint) => {
+                tracing::warn!(service, %balancer, reason, "{end}{left_out}; hint: {hint}");
+            }
+        }
     }
 }
 
-fn again(left_out: u64) -> String {
-    match left_out {
-        0 => String::new(),
-        n => format!(" ({n} more like this since it was last said)"),
-    }
-}
-
-/// A panic elsewhere can't leave counts in a state that matters.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// A panic elsewhere can't leave bursts in a state that matters.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Report for Telemetry {
     fn accepted(&self, service: &Service, balancer: Balancer) {
-        self.accepted.fetch_add(1, Relaxed);
+        self.count(service, Counters::accepted);
         tracing::trace!(service = service.name, %balancer, "accepted");
     }
 
-    fn opened(&self, service: &Service, opened: &Opened) {
-        self.opened.fetch_add(1, Relaxed);
-        let Opened {
+    fn opened(&self, connection: &Connection) {
+        let Connection {
+            service,
             balancer,
             client,
             target,
             spoofed,
-        } = opened;
-        tracing::debug!(service = service.name, %balancer, %client, %target, spoofed, "connected");
+            header,
+            ..
+        } = connection;
+        self.count(service, |counters| counters.opened(*spoofed));
+        let (version, command) = (header.version, header.command);
+        let tlvs = header.tlvs.view();
+        let tlvs = (!tlvs.is_empty()).then(|| debug(tlvs));
+        let left_out = header.tlvs.left_out();
+        let tlvs_left_out = (left_out > 0).then_some(left_out);
+        tracing::debug!(
+            service = service.name, %balancer, %client, %target, spoofed, %version, %command,
+            tlvs, tlvs_left_out, "connected"
+        );
     }
 
     fn port_busy(&self, service: &Service, client: Client) {
-        self.port_busy.fetch_add(1, Relaxed);
+        self.count(service, Counters::port_busy);
         tracing::debug!(service = service.name, %client, "port is busy: another one is taken");
     }
 
     fn ended(&self, service: &Service, balancer: Balancer, end: &End) {
-        *lock(&self.ended).entry(end.name()).or_default() += 1;
+        self.count(service, |counters| counters.ended(end.name()));
         match end.weight() {
             Weight::Normal => {
                 tracing::debug!(service = service.name, %balancer, reason = end.name(), "{end}");
@@ -110,11 +122,11 @@ impl Report for Telemetry {
     }
 
     fn accept_failed(&self, service: &Service, error: &io::Error) {
-        self.accept_failed.fetch_add(1, Relaxed);
-        let key = ("accept_failed", std::net::Ipv4Addr::UNSPECIFIED.into());
-        if let Some(left_out) = lock(&self.bursts).say(key, Instant::now()) {
-            let again = again(left_out);
-            tracing::warn!(service = service.name, "can't accept: {error}{again}");
+        self.count(service, Counters::accept_failed);
+        // Nobody's fault but this host's.
+        let nobody = Balancer((Ipv4Addr::UNSPECIFIED, 0).into());
+        if let Some(left_out) = self.burst(service, "accept_failed", nobody) {
+            tracing::warn!(service = service.name, "can't accept: {error}{left_out}");
         }
     }
 }

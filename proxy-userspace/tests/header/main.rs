@@ -2,6 +2,7 @@
 //! as an id in square brackets; `rules.rs` sees to it that none is left out.
 
 mod general;
+mod kept;
 mod properties;
 mod rules;
 mod security;

@@ -6,11 +6,14 @@
 mod allowlist;
 mod apps;
 mod cli;
+mod connections;
+mod diagnosis;
 mod header;
 mod interop;
 mod lab;
 mod lab_itself;
 mod lifecycle;
+mod policy;
 mod readme;
 mod refusals;
 mod relay;

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::Lab;
 use super::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
 use super::netns::Netns;
+use super::poll;
 use super::proc::Proc;
 
 /// What a command printed, and its exit code.
@@ -55,6 +57,29 @@ impl Lab {
         all.extend(args);
         all.extend(["--instance", self.instance()]);
         run(&self.host, all)
+    }
+
+    /// What `truepeer VERB --json` prints of this lab's instance.
+    pub fn shown(&self, verb: &str) -> Result<Value> {
+        let said = run(&self.host, [verb, "--json", "--instance", self.instance()])?;
+        said.expect(0, &[])?;
+        Ok(serde_json::from_str(&said.text)?)
+    }
+
+    /// What the one service has counted.
+    pub fn counts(&self) -> Result<Value> {
+        let mut status = self.shown("status")?;
+        Ok(status["services"][0]["connections"].take())
+    }
+
+    /// Waits until its connections have ended like this, and no others have.
+    pub fn wait_ended(&self, expected: &Value) -> Result<()> {
+        let mut last = Value::Null;
+        poll::until("the counts of how connections ended", || {
+            last = self.counts()?["ended"].take();
+            Ok((last == *expected).then_some(()))
+        })
+        .with_context(|| format!("{last:#} where {expected:#} should be"))
     }
 
     /// `truepeer run` with any arguments at all, once it serves.
