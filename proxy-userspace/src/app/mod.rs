@@ -3,20 +3,22 @@
 mod control;
 mod listen;
 mod routes;
+pub mod setup;
 mod workers;
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Result;
 use ipnet::IpNet;
+use setup::SetUp;
 use tokio::sync::Semaphore;
 
 use crate::{
     admin,
     config::{Config, ConfigError, Service},
     drain::Drain,
-    kernel::{Allowlist, Kernel, Placement},
-    netns::{self, Host, SpoofNs},
+    kernel::{self, Allowlist},
+    netns,
     relay::{HostSockets, Shared},
     sys,
     telemetry::Telemetry,
@@ -48,20 +50,16 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         allowlist.configure(*service, prefixes)?;
     }
     let host = netns::watch().await?;
-    check_targets(config, &host)?;
-    let spoof = Arc::new(SpoofNs::create(config.steer).await?);
-    let routes = routes::Routes::plan(config, &spoof)?;
-    spoof.add_addresses(routes.addresses()).await?;
-    let placement = Placement {
-        device: &spoof.device,
-        steer: &spoof.steer,
-        via_lo: !is_lo_strict(),
-    };
-    let mut kernel = Kernel::load(&config.instance, &placement)?;
-    kernel.forward_log()?;
-    routes.fill(&mut kernel)?;
-    let claims = listen::claim(config, &mut kernel)?;
-    kernel.attach(&placement)?;
+    let mut set_up = SetUp::new(config, &host, &kernel::pins(&config.instance)).await?;
+    set_up.kernel.forward_log()?;
+    let claims = listen::claim(config, &mut set_up.kernel)?;
+    set_up.attach()?;
+    let SetUp {
+        spoof,
+        routes,
+        mut kernel,
+        ..
+    } = set_up;
 
     let (host_sockets, host_requests) = HostSockets::new();
     let telemetry = Arc::new(Telemetry::default());
@@ -89,27 +87,6 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         drain,
     };
     control.run(workers).await
-}
-
-fn check_targets(config: &Config, host: &Host) -> Result<(), ConfigError> {
-    let here = |target: &std::net::SocketAddr| {
-        target.ip().is_loopback() || host.addresses.contains(&target.ip())
-    };
-    let mut targets = config.services.iter().flat_map(Service::targets);
-    match targets.find(|target| !here(target)) {
-        Some(elsewhere) => Err(ConfigError::TargetElsewhere(elsewhere)),
-        None => Ok(()),
-    }
-}
-
-/// Whether rp_filter would drop a client's packet that enters by `lo`. The kernel takes the larger
-/// of `all` and the device's, and only 1 is strict.
-fn is_lo_strict() -> bool {
-    let read = |device: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/{device}/rp_filter");
-        fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
-    };
-    read("all").max(read("lo")) == Some(1)
 }
 
 /// Each connection has two sockets; some descriptors are the daemon's own.

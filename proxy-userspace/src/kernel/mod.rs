@@ -10,3 +10,4 @@ mod pins;
 pub use allowlist::{Allowlist, Origin, covering};
 pub use counters::Counters;
 pub use load::{Claim, Kernel, Placement};
+pub use pins::directory as pins;
