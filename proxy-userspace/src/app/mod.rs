@@ -1,12 +1,12 @@
 //! Wiring: the one place that knows every part.
 
 mod control;
-mod listen;
+pub mod listen;
 mod routes;
 pub mod setup;
 mod workers;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -14,11 +14,12 @@ use setup::SetUp;
 use tokio::sync::Semaphore;
 
 use crate::{
-    admin,
+    admin, check,
     config::{Config, ConfigError, Service},
     drain::Drain,
     kernel::{self, Allowlist},
     netns,
+    privileges::{self, Role},
     relay::{HostSockets, Shared},
     sys,
     telemetry::Telemetry,
@@ -27,23 +28,29 @@ use crate::{
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
 pub fn run(config: &Config) -> Result<()> {
     config.check()?;
+    privileges::no_new()?;
+    // Before the allowlists: what a reload could not read shall not be readable at start either.
+    privileges::keep(Role::Start)?;
     let allowed = read_allowlists(config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // An idle thread of the pool would keep the capabilities of the start.
+        .thread_keep_alive(Duration::ZERO)
         .build()?
         .block_on(serve(config, &allowed))
 }
 
 /// The prefixes of each service, by its id.
-type Allowed = Vec<(u32, Vec<IpNet>)>;
+pub type Allowed = Vec<(u32, Vec<IpNet>)>;
 
 /// Each service's prefixes, or the error that keeps the daemon from starting.
-fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
+pub fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
     let read = |service: &Service| Ok((service.id, service.allow.read()?));
     config.services.iter().map(read).collect()
 }
 
 async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
+    check::at_start(config).await?;
     let _lock = admin::Lock::take(&config.instance)?;
     let mut allowlist = Allowlist::open(&config.instance)?;
     for (service, prefixes) in allowed {
