@@ -6,12 +6,14 @@
 
 mod admin;
 mod app;
+mod check;
 pub mod cli;
 mod config;
 mod drain;
 pub mod header;
 mod kernel;
 mod netns;
+mod privileges;
 mod relay;
 mod sys;
 mod telemetry;

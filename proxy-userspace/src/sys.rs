@@ -45,6 +45,13 @@ pub fn tcp_socket(domain: Domain) -> io::Result<Socket> {
 /// A listener whose accepted sockets inherit all that [`tcp_socket`] sets. `shared` lets others
 /// of ours listen at the same address, one for each worker.
 pub fn listener(addr: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Socket> {
+    let socket = bound(addr, shared, only_v6)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// What becomes a [`listener`]. Nobody can connect yet; it fails where somebody listens already.
+pub fn bound(addr: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Socket> {
     let socket = tcp_socket(Domain::for_address(addr))?;
     if addr.is_ipv6() {
         socket.set_only_v6(only_v6)?;
@@ -52,7 +59,6 @@ pub fn listener(addr: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Soc
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 

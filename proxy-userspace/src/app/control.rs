@@ -16,6 +16,7 @@ use crate::{
     drain::Drain,
     kernel::{Allowlist, Claim, Counters, Kernel},
     netns::{Device, LinkEvent},
+    privileges::{self, Role},
     relay::{Connections, HostSocketRequest},
     telemetry::{Counts, Telemetry},
 };
@@ -68,6 +69,7 @@ impl Control<'_> {
         while let Ok(event) = self.links.try_recv() {
             self.kernel.follow(event, &self.device);
         }
+        privileges::keep(Role::Control)?;
         self.say_ready();
         self.serve(&mut signals, &mut workers).await?;
         notify(sd_notify::NotifyState::Stopping);

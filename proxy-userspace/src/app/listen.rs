@@ -1,6 +1,6 @@
 //! The listeners: made on the host, one for each address and worker.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use socket2::Socket;
@@ -52,6 +52,11 @@ fn open_shared(config: &Config, listen: SocketAddr, count: usize) -> Result<Vec<
     // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener.
     drop(open(false)?);
     (0..count).map(|_| open(true)).collect()
+}
+
+/// Whether the address is free, without ever listening there.
+pub fn probe(config: &Config, listen: SocketAddr) -> io::Result<()> {
+    sys::bound(listen, false, listens_v4(config, listen.port())).map(drop)
 }
 
 /// A listener on [::] hears IPv4 as well, unless the same port has an IPv4 listener of its own.

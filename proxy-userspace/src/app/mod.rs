@@ -2,22 +2,25 @@
 
 mod connections;
 mod control;
-mod listen;
+pub mod listen;
 mod routes;
+pub mod setup;
 mod workers;
 
-use std::{fs, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use ipnet::IpNet;
+use setup::SetUp;
 use tokio::sync::Semaphore;
 
 use crate::{
-    admin,
+    admin, check,
     config::{Config, ConfigError, Service},
     drain::Drain,
-    kernel::{Allowlist, Kernel, Placement},
-    netns::{self, SpoofNs},
+    kernel::{self, Allowlist},
+    netns,
+    privileges::{self, Role},
     relay::{Connections, HostSockets, Shared},
     sys,
     telemetry::Telemetry,
@@ -26,43 +29,45 @@ use crate::{
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
 pub fn run(config: &Config) -> Result<()> {
     config.check()?;
+    privileges::no_new()?;
+    // Before the allowlists: what a reload could not read shall not be readable at start either.
+    privileges::keep(Role::Start)?;
     let allowed = read_allowlists(config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // An idle thread of the pool would keep the capabilities of the start.
+        .thread_keep_alive(Duration::ZERO)
         .build()?
         .block_on(serve(config, &allowed))
 }
 
 /// The prefixes of each service, by its id.
-type Allowed = Vec<(u32, Vec<IpNet>)>;
+pub type Allowed = Vec<(u32, Vec<IpNet>)>;
 
 /// Each service's prefixes, or the error that keeps the daemon from starting.
-fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
+pub fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
     let read = |service: &Service| Ok((service.id, service.allow.read()?));
     config.services.iter().map(read).collect()
 }
 
 async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
+    check::at_start(config).await?;
     let _lock = admin::Lock::take(&config.instance)?;
     let mut allowlist = Allowlist::open(&config.instance)?;
     for (service, prefixes) in allowed {
         allowlist.configure(*service, prefixes)?;
     }
     let host = netns::watch().await?;
-    let spoof = Arc::new(SpoofNs::create(config.steer).await?);
-    let routes = routes::Routes::plan(config, &spoof, &host)?;
-    spoof.add_addresses(routes.addresses()).await?;
-    let placement = Placement {
-        device: &spoof.device,
-        steer: &spoof.steer,
-        spoof_netns: spoof.id,
-        via_lo: !is_lo_strict(),
-    };
-    let mut kernel = Kernel::load(&config.instance, &placement)?;
-    kernel.forward_log()?;
-    routes.fill(&mut kernel)?;
-    let claims = listen::claim(config, &mut kernel)?;
-    kernel.attach(&placement)?;
+    let mut set_up = SetUp::new(config, &host, &kernel::pins(&config.instance)).await?;
+    set_up.kernel.forward_log()?;
+    let claims = listen::claim(config, &mut set_up.kernel)?;
+    set_up.attach()?;
+    let SetUp {
+        spoof,
+        routes,
+        mut kernel,
+        ..
+    } = set_up;
 
     let (host_sockets, host_requests) = HostSockets::new();
     let names = config.services.iter().map(|service| &*service.name);
@@ -94,16 +99,6 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         drain,
     };
     control.run(workers).await
-}
-
-/// Whether rp_filter would drop a client's packet that enters by `lo`. The kernel takes the larger
-/// of `all` and the device's, and only 1 is strict.
-fn is_lo_strict() -> bool {
-    let read = |device: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/{device}/rp_filter");
-        fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
-    };
-    read("all").max(read("lo")) == Some(1)
 }
 
 /// Each connection has two sockets; some descriptors are the daemon's own.

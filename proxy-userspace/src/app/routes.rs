@@ -63,7 +63,7 @@ impl Routes {
         Ok(())
     }
 
-    fn to(&self, target: SocketAddr) -> Option<Route> {
+    pub fn to(&self, target: SocketAddr) -> Option<Route> {
         let mut routes = self.routes.iter();
         routes.find(|route| route.target.0 == target).copied()
     }

@@ -10,7 +10,13 @@ use tokio::{
 };
 
 use super::listen::Listeners;
-use crate::{drain::Draining, netns::SpoofNs, relay, relay::Shared};
+use crate::{
+    drain::Draining,
+    netns::SpoofNs,
+    privileges::{self, Role},
+    relay,
+    relay::Shared,
+};
 
 /// Comes back when a worker has ended.
 pub type Workers = JoinSet<Result<()>>;
@@ -56,6 +62,7 @@ fn work(
     serves: oneshot::Sender<()>,
 ) -> Result<()> {
     spoof.enter()?;
+    privileges::keep(Role::Worker)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,7 +1,7 @@
 //! What can be typed.
 
 use std::{
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
@@ -29,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve: take connections of balancers, connect to the application from the client's address
     Run(RunArgs),
+    /// Say what would keep these flags of `run` from working; exit 1 if something would
+    Check(CheckArgs),
     /// Show or change who may connect, live and also while nothing runs
     Allow(AllowArgs),
     /// Show what the running daemon serves and has counted
@@ -112,6 +114,18 @@ pub struct RunArgs {
     /// Taken for the sake of go-mmproxy's command lines: truepeer needs no mark
     #[arg(long, value_name = "N", hide = true)]
     pub mark: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Machine-readable
+    #[arg(long)]
+    pub json: bool,
+    /// Say as well whether this client's connections can be served
+    #[arg(long, value_name = "ADDR", num_args = 1..)]
+    pub client: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

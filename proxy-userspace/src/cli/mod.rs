@@ -2,6 +2,7 @@
 
 mod allow;
 mod args;
+mod check;
 mod connections;
 mod run;
 mod status;
@@ -21,6 +22,7 @@ const USAGE: u8 = 2;
 pub fn main() -> ExitCode {
     let outcome = match args::Cli::parse().command {
         args::Command::Run(args) => run::run(args),
+        args::Command::Check(args) => check::check(args),
         args::Command::Allow(args) => allow::allow(args),
         args::Command::Status(args) => status::status(&args),
         args::Command::Connections(args) => connections::connections(&args),

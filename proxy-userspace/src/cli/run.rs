@@ -23,7 +23,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn resolve(args: RunArgs) -> Config {
+pub fn resolve(args: RunArgs) -> Config {
     let Protocol::Tcp = args.protocol;
     let service = Service {
         name: "default".into(),

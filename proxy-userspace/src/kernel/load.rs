@@ -1,6 +1,6 @@
 //! Loading the programs for one device, and filling the maps that say what is served.
 
-use std::{net::SocketAddr, os::fd::AsRawFd};
+use std::{net::SocketAddr, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -11,7 +11,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use proxy_common::{Endpoint, Listener, global, map, program};
 
-use super::{attach::Replies, counters::Counters, log, pins};
+use super::{attach::Replies, counters::Counters, log};
 use crate::netns::{Device, LinkEvent, SteerNet, SteerNets};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_EBPF"));
@@ -39,11 +39,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The programs adopt the pinned maps of `instance`: open its allowlist before.
-    pub fn load(instance: &str, placement: &Placement<'_>) -> Result<Self> {
-        let pins = pins::directory(instance);
+    /// The programs adopt the maps pinned at `pins`, or make and pin them.
+    pub fn load(pins: &Path, placement: &Placement<'_>) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(&pins);
+        loader.default_map_pin_directory(pins);
         let unset = Default::default();
         let steer = |net: Option<SteerNet>| net.map_or(unset, |net| net.for_programs());
         let (steer4, steer6) = (steer(placement.steer.v4), steer(placement.steer.v6));

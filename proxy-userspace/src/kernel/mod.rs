@@ -3,10 +3,13 @@
 mod allowlist;
 mod attach;
 mod counters;
+mod features;
 mod load;
 mod log;
 mod pins;
 
 pub use allowlist::{Allowlist, Origin, covering};
 pub use counters::Counters;
+pub use features::{Feature, has_sk_lookup, has_tcx};
 pub use load::{Claim, Kernel, Placement};
+pub use pins::{Unmounted, directory as pins, is_mounted as is_bpffs_mounted};

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -33,25 +34,48 @@ pub fn create_directory(instance: &str) -> Result<PathBuf> {
 /// Mounts bpffs where it belongs if nobody has yet: a machine without systemd doesn't. Under a
 /// lock, as a second mount on top would hide the first one's pins.
 fn ensure_mounted() -> io::Result<()> {
-    if is_bpffs(BPFFS) {
+    if is_mounted() {
         return Ok(());
     }
     let lock = File::open(BPFFS)?;
     lock.lock()?;
-    if is_bpffs(BPFFS) { Ok(()) } else { mount() }
+    if is_mounted() { Ok(()) } else { mount() }
 }
 
-fn is_bpffs(path: &str) -> bool {
-    statfs(path).is_ok_and(|StatFs { f_type, .. }| u32::try_from(f_type) == Ok(MAGIC))
+pub fn is_mounted() -> bool {
+    statfs(BPFFS).is_ok_and(|StatFs { f_type, .. }| u32::try_from(f_type) == Ok(MAGIC))
 }
 
 fn mount() -> io::Result<()> {
+    let mount = unmounted()?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&mount, "", CWD, BPFFS, flags).map_err(Into::into)
+}
+
+fn unmounted() -> io::Result<OwnedFd> {
     let fs = rustix::mount::fsopen("bpf", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(&fs)?;
     let attrs = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(&mount, "", CWD, BPFFS, flags).map_err(Into::into)
+    Ok(rustix::mount::fsmount(
+        &fs,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attrs,
+    )?)
+}
+
+/// A bpffs that nobody else sees, and that goes with its file descriptor.
+pub struct Unmounted(OwnedFd);
+
+impl Unmounted {
+    pub fn new() -> Result<Self> {
+        Ok(Self(unmounted().context(
+            "making a bpffs for the check (needs CAP_SYS_ADMIN)",
+        )?))
+    }
+
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
 }

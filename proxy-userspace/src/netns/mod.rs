@@ -2,6 +2,7 @@
 //! local, joined to the host by one veth pair. All of it by netlink; all of it gone with the process.
 
 mod host;
+mod lookup;
 mod spoof;
 mod steer;
 mod watch;
@@ -10,6 +11,7 @@ use std::{fs::File, os::fd::AsFd};
 
 use anyhow::{Context, Result};
 
+pub use lookup::{NextHop, Way, answers, way_to};
 pub use steer::{Families, SteerNet, SteerNets};
 pub use watch::{Addresses, Host, Link, LinkEvent, watch};
 

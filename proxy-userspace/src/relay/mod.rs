@@ -21,11 +21,11 @@ use tokio::sync::Semaphore;
 
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
-pub use client::{Martian, OwnAddresses};
+pub use client::{Martian, OwnAddresses, check as check_client};
 pub use open::{Connection, Connections};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report, Weight};
-pub use upstream::{HostSocketRequest, HostSockets};
+pub use upstream::{HostSocketRequest, HostSockets, connect_from};
 
 use crate::header::Policy;
 

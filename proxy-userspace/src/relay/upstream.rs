@@ -31,7 +31,8 @@ pub async fn spoofed(
     }
 }
 
-async fn connect_from(source: SocketAddr, route: &Route) -> io::Result<TcpStream> {
+/// From exactly this source, unless its port is 0. The calling thread is in the spoof namespace.
+pub async fn connect_from(source: SocketAddr, route: &Route) -> io::Result<TcpStream> {
     let socket = sys::transparent_socket(Domain::for_address(source))?;
     socket.bind(&source.into())?;
     TcpSocket::from_std_stream(socket.into())

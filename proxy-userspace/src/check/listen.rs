@@ -1,0 +1,62 @@
+//! Whether the listen addresses are free.
+
+use std::{io, net::SocketAddr};
+
+use super::{Finding, holder};
+use crate::{
+    admin::{self, Request},
+    app::listen::probe,
+    config::Config,
+};
+
+const SUBJECT: &str = "listen";
+
+pub fn check(config: &Config) -> Vec<Finding> {
+    let running = admin::ask(&config.instance, Request::Status).ok();
+    let mut findings = Vec::new();
+    for service in &config.services {
+        for listen in &service.listen {
+            let found = match probe(config, *listen) {
+                Ok(()) => Finding::ok(SUBJECT, format!("{listen} is free")),
+                Err(error) => explain(*listen, &error, running.as_ref()),
+            };
+            findings.push(found.of(&service.name, None));
+        }
+    }
+    findings
+}
+
+fn explain(listen: SocketAddr, error: &io::Error, running: Option<&admin::Status>) -> Finding {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => taken(listen, running),
+        io::ErrorKind::AddrNotAvailable => Finding::fail(
+            SUBJECT,
+            format!("{listen} is not an address of this host"),
+            "listen at an address that `ip address` shows, or at 0.0.0.0 or [::]",
+        ),
+        _ => Finding::fail(
+            SUBJECT,
+            format!("{listen} can't be used: {error}"),
+            "choose another address",
+        ),
+    }
+}
+
+fn taken(listen: SocketAddr, running: Option<&admin::Status>) -> Finding {
+    let serves = |status: &&admin::Status| {
+        status
+            .services
+            .iter()
+            .any(|service| service.listen.contains(&listen))
+    };
+    if let Some(status) = running.filter(serves) {
+        let message = format!("{listen} is served by this instance, pid {}", status.pid);
+        return Finding::ok(SUBJECT, message);
+    }
+    let by = holder::of(listen).map_or_else(String::new, |holder| format!(" by {holder}"));
+    Finding::fail(
+        SUBJECT,
+        format!("{listen} is taken{by}"),
+        "end what listens there, or choose another address or port",
+    )
+}

@@ -1,0 +1,88 @@
+//! The self-test: what would keep a configuration from working, and what to do about it.
+
+mod capabilities;
+mod features;
+mod filters;
+mod finding;
+mod holder;
+mod listen;
+mod nftables;
+mod routes;
+mod steering;
+mod targets;
+
+use std::net::IpAddr;
+
+use anyhow::{Result, bail};
+
+pub use finding::{Finding, Status};
+use steering::Steering;
+
+use crate::{
+    config::{Config, ConfigError},
+    netns::{self, Host},
+    privileges,
+};
+
+/// All of it, with real connections to the applications. Leaves nothing behind.
+pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
+    let mut findings = capabilities::check();
+    findings.extend(features::check());
+    findings.extend(routes::check(config).await);
+    findings.extend(filters::check());
+    findings.extend(listen::check(config));
+    for service in &config.services {
+        findings.extend(targets::plainly(service).await);
+    }
+    let mut host = netns::watch().await?;
+    findings.extend(steer(config, &mut host).await?);
+    for client in clients {
+        findings.push(routes::client(*client, &host.addresses).await);
+    }
+    Ok(findings)
+}
+
+async fn steer(config: &Config, host: &mut Host) -> Result<Vec<Finding>> {
+    const SUBJECT: &str = "steering";
+    let steering = match Steering::new(config, host).await {
+        Ok(steering) => steering,
+        Err(error) if error.is::<ConfigError>() => return Err(error),
+        Err(error) => {
+            let next = "see the capability and kernel lines above";
+            return Ok(vec![Finding::fail(SUBJECT, format!("{error:#}"), next)]);
+        }
+    };
+    let device = steering.device();
+    let mut findings = vec![Finding::ok(
+        SUBJECT,
+        format!("device {device} and the programs work"),
+    )];
+    for service in &config.services {
+        findings.extend(targets::spoofed(service, &steering).await);
+    }
+    Ok(findings)
+}
+
+/// What can be told at once and without a connection, a line in the log for each problem. The
+/// error is what no start can do without.
+pub async fn at_start(config: &Config) -> Result<()> {
+    let missing = privileges::missing()?;
+    if !missing.is_empty() {
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        bail!(
+            "missing {}: run as root, or give these capabilities",
+            missing.join(", and ")
+        );
+    }
+    let mut findings = features::needed();
+    findings.extend(routes::check(config).await);
+    findings.extend(filters::brief());
+    for finding in findings {
+        match finding.status {
+            Status::Ok => {}
+            Status::Warn => tracing::warn!("{finding}"),
+            Status::Fail => tracing::error!("{finding}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Ways to clients: a reply that has no way leaves nothing to steer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Result;
+
+use super::Finding;
+use crate::{
+    config::Config,
+    netns::{Addresses, NextHop, Way, answers, way_to},
+    relay::{OwnAddresses, check_client},
+};
+
+/// Nobody's addresses: of the blocks for documentation.
+pub const NOBODY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
+
+/// Whether clients anywhere can be answered, for each family that is served.
+pub async fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for nobody in NOBODY {
+        let mut targets = config.services.iter().flat_map(|service| service.targets());
+        if targets.any(|target| target.is_ipv4() == nobody.is_ipv4()) {
+            findings.push(default_route(nobody).await);
+        }
+    }
+    findings
+}
+
+async fn default_route(nobody: IpAddr) -> Finding {
+    const SUBJECT: &str = "route";
+    let (family, flag) = if nobody.is_ipv4() {
+        ("IPv4", "-4")
+    } else {
+        ("IPv6", "-6")
+    };
+    match way_to(nobody).await {
+        Ok(Way::Out(hop)) => Finding::ok(
+            SUBJECT,
+            format!("{family} clients are answered by {}", hop.device),
+        ),
+        Ok(Way::Here) => Finding::ok(SUBJECT, format!("{family} clients are answered by lo")),
+        Ok(Way::Nowhere(_)) => Finding::warn(
+            SUBJECT,
+            format!(
+                "no {family} default route: only clients that another route leads to get replies"
+            ),
+            format!("ip {flag} route add default via ROUTER"),
+        ),
+        Err(error) => Finding::warn(
+            SUBJECT,
+            format!("unknown: {error:#}"),
+            format!("see `ip {flag} route`"),
+        ),
+    }
+}
+
+/// The host's own addresses as the relay wants to know them.
+struct Own<'a>(&'a Addresses);
+
+impl OwnAddresses for Own<'_> {
+    fn contains(&self, address: &IpAddr) -> bool {
+        self.0.contains(address)
+    }
+}
+
+/// Whether replies to this very client can be steered.
+pub async fn client(client: IpAddr, own: &Addresses) -> Finding {
+    const SUBJECT: &str = "client";
+    let client = client.to_canonical();
+    if let Err(martian) = check_client(client, &Own(own)) {
+        let next = "name an address that a client can have";
+        return Finding::fail(
+            SUBJECT,
+            format!("{client} is {martian}: it is refused"),
+            next,
+        );
+    }
+    let found = reach(client).await;
+    found.unwrap_or_else(|error| {
+        let next = format!("see `ip route get {client}`");
+        Finding::warn(SUBJECT, format!("{client}: unknown: {error:#}"), next)
+    })
+}
+
+async fn reach(client: IpAddr) -> Result<Finding> {
+    const SUBJECT: &str = "client";
+    Ok(match way_to(client).await? {
+        Way::Out(hop) if answers(&hop).await? => Finding::ok(
+            SUBJECT,
+            format!(
+                "replies to {client} leave by {} and are steered",
+                hop.device
+            ),
+        ),
+        Way::Out(hop) => silent(client, &hop),
+        Way::Here => Finding::fail(
+            SUBJECT,
+            format!("{client} is local to this host: replies never leave it"),
+            format!("see `ip route get {client}`"),
+        ),
+        Way::Nowhere(error) => Finding::fail(
+            SUBJECT,
+            format!("the host has no route to {client}: {error}"),
+            format!("add a route, as in `ip route add {client} via ROUTER`"),
+        ),
+    })
+}
+
+fn silent(
+    client: IpAddr,
+    NextHop {
+        address,
+        is_router,
+        device,
+        ..
+    }: &NextHop,
+) -> Finding {
+    let (what, next) = if *is_router {
+        (
+            format!("its router {address} doesn't answer on {device}"),
+            format!("bring {address} up, or change the route to {client}"),
+        )
+    } else {
+        (
+            format!("it is on the link of {device}, but no neighbour answers there"),
+            format!(
+                "add a route to {client} by a router, or `ip neigh replace {client} lladdr MAC dev {device}`"
+            ),
+        )
+    };
+    Finding::fail(
+        "client",
+        format!("replies to {client} can't be steered: {what}"),
+        next,
+    )
+}

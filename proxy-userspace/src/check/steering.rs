@@ -1,0 +1,68 @@
+//! A steering of the check's own, beside that of a daemon that may be running.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Result;
+use proxy_common::Counter;
+
+use crate::{
+    app::setup::SetUp,
+    config::Config,
+    kernel::{Counters, Unmounted},
+    netns::{Host, SpoofNs, SteerNet, SteerNets},
+    relay::Route,
+};
+
+/// Gone when dropped, however that comes to be.
+pub struct Steering {
+    set_up: SetUp,
+    counters: Counters,
+}
+
+impl Steering {
+    pub async fn new(config: &Config, host: &mut Host) -> Result<Self> {
+        let config = Config {
+            steer: free(config.steer, host),
+            ..config.clone()
+        };
+        let pins = Unmounted::new()?;
+        let mut set_up = SetUp::new(&config, host, &pins.path()).await?;
+        let counters = set_up.kernel.counters()?;
+        set_up.attach()?;
+        while let Ok(event) = host.links.try_recv() {
+            set_up.kernel.follow(event, &set_up.spoof.device);
+        }
+        Ok(Self { set_up, counters })
+    }
+
+    pub fn spoof(&self) -> &Arc<SpoofNs> {
+        &self.set_up.spoof
+    }
+
+    pub fn device(&self) -> &str {
+        &self.set_up.spoof.device.name
+    }
+
+    pub fn route(&self, target: SocketAddr) -> Option<Route> {
+        self.set_up.routes.to(target)
+    }
+
+    pub fn count(&self, counter: Counter) -> u64 {
+        let mut counts = self.counters.read();
+        let found = counts.find(|(name, _)| *name == counter.name());
+        found.map_or(0, |(_, count)| count)
+    }
+}
+
+/// Steer networks that were chosen, unless they are in use: then by the daemon, whose programs
+/// would take the replies. The default of another device number does as well.
+fn free(chosen: SteerNets, host: &Host) -> SteerNets {
+    let unused = |net: &SteerNet| {
+        net.address(0)
+            .is_some_and(|first| !host.addresses.contains(&first))
+    };
+    SteerNets {
+        v4: chosen.v4.filter(unused),
+        v6: chosen.v6.filter(unused),
+    }
+}

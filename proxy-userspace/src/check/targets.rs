@@ -1,0 +1,141 @@
+//! Real connections to the applications: from this host, and from a spoofed client.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use proxy_common::Counter;
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
+
+use super::{Finding, routes::NOBODY, steering::Steering};
+use crate::{
+    config::Service,
+    netns::SpoofNs,
+    relay::{Route, connect_from},
+    sys,
+};
+
+/// Whoever waits for a check waits no longer than this.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub async fn plainly(service: &Service) -> Vec<Finding> {
+    const SUBJECT: &str = "target";
+    let mut findings = Vec::new();
+    for target in service.targets() {
+        let found = match within(service, TcpStream::connect(target)).await {
+            Ok(_) => Finding::ok(SUBJECT, "the application accepts connections"),
+            Err(error) => Finding::fail(
+                SUBJECT,
+                cause(&error),
+                "start the application, or correct the target",
+            ),
+        };
+        findings.push(found.of(&service.name, Some(target)));
+    }
+    findings
+}
+
+/// The same way as the daemon's connections.
+pub async fn spoofed(service: &Service, steering: &Steering) -> Vec<Finding> {
+    const SUBJECT: &str = "spoofed";
+    let mut findings = Vec::new();
+    for target in service.targets() {
+        let found = match steering.route(target) {
+            Some(route) => attempt(SUBJECT, service, steering, route).await,
+            None => Finding::warn(
+                SUBJECT,
+                "IPv6 is switched off on this host: IPv6 clients are not served",
+                "switch it on, or leave --target6 out",
+            ),
+        };
+        findings.push(found.of(&service.name, Some(target)));
+    }
+    findings
+}
+
+async fn attempt(
+    subject: &'static str,
+    service: &Service,
+    steering: &Steering,
+    route: Route,
+) -> Finding {
+    let client = client_for(&route);
+    let before = steering.count(Counter::ReplySteered);
+    match within(service, connect(steering.spoof(), client, route)).await {
+        Ok(()) => Finding::ok(subject, format!("reached from client {}", client.ip())),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let answered = steering.count(Counter::ReplySteered) > before;
+            lost(subject, client.ip(), answered)
+        }
+        Err(error) => Finding::fail(
+            subject,
+            format!("not reached from client {}: {}", client.ip(), cause(&error)),
+            "see the lines above",
+        ),
+    }
+}
+
+fn lost(subject: &'static str, client: IpAddr, answered: bool) -> Finding {
+    if answered {
+        return Finding::fail(
+            subject,
+            format!("the application's replies to client {client} were steered, but don't connect"),
+            "report this, with the output of `truepeer status` and `nft list ruleset`",
+        );
+    }
+    Finding::fail(
+        subject,
+        format!("no reply of the application to client {client} came as far as a device"),
+        format!(
+            "have the firewall accept packets for the application from any client on lo and truepeer*; \
+             see what the rp_filter, firewall and route lines say, and `ip route get {client}`"
+        ),
+    )
+}
+
+fn client_for(route: &Route) -> SocketAddr {
+    let [v4, v6] = NOBODY;
+    SocketAddr::new(if route.steered.is_ipv4() { v4 } else { v6 }, 0)
+}
+
+/// On a thread of its own, as it ends in the spoof namespace.
+async fn connect(spoof: &Arc<SpoofNs>, client: SocketAddr, route: Route) -> io::Result<()> {
+    let (done, outcome) = oneshot::channel();
+    let spoof = spoof.clone();
+    thread::spawn(move || done.send(connect_inside(&spoof, client, &route)));
+    let outcome = outcome.await.map_err(io::Error::other)?;
+    outcome.map_err(|error| error.downcast().unwrap_or_else(io::Error::other))
+}
+
+fn connect_inside(spoof: &SpoofNs, client: SocketAddr, route: &Route) -> Result<()> {
+    spoof.enter()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("a runtime")?.block_on(async {
+        let connecting = timeout(PATIENCE, connect_from(client, route));
+        let stream = connecting.await.map_err(io::Error::from)??;
+        // Says goodbye, so that the application's log has no reset.
+        Ok(sys::end_cleanly(&stream)?)
+    })
+}
+
+async fn within<T>(
+    service: &Service,
+    connecting: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    timeout(PATIENCE.min(service.connect_timeout), connecting).await?
+}
+
+fn cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "nothing listens there".into(),
+        io::ErrorKind::TimedOut => "nothing answers there".into(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,32 @@
+//! `truepeer check`: what would keep `truepeer run` with the same flags from working.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::{FAILED, args::CheckArgs, run};
+use crate::{
+    app,
+    check::{self, Finding, Status},
+};
+
+pub fn check(args: CheckArgs) -> Result<ExitCode> {
+    let config = run::resolve(args.run);
+    config.check()?;
+    app::read_allowlists(&config)?;
+    let findings = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(check::full(&config, &args.client))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        findings.iter().for_each(|finding| println!("{finding}"));
+    }
+    let failed = |finding: &Finding| finding.status == Status::Fail;
+    Ok(if findings.iter().any(failed) {
+        ExitCode::from(FAILED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
