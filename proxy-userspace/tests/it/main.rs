@@ -11,6 +11,7 @@ mod interop;
 mod lab;
 mod lab_itself;
 mod lifecycle;
+mod qdiscs;
 mod readme;
 mod refusals;
 mod relay;
