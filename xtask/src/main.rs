@@ -5,6 +5,7 @@ mod build;
 mod build_ebpf;
 mod demo;
 mod fuzz;
+mod kernel;
 mod lint;
 mod privilege;
 mod proc;
@@ -39,6 +40,9 @@ enum Task {
     Demo,
     /// Run all tests, as root where they need it
     Test {
+        /// Under Debian's kernel of this version, such as 6.1, in a virtual machine
+        #[arg(long, value_name = "VERSION")]
+        kernel: Option<String>,
         /// Only tests with one of these in their name; flags such as --nocapture go along
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
@@ -65,7 +69,14 @@ fn main() -> ExitCode {
         Task::Build => build::run(),
         Task::Run { args } => run::run(&args),
         Task::Demo => demo::run(),
-        Task::Test { filter } => test::run(&filter),
+        Task::Test {
+            kernel: Some(version),
+            filter,
+        } => kernel::run(&version, &filter),
+        Task::Test {
+            kernel: None,
+            filter,
+        } => test::run(&filter),
         Task::Fuzz { secs, targets } => fuzz::run(secs, &targets),
         Task::Bench(options) => bench::run(&options),
         Task::Lint => lint::run(),

@@ -61,12 +61,19 @@ pub fn ask(command: &mut Command) -> Option<String> {
     output.status.success().then_some(text)
 }
 
-/// Whether there is such a program. Debian keeps the /sbin directories out of a user's PATH.
+/// Whether there is such a program.
 pub fn exists(program: &str) -> bool {
+    find(program).is_ok()
+}
+
+/// The program's path. Debian keeps the /sbin directories out of a user's PATH.
+pub fn find(program: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|directory| directory.join(program).is_file())
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+        .with_context(|| format!("there is no program {program} here"))
 }
 
 fn name(command: &Command) -> String {

@@ -12,9 +12,19 @@ use crate::toolchain::Toolchain;
 use apt::Apt;
 
 pub fn run() -> Result<()> {
+    ensure(&mut Apt::default())
+}
+
+/// The same with what it takes to boot other kernels.
+pub fn run_with_kernels() -> Result<()> {
     let mut apt = Apt::default();
+    apt.ensure(packages::KERNELS)?;
+    ensure(&mut apt)
+}
+
+fn ensure(apt: &mut Apt) -> Result<()> {
     // Both, even if one fails: one run tells all that is missing.
-    let compiler = compiler_with_clippy(&mut apt).map(drop);
+    let compiler = compiler_with_clippy(apt).map(drop);
     let done = [compiler, apt.ensure(packages::TESTS)];
     let failed: Vec<_> = done.iter().filter_map(|part| part.as_ref().err()).collect();
     if !failed.is_empty() {

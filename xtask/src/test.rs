@@ -1,8 +1,10 @@
 //! `cargo xtask test [FILTER…]`: every test there is, against a daemon built from these sources.
 
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::privilege::{require, run_as_root};
 use crate::proc::{cargo, step, succeed};
@@ -22,6 +24,25 @@ pub fn run(filter: &[String]) -> Result<()> {
         run_as_root(&mut daemon);
         succeed(daemon.arg("--").args(filter), "tests of the daemon failed")
     })
+}
+
+/// Compiles the tests of the daemon, and says where they are.
+pub fn build_it() -> Result<PathBuf> {
+    step("the tests of the daemon");
+    let mut build = cargo_test(&["--test", "it"]);
+    build.args(["--no-run", "--message-format=json-render-diagnostics"]);
+    let output = build.stderr(Stdio::inherit()).output();
+    let output = output.context("cannot start cargo")?;
+    ensure!(output.status.success(), "the tests do not compile");
+    let said = String::from_utf8_lossy(&output.stdout);
+    executable(&said, "it").context("cargo doesn't say where the tests are")
+}
+
+/// In cargo's messages, one a line.
+fn executable(messages: &str, target: &str) -> Option<PathBuf> {
+    let messages = messages.lines().flat_map(serde_json::from_str::<Value>);
+    let mut built = messages.filter(|message| message["target"]["name"] == target);
+    built.find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 /// The same packages each time, or cargo would build what they share twice.
@@ -47,4 +68,18 @@ fn leaving_no_trace(tests: impl FnOnce() -> Result<()>) -> Result<()> {
     }
     step("the tests left nothing behind");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_says_where_a_test_is() {
+        let said = r#"{"reason":"compiler-artifact","target":{"name":"libc"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"it"},"executable":"/t/it-1"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(executable(said, "it"), Some("/t/it-1".into()));
+        assert_eq!(executable(said, "header"), None);
+    }
 }

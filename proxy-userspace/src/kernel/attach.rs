@@ -1,4 +1,5 @@
-//! Where each program hooks in. Links are file descriptors: all end with the process.
+//! Where each program hooks in. Links are file descriptors: all end with the process, but for
+//! those of `clsact`.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -9,24 +10,33 @@ use aya::{
         LinkOrder, Program, ProgramError, SchedClassifier, SkLookup, TcAttachType,
         tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions},
     },
+    util::KernelVersion,
 };
 use proxy_common::program as name;
 
-use super::Placement;
+use super::{Placement, clsact::Clsact};
 use crate::{
     netns::{Device, Link, LinkEvent},
     sys,
 };
 
-pub fn attach(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
+pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result<()> {
     let host = sys::current_netns()?;
     let dispatch: &mut SkLookup = program(ebpf, name::DISPATCH)?;
     dispatch.attach(&host).context("attaching to sk_lookup")?;
-    let veth = placement.device.name.as_str();
-    attach_tc(program(ebpf, name::INJECT)?, veth, TcAttachType::Ingress)
-        .with_context(|| format!("attaching inject to {veth}"))?;
+    let Device { name, index, .. } = placement.device;
+    let veth = On {
+        name,
+        index: *index,
+    };
+    tc.attach(program(ebpf, name::INJECT)?, veth, TcAttachType::Ingress)
+        .with_context(|| format!("attaching inject to {name}"))?;
     if placement.via_lo {
-        attach_tc(program(ebpf, name::DELIVER)?, "lo", TcAttachType::Ingress)
+        let lo = On {
+            name: "lo",
+            index: LO,
+        };
+        tc.attach(program(ebpf, name::DELIVER)?, lo, TcAttachType::Ingress)
             .context("attaching deliver to lo")?;
     }
     Ok(())
@@ -42,15 +52,46 @@ where
         .with_context(|| format!("program {name} is of another type"))
 }
 
-/// In front of other programs: one of them may end the chain with a verdict of its own. Ours pass
-/// all packets on that are none of ours.
-fn attach_tc(
-    program: &mut SchedClassifier,
-    device: &str,
-    hook: TcAttachType,
-) -> Result<SchedClassifierLinkId, ProgramError> {
-    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-    program.attach_with_options(device, hook, first)
+/// A device to attach to.
+#[derive(Clone, Copy)]
+pub struct On<'a> {
+    pub name: &'a str,
+    pub index: u32,
+}
+
+/// How programs come onto devices.
+pub enum Tc {
+    Tcx,
+    Clsact(Clsact),
+}
+
+impl Tc {
+    /// What this kernel has, for the instance with the device of this number.
+    pub fn new(number: u8) -> Self {
+        if KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(6, 6, 0)) {
+            Self::Tcx
+        } else {
+            tracing::info!("a kernel before 6.6: attaching by clsact, which kill -9 doesn't undo");
+            Self::Clsact(Clsact::new(number))
+        }
+    }
+
+    /// In front of other programs: one of them may end the chain with a verdict of its own. Ours
+    /// pass all packets on that are none of ours.
+    fn attach(
+        &mut self,
+        program: &mut SchedClassifier,
+        on: On<'_>,
+        hook: TcAttachType,
+    ) -> Result<SchedClassifierLinkId> {
+        match self {
+            Self::Tcx => {
+                let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+                Ok(program.attach_with_options(on.name, hook, first)?)
+            }
+            Self::Clsact(clsact) => clsact.attach(program, on, hook),
+        }
+    }
 }
 
 /// The reply programs' links, by the index of the host's device.
@@ -68,20 +109,20 @@ impl Replies {
     }
 
     /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
-    pub fn follow(&mut self, ebpf: &mut Ebpf, event: LinkEvent, own: &Device) {
+    pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
         match event {
             LinkEvent::Gone { index } => drop(self.links.remove(&index)),
             LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
-            LinkEvent::Present(link) => self.add(ebpf, &link),
+            LinkEvent::Present(link) => self.add(ebpf, tc, &link),
         }
     }
 
-    fn add(&mut self, ebpf: &mut Ebpf, link: &Link) {
+    fn add(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, link: &Link) {
         let Entry::Vacant(vacant) = self.links.entry(link.index) else {
             return;
         };
         let attached: Result<Vec<_>> = hooks(link.ethernet, self.remotes)
-            .map(|(name, hook)| attach_reply(ebpf, link, name, hook))
+            .map(|(name, hook)| attach_reply(ebpf, tc, link, name, hook))
             .collect();
         match attached {
             Ok(attached) => {
@@ -110,11 +151,16 @@ fn hooks(ethernet: bool, remotes: bool) -> impl Iterator<Item = (&'static str, T
 
 fn attach_reply(
     ebpf: &mut Ebpf,
+    tc: &mut Tc,
     link: &Link,
     name: &str,
     hook: TcAttachType,
 ) -> Result<SchedClassifierLink> {
     let program: &mut SchedClassifier = program(ebpf, name)?;
-    let id = attach_tc(program, &link.name, hook)?;
+    let on = On {
+        name: &link.name,
+        index: link.index,
+    };
+    let id = tc.attach(program, on, hook)?;
     Ok(program.take_link(id)?)
 }

@@ -11,7 +11,11 @@ use aya::{
 use aya_log::EbpfLogger;
 use proxy_common::{Endpoint, Listener, global, map, program};
 
-use super::{attach::Replies, counters::Counters, log};
+use super::{
+    attach::{Replies, Tc},
+    counters::Counters,
+    log,
+};
 use crate::netns::{Device, LinkEvent, SteerNet, SteerNets};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_EBPF"));
@@ -36,6 +40,8 @@ pub struct Kernel {
     remotes: HashMap<MapData, Endpoint, u32>,
     /// Sockets handed out so far, which is the next one's index.
     next_socket: u32,
+    /// Last: what it cleans up is free once the programs are gone.
+    tc: Tc,
 }
 
 impl Kernel {
@@ -63,18 +69,20 @@ impl Kernel {
             remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
             next_socket: 0,
             replies: Replies::default(),
+            tc: Tc::new(placement.device.number),
             ebpf,
         })
     }
 
     /// Attaches all but the reply programs, which follow the host's devices.
     pub fn attach(&mut self, placement: &Placement<'_>) -> Result<()> {
-        super::attach::attach(&mut self.ebpf, placement)
+        super::attach::attach(&mut self.ebpf, &mut self.tc, placement)
     }
 
     /// Keeps the reply programs on the host's devices.
     pub fn follow(&mut self, event: LinkEvent, own: &Device) {
-        self.replies.follow(&mut self.ebpf, event, own);
+        self.replies
+            .follow(&mut self.ebpf, &mut self.tc, event, own);
     }
 
     pub fn counters(&mut self) -> Result<Counters> {

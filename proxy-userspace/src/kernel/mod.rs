@@ -2,6 +2,7 @@
 
 mod allowlist;
 mod attach;
+mod clsact;
 mod counters;
 mod features;
 mod load;

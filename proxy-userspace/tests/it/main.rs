@@ -14,6 +14,7 @@ mod lab;
 mod lab_itself;
 mod lifecycle;
 mod policy;
+mod qdiscs;
 mod readme;
 mod refusals;
 mod relay;

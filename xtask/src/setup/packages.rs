@@ -50,6 +50,14 @@ pub const BENCH: &[Package<'static>] = &[
     package("strace", "strace", "counts system calls"),
 ];
 
+/// For `cargo xtask test --kernel` only.
+#[rustfmt::skip] // a table
+pub const KERNELS: &[Package<'static>] = &[
+    package("qemu-system-x86", "qemu-system-x86_64", "boots other kernels"),
+    package("busybox-static", "busybox", "the shell in that machine"),
+    package("dpkg", "dpkg-deb", "unpacks those kernels"),
+];
+
 /// To build bpf-linker.
 pub fn llvm(name: &str) -> [Package<'_>; 2] {
     [
