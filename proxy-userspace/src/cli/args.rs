@@ -28,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve: take connections of balancers, connect to the application from the client's address
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show or change who may connect, live and also while nothing runs
     Allow(AllowArgs),
     /// Show what the running daemon serves and has counted
