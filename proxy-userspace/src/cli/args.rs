@@ -28,9 +28,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve: take connections of balancers, connect to the application from the client's address
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Say what would keep these flags of `run` from working; exit 1 if something would
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
     /// Show or change who may connect, live and also while nothing runs
     Allow(AllowArgs),
     /// Show what the running daemon serves and has counted

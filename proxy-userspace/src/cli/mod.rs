@@ -21,8 +21,8 @@ const USAGE: u8 = 2;
 /// Runs the command line that the process was started with.
 pub fn main() -> ExitCode {
     let outcome = match args::Cli::parse().command {
-        args::Command::Run(args) => run::run(args),
-        args::Command::Check(args) => check::check(args),
+        args::Command::Run(args) => run::run(*args),
+        args::Command::Check(args) => check::check(*args),
         args::Command::Allow(args) => allow::allow(args),
         args::Command::Status(args) => status::status(&args),
         args::Command::Connections(args) => connections::connections(&args),

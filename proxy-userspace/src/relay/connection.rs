@@ -21,7 +21,9 @@ pub async fn run(
     shared: &Shared,
     list: &List,
 ) -> End {
-    let opened = match open(&mut downstream, balancer, service, shared).await {
+    // On the heap, so that an open connection doesn't hold the room that opening takes.
+    let opening = Box::pin(open(&mut downstream, balancer, service, shared));
+    let opened = match opening.await {
         Ok(opened) => opened,
         Err(end) => return end,
     };

@@ -1,5 +1,8 @@
 //! `truepeer connections`, and what the log says of each at -v.
 
+use std::net::TcpStream;
+use std::thread;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
@@ -31,13 +34,13 @@ impl Served {
     }
 
     /// A connection that the application has greeted.
-    fn open(&self, header: &[u8]) -> Result<std::net::TcpStream> {
+    fn open(&self, header: &[u8]) -> Result<TcpStream> {
         let mut balancer = self.lab.balancer(header)?;
         read_greeting(&mut balancer)?;
         Ok(balancer)
     }
 
-    fn with_tlvs(&self, tlvs: &[u8]) -> Result<std::net::TcpStream> {
+    fn with_tlvs(&self, tlvs: &[u8]) -> Result<TcpStream> {
         self.open(&v2(0x21, CLIENT.v4(41000), FRONT.v4(FRONT_PORT), tlvs))
     }
 
@@ -221,7 +224,7 @@ fn every_open_connection_is_listed_while_traffic_goes_on() -> Result<()> {
     for port in (20_000..).take(COUNT.into()) {
         open.push(served.open(&Version::V2.header(CLIENT.v4(port), FRONT.v4(FRONT_PORT)))?);
     }
-    let shown = std::thread::scope(|scope| {
+    let shown = thread::scope(|scope| {
         let listing = scope.spawn(|| served.lab.shown("connections"));
         while !listing.is_finished() {
             round_trip(&mut open[0], b"still served")?;
