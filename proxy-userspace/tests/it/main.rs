@@ -5,12 +5,14 @@
 
 mod allowlist;
 mod apps;
+mod check;
 mod cli;
 mod header;
 mod interop;
 mod lab;
 mod lab_itself;
 mod lifecycle;
+mod privileges;
 mod readme;
 mod refusals;
 mod relay;
