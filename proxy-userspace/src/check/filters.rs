@@ -30,7 +30,11 @@ fn rp_filter() -> Finding {
 
 fn firewall() -> Finding {
     const SUBJECT: &str = "firewall";
-    let device = if is_lo_strict() { "truepeer0" } else { "lo" };
+    let (device, fitting) = if is_lo_strict() {
+        ("truepeer0", r#"iifname "truepeer*""#)
+    } else {
+        ("lo", "iif lo")
+    };
     match nftables::input_chain_against(device) {
         Ok(None) => Finding::ok(
             SUBJECT,
@@ -39,7 +43,7 @@ fn firewall() -> Finding {
         Ok(Some(chain)) => Finding::warn(
             SUBJECT,
             format!("chain {chain} drops by default, and no rule of it accepts {device}"),
-            format!("nft insert rule {chain} iifname {device} accept"),
+            format!("nft insert rule {chain} {fitting} accept"),
         ),
         Err(why) => Finding::warn(
             SUBJECT,

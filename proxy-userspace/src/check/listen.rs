@@ -34,6 +34,11 @@ fn explain(listen: SocketAddr, error: &io::Error, running: Option<&admin::Status
             format!("{listen} is not an address of this host"),
             "listen at an address that `ip address` shows, or at 0.0.0.0 or [::]",
         ),
+        io::ErrorKind::PermissionDenied => Finding::fail(
+            SUBJECT,
+            format!("{listen} is a port below 1024, for which CAP_NET_BIND_SERVICE is missing"),
+            "run as root, or give CAP_NET_BIND_SERVICE",
+        ),
         _ => Finding::fail(
             SUBJECT,
             format!("{listen} can't be used: {error}"),

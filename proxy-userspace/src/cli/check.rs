@@ -8,9 +8,13 @@ use super::{FAILED, args::CheckArgs, run};
 use crate::{
     app,
     check::{self, Finding, Status},
+    telemetry,
 };
 
 pub fn check(args: CheckArgs) -> Result<ExitCode> {
+    if args.run.verbose > 0 {
+        telemetry::init(args.run.verbose);
+    }
     let config = run::resolve(args.run);
     config.check()?;
     app::read_allowlists(&config)?;

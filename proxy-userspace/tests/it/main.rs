@@ -5,6 +5,7 @@
 
 mod allowlist;
 mod apps;
+mod check;
 mod cli;
 mod connections;
 mod diagnosis;
@@ -14,6 +15,7 @@ mod lab;
 mod lab_itself;
 mod lifecycle;
 mod policy;
+mod privileges;
 mod qdiscs;
 mod readme;
 mod refusals;

@@ -44,7 +44,7 @@ use anyhow::{Context, Result, ensure};
 use netns::Netns;
 
 /// Where a running daemon and its allowlist may have put something.
-const PINS: &str = "/sys/fs/bpf/truepeer";
+pub const PINS: &str = "/sys/fs/bpf/truepeer";
 const RUN: &str = "/run/truepeer";
 
 pub struct Lab {

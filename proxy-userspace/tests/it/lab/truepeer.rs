@@ -48,6 +48,7 @@ impl Lab {
             targets: targets(LOOPBACK.both(APP_PORT)),
             allow: vec![BALANCER.v4.to_string(), BALANCER.v6.to_string()],
             more: Vec::new(),
+            capabilities: None,
         }
     }
 
@@ -56,7 +57,7 @@ impl Lab {
         let mut all = vec!["allow"];
         all.extend(args);
         all.extend(["--instance", self.instance()]);
-        run(&self.host, all)
+        run(&self.host, command(all)?)
     }
 
     /// What `truepeer VERB --json` prints of this lab's instance.
@@ -84,12 +85,12 @@ impl Lab {
 
     /// `truepeer run` with any arguments at all, once it serves.
     pub fn truepeer_daemon(&self, args: &[&str]) -> Result<Proc> {
-        start(&self.host, args)
+        start(&self.host, command(args)?)
     }
 
     /// `truepeer` with any arguments at all, to its end.
     pub fn truepeer_raw(&self, args: &[&str]) -> Result<Said> {
-        run(&self.host, args)
+        run(&self.host, command(args)?)
     }
 }
 
@@ -102,6 +103,7 @@ pub struct Truepeer {
     targets: Vec<(&'static str, SocketAddr)>,
     allow: Vec<String>,
     more: Vec<OsString>,
+    capabilities: Option<Vec<String>>,
 }
 
 impl Truepeer {
@@ -146,16 +148,43 @@ impl Truepeer {
 
     /// Starts it and waits until it serves.
     pub fn start(&self) -> Result<Proc> {
-        start(&self.host, self.command_line())
+        start(&self.host, self.command("run")?)
     }
 
     /// Starts it and waits for it to end.
     pub fn run_to_end(&self) -> Result<Said> {
-        run(&self.host, self.command_line())
+        run(&self.host, self.command("run")?)
     }
 
-    fn command_line(&self) -> Vec<OsString> {
-        let mut line: Vec<OsString> = vec!["run".into()];
+    /// `truepeer check` with the same flags.
+    pub fn check(&self) -> Result<Said> {
+        run(&self.host, self.command("check")?)
+    }
+
+    /// Starts it as a root that has no capabilities but these, such as `CAP_NET_RAW`.
+    pub fn capabilities<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.capabilities = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    fn command(&self, verb: &str) -> Result<Command> {
+        let plain = command(self.command_line(verb))?;
+        let Some(capabilities) = &self.capabilities else {
+            return Ok(plain);
+        };
+        let mut bounding = String::from("--bounding-set=-all");
+        for name in capabilities {
+            bounding += ",+";
+            bounding += &name.trim_start_matches("CAP_").to_lowercase();
+        }
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args([&bounding, "--inh-caps=-all"]);
+        setpriv.arg(plain.get_program()).args(plain.get_args());
+        Ok(setpriv)
+    }
+
+    fn command_line(&self, verb: &str) -> Vec<OsString> {
+        let mut line: Vec<OsString> = vec![verb.into()];
         let mut flag = |name: &str, value: String| line.extend([name.into(), value.into()]);
         flag("--instance", self.instance.clone());
         for addr in &self.listen {
@@ -176,14 +205,14 @@ fn targets([v4, v6]: [SocketAddr; 2]) -> Vec<(&'static str, SocketAddr)> {
     vec![("--target4", v4), ("--target6", v6)]
 }
 
-fn start<S: AsRef<OsStr>>(netns: &Netns, args: impl IntoIterator<Item = S>) -> Result<Proc> {
-    let proc = netns.spawn(command(args)?)?;
+fn start(netns: &Netns, command: Command) -> Result<Proc> {
+    let proc = netns.spawn(command)?;
     proc.wait_line("ready")?;
     Ok(proc)
 }
 
-fn run<S: AsRef<OsStr>>(netns: &Netns, args: impl IntoIterator<Item = S>) -> Result<Said> {
-    let mut proc = netns.spawn(command(args)?)?;
+fn run(netns: &Netns, command: Command) -> Result<Said> {
+    let mut proc = netns.spawn(command)?;
     let status = proc.wait_exit()?;
     Ok(Said {
         code: status.code(),
