@@ -79,8 +79,10 @@ impl Clsact {
             Ok(()) => drop(self.added.insert(on.index)),
             Err(TcError::NetlinkError(error)) if is(error.raw_os_error(), Errno::EXIST) => {
                 // It would take filters for its egress, and run them at ingress.
-                first_answer(RouteNetlinkMessage::GetQueueDiscipline(qdisc(on.index)), 0)
-                    .context("it has an ingress qdisc: make that clsact, which does the same")?;
+                let get = RouteNetlinkMessage::GetQueueDiscipline(qdisc(on.index));
+                first_answer(get, NLM_F_ACK).context(
+                    "it has an ingress qdisc, which has no egress: put clsact in its place",
+                )?;
             }
             Err(error) => return Err(error).context("adding clsact (module sch_ingress)"),
         }

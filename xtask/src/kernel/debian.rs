@@ -74,7 +74,7 @@ fn newest(packages: &str) -> Option<String> {
 }
 
 fn unpack(package: &str, directory: &Path) -> Result<()> {
-    let aside = directory.with_extension("partial");
+    let aside = kernels().join("partial");
     let _ = fs::remove_dir_all(&aside);
     fs::create_dir_all(&aside).with_context(|| format!("cannot make {}", aside.display()))?;
     let mut download = command("apt-get");

@@ -13,10 +13,10 @@ use super::debian::Kernel;
 use crate::proc::{ask, command, find, target_dir, truepeer};
 
 /// Of this machine, for tests to start.
-const PROGRAMS: [&str; 6] = ["bpftool", "ip", "nft", "sysctl", "tc", "nsenter"];
+const PROGRAMS: [&str; 6] = ["bpftool", "ip", "nft", "nsenter", "sysctl", "tc"];
 /// What busybox does for `init.sh`, and for the kernel when it wants a module.
-const BUSYBOX: [&str; 9] = [
-    "cut", "echo", "modprobe", "mount", "poweroff", "sh", "stty", "uname", "cat",
+const BUSYBOX: [&str; 7] = [
+    "cut", "echo", "modprobe", "mount", "poweroff", "sh", "uname",
 ];
 /// Where the kernel has what networks are made of.
 const MODULES: [&str; 5] = ["arch/x86/crypto", "crypto", "drivers/net", "lib", "net"];

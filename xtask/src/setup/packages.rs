@@ -30,6 +30,7 @@ pub const TESTS: &[Package<'static>] = &[
     package("iproute2", "ip", "lays out the test networks"),
     package("nftables", "nft", "the firewalls that truepeer must get past"),
     package("util-linux", "setpriv", "starts truepeer without some capabilities"),
+    package("bpftool", "bpftool", "shows which programs the kernel has"),
     package("procps", "sysctl", "kernel settings of the test networks"),
     package("curl", "curl", "a client, and a sender of PROXY headers"),
     package("haproxy", "haproxy", "a load balancer that sends PROXY headers"),

@@ -73,13 +73,16 @@ impl Lab {
 
     fn wire(&self) -> Result<()> {
         // Link-local addresses of the kernel's making come up late and change what tests compare, but
-        // a router can't ask for its neighbours without one.
+        // a router can't ask for its neighbours without one. They are off before a link is up: in one
+        // request with that, kernel 6.1 has made them already.
         // preferred_lft 0: only what asks for this address connects from it.
         self.edge.ip(&format!(
             "link add client type veth peer name edge netns {client}
              link add host type veth peer name edge netns {host}
-             link set client up addrgenmode none
-             link set host up addrgenmode none
+             link set client addrgenmode none
+             link set client up
+             link set host addrgenmode none
+             link set host up
              address add fe80::1/64 dev client nodad
              address add fe80::1/64 dev host nodad
              address add 203.0.113.1/24 dev client
@@ -91,7 +94,8 @@ impl Lab {
             client = self.client.path().display(),
             host = self.host.path().display(),
         ))?;
-        self.client.ip("link set edge up addrgenmode none
+        self.client.ip("link set edge addrgenmode none
+             link set edge up
              address add fe80::2/64 dev edge nodad
              address add 203.0.113.9/24 dev edge
              address add 203.0.113.10/24 dev edge
@@ -101,7 +105,8 @@ impl Lab {
              address add 2001:db8:c::11/64 dev edge nodad
              route add default via 203.0.113.1
              route add default via 2001:db8:c::1")?;
-        self.host.ip("link set edge up addrgenmode none
+        self.host.ip("link set edge addrgenmode none
+             link set edge up
              address add fe80::2/64 dev edge nodad
              address add 198.51.100.2/24 dev edge
              address add 2001:db8:e::2/64 dev edge nodad
