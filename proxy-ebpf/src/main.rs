@@ -2,6 +2,12 @@
 //! exhaustively, and counts it.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "the kernel's interface has offsets, lengths, actions, ids and ports in other types"
+)]
 
 mod deliver;
 mod dispatch;

@@ -62,7 +62,8 @@ impl Lab {
 
     /// What `truepeer VERB --json` prints of this lab's instance.
     pub fn shown(&self, verb: &str) -> Result<Value> {
-        let said = run(&self.host, [verb, "--json", "--instance", self.instance()])?;
+        let command = command([verb, "--json", "--instance", self.instance()])?;
+        let said = run(&self.host, command)?;
         said.expect(0, &[])?;
         Ok(serde_json::from_str(&said.text)?)
     }
