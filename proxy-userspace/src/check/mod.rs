@@ -84,8 +84,8 @@ pub async fn at_start(config: &Config) -> Result<()> {
     for finding in findings {
         match finding.status {
             Status::Ok => {}
-            Status::Warn => tracing::warn!("{finding}"),
-            Status::Fail => tracing::error!("{finding}"),
+            Status::Warn => tracing::warn!("{}", finding.text()),
+            Status::Fail => tracing::error!("{}", finding.text()),
         }
     }
     Ok(())
