@@ -71,23 +71,26 @@ impl Finding {
             ..self
         }
     }
+
+    /// For where something else tells the status, as a log does.
+    pub fn text(&self) -> String {
+        let mut text = self.subject.to_owned();
+        for part in [
+            self.service.clone(),
+            self.target.map(|target| target.to_string()),
+        ] {
+            text.extend(part.map(|part| format!(" {part}")));
+        }
+        text += &format!(": {}", self.message);
+        text.extend(self.next.iter().map(|next| format!("; next: {next}")));
+        text
+    }
 }
 
 /// `FAIL target default 127.0.0.1:80: nothing listens there; next: start the application`
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status, self.subject)?;
-        if let Some(service) = &self.service {
-            write!(f, " {service}")?;
-        }
-        if let Some(target) = &self.target {
-            write!(f, " {target}")?;
-        }
-        write!(f, ": {}", self.message)?;
-        match &self.next {
-            Some(next) => write!(f, "; next: {next}"),
-            None => Ok(()),
-        }
+        write!(f, "{} {}", self.status, self.text())
     }
 }
 

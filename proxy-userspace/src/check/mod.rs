@@ -30,6 +30,7 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     let mut findings = capabilities::check();
     findings.extend(features::check());
     findings.extend(routes::check(config).await);
+    findings.extend(routes::routers(config).await);
     findings.extend(filters::check());
     findings.extend(listen::check(config));
     for service in &config.services {
@@ -83,8 +84,8 @@ pub async fn at_start(config: &Config) -> Result<()> {
     for finding in findings {
         match finding.status {
             Status::Ok => {}
-            Status::Warn => tracing::warn!("{finding}"),
-            Status::Fail => tracing::error!("{finding}"),
+            Status::Warn => tracing::warn!("{}", finding.text()),
+            Status::Fail => tracing::error!("{}", finding.text()),
         }
     }
     Ok(())

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
+use futures_util::future::join_all;
 
 use super::Finding;
 use crate::{
-    config::Config,
+    config::{Config, Service},
     netns::{Addresses, NextHop, Way, answers, way_to},
     relay::{OwnAddresses, check_client},
 };
@@ -19,14 +20,36 @@ pub const NOBODY: [IpAddr; 2] = [
 
 /// Whether clients anywhere can be answered, for each family that is served.
 pub async fn check(config: &Config) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for nobody in NOBODY {
-        let mut targets = config.services.iter().flat_map(|service| service.targets());
-        if targets.any(|target| target.is_ipv4() == nobody.is_ipv4()) {
-            findings.push(default_route(nobody).await);
-        }
-    }
-    findings
+    join_all(served(config).map(default_route)).await
+}
+
+/// Whether the routers on the way to them are there. One that isn't takes seconds to tell.
+pub async fn routers(config: &Config) -> Vec<Finding> {
+    let findings = join_all(served(config).map(router)).await;
+    findings.into_iter().flatten().collect()
+}
+
+/// A client of each family that a target has.
+fn served(config: &Config) -> impl Iterator<Item = IpAddr> {
+    NOBODY.into_iter().filter(|nobody| {
+        let mut targets = config.services.iter().flat_map(Service::targets);
+        targets.any(|target| target.is_ipv4() == nobody.is_ipv4())
+    })
+}
+
+async fn router(nobody: IpAddr) -> Option<Finding> {
+    const SUBJECT: &str = "router";
+    let Ok(Way::Out(hop)) = way_to(nobody).await else {
+        return None;
+    };
+    Some(match answers(&hop).await {
+        Ok(true) => Finding::ok(
+            SUBJECT,
+            format!("{} answers on {}", hop.address, hop.device),
+        ),
+        Ok(false) => silent(SUBJECT, nobody, &hop),
+        Err(error) => Finding::warn(SUBJECT, format!("unknown: {error:#}"), "see `ip neigh`"),
+    })
 }
 
 async fn default_route(nobody: IpAddr) -> Finding {
@@ -95,7 +118,7 @@ async fn reach(client: IpAddr) -> Result<Finding> {
                 hop.device
             ),
         ),
-        Way::Out(hop) => silent(client, &hop),
+        Way::Out(hop) => silent(SUBJECT, client, &hop),
         Way::Here => Finding::fail(
             SUBJECT,
             format!("{client} is local to this host: replies never leave it"),
@@ -110,6 +133,7 @@ async fn reach(client: IpAddr) -> Result<Finding> {
 }
 
 fn silent(
+    subject: &'static str,
     client: IpAddr,
     NextHop {
         address,
@@ -132,7 +156,7 @@ fn silent(
         )
     };
     Finding::fail(
-        "client",
+        subject,
         format!("replies to {client} can't be steered: {what}"),
         next,
     )

@@ -3,21 +3,17 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
-use proxy_common::Counter;
 
 use crate::{
     app::setup::SetUp,
     config::Config,
-    kernel::{Counters, Unmounted},
+    kernel::Unmounted,
     netns::{Host, SpoofNs, SteerNet, SteerNets},
     relay::Route,
 };
 
 /// Gone when dropped, however that comes to be.
-pub struct Steering {
-    set_up: SetUp,
-    counters: Counters,
-}
+pub struct Steering(SetUp);
 
 impl Steering {
     pub async fn new(config: &Config, host: &mut Host) -> Result<Self> {
@@ -27,30 +23,23 @@ impl Steering {
         };
         let pins = Unmounted::new()?;
         let mut set_up = SetUp::new(&config, host, &pins.path()).await?;
-        let counters = set_up.kernel.counters()?;
         set_up.attach()?;
         while let Ok(event) = host.links.try_recv() {
             set_up.kernel.follow(event, &set_up.spoof.device);
         }
-        Ok(Self { set_up, counters })
+        Ok(Self(set_up))
     }
 
     pub fn spoof(&self) -> &Arc<SpoofNs> {
-        &self.set_up.spoof
+        &self.0.spoof
     }
 
     pub fn device(&self) -> &str {
-        &self.set_up.spoof.device.name
+        &self.0.spoof.device.name
     }
 
     pub fn route(&self, target: SocketAddr) -> Option<Route> {
-        self.set_up.routes.to(target)
-    }
-
-    pub fn count(&self, counter: Counter) -> u64 {
-        let mut counts = self.counters.read();
-        let found = counts.find(|(name, _)| *name == counter.name());
-        found.map_or(0, |(_, count)| count)
+        self.0.routes.to(target)
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_common::Counter;
 use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use super::{Finding, routes::NOBODY, steering::Steering};
@@ -22,6 +21,7 @@ use crate::{
 
 /// Whoever waits for a check waits no longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
+const SPOOFED: &str = "spoofed";
 
 pub async fn plainly(service: &Service) -> Vec<Finding> {
     const SUBJECT: &str = "target";
@@ -42,13 +42,12 @@ pub async fn plainly(service: &Service) -> Vec<Finding> {
 
 /// The same way as the daemon's connections.
 pub async fn spoofed(service: &Service, steering: &Steering) -> Vec<Finding> {
-    const SUBJECT: &str = "spoofed";
     let mut findings = Vec::new();
     for target in service.targets() {
         let found = match steering.route(target) {
-            Some(route) => attempt(SUBJECT, service, steering, route).await,
+            Some(route) => attempt(service, steering, route).await,
             None => Finding::warn(
-                SUBJECT,
+                SPOOFED,
                 "IPv6 is switched off on this host: IPv6 clients are not served",
                 "switch it on, or leave --target6 out",
             ),
@@ -58,44 +57,26 @@ pub async fn spoofed(service: &Service, steering: &Steering) -> Vec<Finding> {
     findings
 }
 
-async fn attempt(
-    subject: &'static str,
-    service: &Service,
-    steering: &Steering,
-    route: Route,
-) -> Finding {
+async fn attempt(service: &Service, steering: &Steering, route: Route) -> Finding {
     let client = client_for(&route);
-    let before = steering.count(Counter::ReplySteered);
     match within(service, connect(steering.spoof(), client, route)).await {
-        Ok(()) => Finding::ok(subject, format!("reached from client {}", client.ip())),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            let answered = steering.count(Counter::ReplySteered) > before;
-            lost(subject, client.ip(), answered)
-        }
+        Ok(()) => Finding::ok(SPOOFED, format!("reached from client {}", client.ip())),
         Err(error) => Finding::fail(
-            subject,
+            SPOOFED,
             format!("not reached from client {}: {}", client.ip(), cause(&error)),
-            "see the lines above",
+            next_after(&error, client.ip()),
         ),
     }
 }
 
-fn lost(subject: &'static str, client: IpAddr, answered: bool) -> Finding {
-    if answered {
-        return Finding::fail(
-            subject,
-            format!("the application's replies to client {client} were steered, but don't connect"),
-            "report this, with the output of `truepeer status` and `nft list ruleset`",
-        );
-    }
-    Finding::fail(
-        subject,
-        format!("no reply of the application to client {client} came as far as a device"),
-        format!(
-            "have the firewall accept packets for the application from any client on lo and truepeer*; \
-             see what the rp_filter, firewall and route lines say, and `ip route get {client}`"
+fn next_after(error: &io::Error, client: IpAddr) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut => format!(
+            "let the firewall accept packets from any client to the application by lo and truepeer*; \
+             see the rp_filter, firewall and route lines, and `ip route get {client}`"
         ),
-    )
+        _ => "see the target's line".into(),
+    }
 }
 
 fn client_for(route: &Route) -> SocketAddr {

@@ -97,6 +97,7 @@ fn it_works_beside_a_running_daemon() -> Result<()> {
     let (lab, _apps) = healthy()?;
     let chosen = ["--steer4", "10.99.0.0/28", "--steer6", "fd00:99::/112"];
     for truepeer in [lab.truepeer(), lab.truepeer().args(chosen)] {
+        lab.no_device_left()?;
         let _running = truepeer.start()?;
         let client = CLIENT.v4(41000);
         let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
@@ -109,7 +110,7 @@ fn it_works_beside_a_running_daemon() -> Result<()> {
         line(&said, "ok steering", &["truepeer1"])?;
         round_trip(&mut open, b"undisturbed")?;
     }
-    lab.no_device_left()
+    Ok(())
 }
 
 #[test]
@@ -164,6 +165,9 @@ fn strict_rp_filter_with_input_drop() -> Result<()> {
         "nft add chain inet wall input { type filter hook input priority 0 ; policy drop ; }",
     )?;
     lab.host.run("nft add rule inet wall input iif lo accept")?;
+    // Or the router couldn't say where it is.
+    lab.host
+        .run("nft add rule inet wall input meta l4proto ipv6-icmp accept")?;
     all_ok(&lab.truepeer().check()?)?;
 
     lab.host
@@ -197,9 +201,20 @@ fn strict_rp_filter_with_input_drop() -> Result<()> {
 }
 
 #[test]
+fn a_router_that_is_not_there() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    lab.host.run("ip route replace default via 198.51.100.99")?;
+    let said = lab.truepeer().check()?;
+    said.expect(1, &[])?;
+    line(&said, "FAIL router", &["198.51.100.99", "edge", "next: "])?;
+    line(&said, "FAIL spoofed default 127.0.0.1:8080", &[])?;
+    line(&said, "ok router", &["2001:db8:e::1"])
+}
+
+#[test]
 fn no_default_route() -> Result<()> {
     let (lab, _apps) = healthy()?;
-    lab.host.ip("-6 route del default")?;
+    lab.host.run("ip -6 route del default")?;
     let said = lab.truepeer().check()?;
     line(&said, "warn route", &["IPv6", "ip -6 route add"])?;
     line(&said, "ok route", &["IPv4"])
