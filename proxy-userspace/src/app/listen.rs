@@ -59,7 +59,7 @@ pub fn probe(config: &Config, listen: SocketAddr) -> io::Result<()> {
     sys::bound(listen, false, listens_v4(config, listen.port())).map(drop)
 }
 
-/// A listener on [::] hears IPv4 as well, unless the same port has an IPv4 listener of its own.
+/// A listener on `[::]` hears IPv4 as well, unless the same port has an IPv4 listener of its own.
 fn listens_v4(config: &Config, port: u16) -> bool {
     let mut listens = config.services.iter().flat_map(|service| &service.listen);
     listens.any(|listen| listen.is_ipv4() && listen.port() == port)
