@@ -66,13 +66,13 @@ pub enum Tc {
 }
 
 impl Tc {
-    /// What this kernel has, for the instance with the device of this number.
-    pub fn new(number: u8) -> Self {
+    /// What this kernel has.
+    pub fn new(instance: &str) -> Self {
         if KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(6, 6, 0)) {
             Self::Tcx
         } else {
             tracing::info!("a kernel before 6.6: attaching by clsact, which kill -9 doesn't undo");
-            Self::Clsact(Clsact::new(number))
+            Self::Clsact(Clsact::new(instance))
         }
     }
 
@@ -92,6 +92,13 @@ impl Tc {
             Self::Clsact(clsact) => clsact.attach(program, on, hook),
         }
     }
+
+    fn forget(&mut self, index: u32) {
+        match self {
+            Self::Tcx => {}
+            Self::Clsact(clsact) => clsact.forget(index),
+        }
+    }
 }
 
 /// The reply programs' links, one for each device of the host.
@@ -102,7 +109,10 @@ impl Replies {
     /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
     pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
         match event {
-            LinkEvent::Gone { index } => drop(self.0.remove(&index)),
+            LinkEvent::Gone { index } => {
+                self.0.remove(&index);
+                tc.forget(index);
+            }
             LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
             LinkEvent::Present(link) => match self.0.entry(link.index) {
                 Entry::Occupied(_) => {}

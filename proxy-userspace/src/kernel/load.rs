@@ -65,7 +65,7 @@ impl Kernel {
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
             next_socket: 0,
             replies: Replies::default(),
-            tc: Tc::new(placement.device.number),
+            tc: Tc::new(instance),
             ebpf,
         })
     }
