@@ -66,13 +66,13 @@ pub enum Tc {
 }
 
 impl Tc {
-    /// What this kernel has, for the instance with the device of this number.
-    pub fn new(number: u8) -> Self {
+    /// What this kernel has.
+    pub fn new(instance: &str) -> Self {
         if KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(6, 6, 0)) {
             Self::Tcx
         } else {
             tracing::info!("a kernel before 6.6: attaching by clsact, which kill -9 doesn't undo");
-            Self::Clsact(Clsact::new(number))
+            Self::Clsact(Clsact::new(instance))
         }
     }
 
@@ -90,6 +90,13 @@ impl Tc {
                 Ok(program.attach_with_options(on.name, hook, first)?)
             }
             Self::Clsact(clsact) => clsact.attach(program, on, hook),
+        }
+    }
+
+    fn forget(&mut self, index: u32) {
+        match self {
+            Self::Tcx => {}
+            Self::Clsact(clsact) => clsact.forget(index),
         }
     }
 }
@@ -111,7 +118,10 @@ impl Replies {
     /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
     pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
         match event {
-            LinkEvent::Gone { index } => drop(self.links.remove(&index)),
+            LinkEvent::Gone { index } => {
+                self.links.remove(&index);
+                tc.forget(index);
+            }
             LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
             LinkEvent::Present(link) => self.add(ebpf, tc, &link),
         }

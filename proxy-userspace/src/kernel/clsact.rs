@@ -33,24 +33,23 @@ use super::attach::On;
 /// their priority to themselves. At the same priority the last bpf filter to come is the first.
 const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=16;
 
-/// "tp": the filters of truepeer, by the upper half of their handle.
-const OURS: u16 = 0x7470;
 /// In a handle: the qdisc is ours as well. The next start knows it by this.
-const WITH_QDISC: u16 = 0x100;
+const WITH_QDISC: u32 = 1;
 
 const KIND: &str = "clsact";
 
 pub struct Clsact {
-    /// Tells instances apart.
-    number: u8,
+    /// Of all our filters but for [`WITH_QDISC`]. The same at the instance's next start, and not one
+    /// of the small numbers that the kernel gives out.
+    handle: u32,
     /// Devices whose qdisc we added.
     added: BTreeSet<u32>,
 }
 
 impl Clsact {
-    pub fn new(number: u8) -> Self {
+    pub fn new(instance: &str) -> Self {
         Self {
-            number,
+            handle: crc32c::crc32c(instance.as_bytes()) & !WITH_QDISC,
             added: BTreeSet::new(),
         }
     }
@@ -72,6 +71,11 @@ impl Clsact {
             "other filters have the priorities up to {}",
             PRIORITIES.end()
         )
+    }
+
+    /// The device is gone, and its qdisc with it.
+    pub fn forget(&mut self, index: u32) {
+        self.added.remove(&index);
     }
 
     fn ensure_qdisc(&mut self, on: On<'_>) -> Result<()> {
@@ -118,8 +122,8 @@ impl Clsact {
         }
     }
 
-    fn handle(&self, with_qdisc: u16) -> TcHandle {
-        TcHandle::new(OURS, u16::from(self.number) | with_qdisc)
+    fn handle(&self, with_qdisc: u32) -> TcHandle {
+        (self.handle | with_qdisc).into()
     }
 }
 

@@ -69,7 +69,7 @@ impl Kernel {
             remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
             next_socket: 0,
             replies: Replies::default(),
-            tc: Tc::new(placement.device.number),
+            tc: Tc::new(instance),
             ebpf,
         })
     }

@@ -64,7 +64,7 @@ mod tests {
         archive.finish().unwrap();
         // 110 bytes of header, "init\0" and one of padding; then 5 bytes and 3 of padding
         assert_eq!(&bytes[..6], b"070701");
-        assert_eq!(&bytes[110..124], b"init\0\0\x0012345\0\0");
+        assert_eq!(&bytes[110..124], b"init\0\x0012345\0\0\0");
         assert_eq!(&bytes[124..130], b"070701");
         assert_eq!(bytes.len() % 4, 0);
     }

@@ -74,9 +74,8 @@ impl Contents {
         self.program(Path::new("/usr/bin/tests"), tests)?;
         self.modules(kernel)?;
         self.archive.file("init", INIT)?;
-        Ok(self
-            .archive
-            .file("arguments", filter.join("\n").as_bytes())?)
+        let lines: Vec<_> = filter.iter().map(|line| format!("{line}\n")).collect();
+        Ok(self.archive.file("arguments", lines.concat().as_bytes())?)
     }
 
     /// With the libraries that it needs, where it looks for them.
