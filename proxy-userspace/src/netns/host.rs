@@ -12,7 +12,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Device, Families, netlink};
+use super::{Device, Families, netlink, routes};
 
 /// What the host knows of the device and of what is behind it.
 pub struct Configured {
@@ -90,6 +90,15 @@ pub async fn add_addresses(device: &Device, addresses: &[IpAddr]) -> Result<()> 
         add_address(&netlink, device, *address)
             .await
             .with_context(|| format!("adding steer address {address} to {}", device.name))?;
+    }
+    for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+        if let Some(address) = addresses.iter().find(|address| family(address))
+            && !routes::has_default(&netlink, address).await?
+        {
+            routes::add_default(&netlink, device, address)
+                .await
+                .with_context(|| format!("adding a default route by {}", device.name))?;
+        }
     }
     Ok(())
 }

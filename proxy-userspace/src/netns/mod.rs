@@ -2,6 +2,7 @@
 //! local, joined to the host by one veth pair. All of it by netlink; all of it gone with the process.
 
 mod host;
+mod routes;
 mod spoof;
 mod steer;
 mod watch;
