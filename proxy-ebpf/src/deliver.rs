@@ -1,8 +1,12 @@
 //! Where a spoofed connection meets the application: a listener bound to 127.0.0.1, ::1 or one
-//! address doesn't hear a steer address, so the SYN is assigned to it.
+//! address doesn't hear a steer address, so it is remembered for `dispatch`, which the kernel asks
+//! wherever it looks for a listener: for the SYN, for a SYN cookie's ACK, and for a client that
+//! comes back while its last connection is in TIME_WAIT.
 //!
-//! Only when the kernel would find nothing by itself: a wildcard listener needs no help, and a
-//! SYN for a TIME_WAIT socket has to reach that one, or the same client can't come back.
+//! Only when the kernel would find nothing by itself: a wildcard listener needs no help.
+//!
+//! A listener that can't be in a map, as MPTCP's, has the SYN assigned to it. That is the second
+//! choice: since Linux 6.16, nftables' `fib` takes such a packet's reverse path for wrong.
 
 use aya_ebpf::{bindings::BPF_F_CURRENT_NETNS, helpers::bpf_sk_assign, programs::TcContext};
 
@@ -17,7 +21,7 @@ pub enum Verdict {
     Later,
     /// The kernel finds a socket by itself.
     Found,
-    /// Assigned to the target's listener.
+    /// To the target's listener.
     Assigned,
 }
 
@@ -43,11 +47,12 @@ pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
     let target = maps::target(steered).ok_or(Reason::NoTarget)?;
     let assigned = with_socket(ctx, version, [client, &target], HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
-        unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) }
+        maps::remember_app(steered, socket)
+            || unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) } == 0
     });
     match assigned {
         None => Err(Reason::NoListener),
-        Some(0) => Ok(Verdict::Assigned),
-        Some(_) => Err(Reason::AssignFailed),
+        Some(true) => Ok(Verdict::Assigned),
+        Some(false) => Err(Reason::AssignFailed),
     }
 }

@@ -1,15 +1,18 @@
 //! Socket lookup on the host: a connection to a service goes to its listeners if the allowlist
-//! has the balancer, and nowhere otherwise.
+//! has the balancer, and nowhere otherwise. One to a steer address goes to the application that
+//! `deliver` has found.
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Endpoint};
 
-use crate::maps;
+use crate::{LO, maps};
 
 pub enum Verdict {
     /// No service of ours.
     Foreign,
+    /// To the application behind a steer address, if it needs that.
+    Steered,
     /// To a listener. Which worker's, the kernel's SO_REUSEPORT hash decides: it is the same for
     /// a SYN cookie's ACK as it was for the SYN.
     Accepted,
@@ -35,6 +38,13 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
     }
     let (local, any, balancer) = addresses(lookup);
     let port = lookup.local_port as u16;
+    if maps::is_steer(&local) {
+        // By the network, nobody may reach an application that is bound to 127.0.0.1.
+        if lookup.ingress_ifindex == LO || lookup.ingress_ifindex == maps::device() {
+            maps::assign_app(ctx, Endpoint::new(local, port));
+        }
+        return Ok(Verdict::Steered);
+    }
     let at = |addr| maps::listener(&Endpoint::new(addr, port));
     // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
     let Some(listener) = at(local)

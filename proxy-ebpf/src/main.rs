@@ -134,7 +134,7 @@ fn count_delivery(delivery: Result<deliver::Verdict, deliver::Reason>) {
 #[sk_lookup]
 pub fn dispatch(ctx: SkLookupContext) -> u32 {
     match dispatch::dispatch(&ctx) {
-        Ok(dispatch::Verdict::Foreign) => sk_action::SK_PASS,
+        Ok(dispatch::Verdict::Foreign | dispatch::Verdict::Steered) => sk_action::SK_PASS,
         Ok(dispatch::Verdict::Accepted) => {
             count(Counter::DispatchAccepted);
             sk_action::SK_PASS

@@ -12,7 +12,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Device, Families, netlink};
+use super::{Device, Families, netlink, routes};
 
 /// What the host knows of the device and of what is behind it.
 pub struct Configured {
@@ -35,7 +35,7 @@ pub async fn configure(device: &Device) -> Result<Configured> {
         .context("IPv4 settings of the veth")?;
     // Without an address of its own the device would send router solicitations.
     let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    let v6 = set(AfSpecUnspec::Inet6(vec![mode])).await.is_ok();
+    let v6 = set(AfSpecUnspec::Inet6(vec![mode])).await.is_ok() && enable_v6(device);
     let up = LinkUnspec::new_with_index(device.index).up().build();
     netlink
         .link()
@@ -50,6 +50,15 @@ pub async fn configure(device: &Device) -> Result<Configured> {
         families: Families { v6 },
         spoof_id: peer_netns(&netlink, device).await?,
     })
+}
+
+/// Whether the device has IPv6 now: `lo` tells whether the host wants any, as some have it off on
+/// new devices only.
+fn enable_v6(device: &Device) -> bool {
+    let key = |device: &str| format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+    let is_off =
+        |device: &str| fs::read_to_string(key(device)).is_ok_and(|value| value.trim_ascii() != "0");
+    !is_off("lo") && (!is_off(&device.name) || fs::write(key(&device.name), "0").is_ok())
 }
 
 /// What `inet` sets for IPv4 has no netlink message for IPv6. Only targets elsewhere need it.
@@ -90,6 +99,15 @@ pub async fn add_addresses(device: &Device, addresses: &[IpAddr]) -> Result<()> 
         add_address(&netlink, device, *address)
             .await
             .with_context(|| format!("adding steer address {address} to {}", device.name))?;
+    }
+    for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+        if let Some(address) = addresses.iter().find(|address| family(address))
+            && !routes::has_default(&netlink, address).await?
+        {
+            routes::add_default(&netlink, device, address)
+                .await
+                .with_context(|| format!("adding a default route by {}", device.name))?;
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod host;
 mod lookup;
+mod routes;
 mod spoof;
 mod steer;
 mod watch;

@@ -21,4 +21,5 @@ mod readme;
 mod refusals;
 mod relay;
 mod senders;
+mod steering;
 mod untouched;

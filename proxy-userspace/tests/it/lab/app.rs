@@ -19,8 +19,18 @@ pub struct App(TcpListener);
 impl App {
     /// `[::]` takes IPv4 too, as it does by default on Linux.
     pub fn listen(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        Self::open(netns, addr, false)
+    }
+
+    /// One of several listeners at the same address, by SO_REUSEPORT.
+    pub fn share(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        Self::open(netns, addr, true)
+    }
+
+    fn open(netns: &Netns, addr: SocketAddr, shared: bool) -> Result<Self> {
         let listener = netns.enter(|| -> io::Result<TcpListener> {
             let socket = tcp_socket(addr)?;
+            socket.set_reuse_port(shared)?;
             socket.bind(&addr.into())?;
             socket.listen(BACKLOG)?;
             Ok(socket.into())
@@ -38,15 +48,26 @@ impl App {
         Ok((stream, plain(peer)))
     }
 
-    /// Fails if anybody has connected since the last accept.
-    pub fn saw_nobody(&self) -> Result<()> {
+    /// Whoever has connected since the last accept, without waiting for anybody.
+    pub fn accept_now(&self) -> Result<Option<(TcpStream, SocketAddr)>> {
         self.0.set_nonblocking(true)?;
         let outcome = self.0.accept();
         self.0.set_nonblocking(false)?;
         match outcome {
-            Ok((_, peer)) => bail!("the app was reached by {}", plain(peer)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok((stream, peer)) => {
+                patient(&stream)?;
+                Ok(Some((stream, plain(peer))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fails if anybody has connected since the last accept.
+    pub fn saw_nobody(&self) -> Result<()> {
+        match self.accept_now()? {
+            Some((_, peer)) => bail!("the app was reached by {peer}"),
+            None => Ok(()),
         }
     }
 }

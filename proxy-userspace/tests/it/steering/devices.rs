@@ -1,0 +1,219 @@
+//! Uplinks of every kind, and those that come and go.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::site::{ip, second_uplink};
+use super::{Bound, CLIENT_PORT, LOOPBACK_V4, Talk, WILDCARD_V6, holds, rows, sees};
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, CLIENT, WILDCARD};
+use crate::lab::app::App;
+use crate::lab::header::Version;
+use crate::lab::netns::Netns;
+use crate::lab::poll;
+use crate::lab::proc::Proc;
+
+rows! {
+    /// Replies leave by a device that has no Ethernet header to overwrite.
+    clients_behind_a_tun: tun_uplink => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6;
+    macvlan: macvlan_uplink => wildcard_v4 loopback_v4 wildcard_v6 loopback_v6;
+    bridge: bridge_uplink => wildcard_v4 loopback_v4 wildcard_v6 loopback_v6;
+}
+
+fn tun_uplink(lab: &Lab) -> Result<()> {
+    ip(
+        &lab.host,
+        "tuntap add dev bare mode tun
+         link set bare up addrgenmode none
+         address add 192.0.2.2/32 dev bare
+         -4 route replace default dev bare
+         -6 route replace default dev bare",
+    )
+}
+
+/// The default routes leave by a device on top of the uplink.
+fn over(lab: &Lab, kind: &str) -> Result<()> {
+    for (netns, end, link) in [(&lab.edge, 1, "host"), (&lab.host, 2, "edge")] {
+        ip(
+            netns,
+            &format!(
+                "link add link {link} name upper type {kind}
+             link set upper up addrgenmode none
+             address add fe80::{end}/64 dev upper nodad
+             address add 192.0.2.{end}/24 dev upper
+             address add 2001:db8:2::{end}/64 dev upper nodad"
+            ),
+        )?;
+    }
+    through_192_0_2_1(&lab.host)
+}
+
+fn through_192_0_2_1(host: &Netns) -> Result<()> {
+    ip(
+        host,
+        "-4 route replace default via 192.0.2.1
+         -6 route replace default via 2001:db8:2::1",
+    )
+}
+
+fn macvlan_uplink(lab: &Lab) -> Result<()> {
+    over(lab, "macvlan mode bridge")
+}
+
+fn vlan_uplink(lab: &Lab) -> Result<()> {
+    over(lab, "vlan id 80")
+}
+
+/// The uplink is a port of a bridge, which has its addresses.
+fn bridge_uplink(lab: &Lab) -> Result<()> {
+    ip(
+        &lab.host,
+        "link add name bridge type bridge
+         link set bridge up addrgenmode none
+         link set edge master bridge
+         address flush dev edge
+         address add fe80::2/64 dev bridge nodad
+         address add 198.51.100.2/24 dev bridge
+         address add 2001:db8:e::2/64 dev bridge nodad
+         route replace default via 198.51.100.1
+         -6 route replace default via 2001:db8:e::1",
+    )
+}
+
+/// Not every kernel has them: `cargo xtask test --include-ignored steering` on one that does.
+mod vlan {
+    use super::super::{LOOPBACK_V6, WILDCARD_V4};
+    use super::*;
+
+    macro_rules! vlan {
+        ($($name:ident $app:ident;)*) => { $(
+            #[test]
+            #[ignore = "needs a kernel with CONFIG_VLAN_8021Q"]
+            fn $name() -> Result<()> {
+                holds($app, vlan_uplink)
+            }
+        )* };
+    }
+
+    vlan! {
+        wildcard_v4 WILDCARD_V4;
+        loopback_v4 LOOPBACK_V4;
+        wildcard_v6 WILDCARD_V6;
+        loopback_v6 LOOPBACK_V6;
+    }
+}
+
+mod bulk_at_mtu {
+    use super::*;
+
+    macro_rules! mtus {
+        ($($size:literal $v4:ident $v6:ident;)*) => { $(
+            #[test] fn $v4() -> Result<()> { bulk_at($size, LOOPBACK_V4) }
+            #[test] fn $v6() -> Result<()> { bulk_at($size, WILDCARD_V6) }
+        )* };
+    }
+
+    mtus! {
+        1280 of_1280_v4 of_1280_v6;
+        1500 of_1500_v4 of_1500_v6;
+        9000 of_9000_v4 of_9000_v6;
+    }
+}
+
+fn bulk_at(mtu: u32, bound: Bound) -> Result<()> {
+    let lab = Lab::new()?;
+    lab.edge.ip(&format!("link set host mtu {mtu}"))?;
+    lab.host.ip(&format!("link set edge mtu {mtu}"))?;
+    let app = App::listen(&lab.host, bound.to)?;
+    let _truepeer = lab.truepeer().targets_for(bound.to).start()?;
+    Talk::open(&lab, &app, bound.client, Version::V2)?.bulk()
+}
+
+/// An MTU that changes under an open connection.
+#[test]
+fn mtu_that_shrinks_meanwhile() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK_V4.to)?;
+    let _truepeer = lab.truepeer().start()?;
+    let mut talk = Talk::open(&lab, &app, LOOPBACK_V4.client, Version::V2)?;
+    talk.round_trip()?;
+    lab.edge.ip("link set host mtu 1280")?;
+    lab.host.ip("link set edge mtu 1280")?;
+    talk.bulk()
+}
+
+/// A new uplink, and the route to clients moved to it: connections old and new go on. Then it is
+/// removed, and comes again under the same name.
+#[test]
+fn an_uplink_that_comes_and_goes() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
+    let truepeer = lab.truepeer().start()?;
+    let mut old = Vec::new();
+    for client in CLIENT.both(CLIENT_PORT) {
+        old.push(Talk::open(&lab, &app, client, Version::V2)?);
+    }
+    for round in 1..3 {
+        second_uplink(&lab)?;
+        wait_for_reply_program(&lab, &truepeer, "second")?;
+        through_192_0_2_1(&lab.host)?;
+        for client in CLIENT.both(CLIENT_PORT + round) {
+            sees(&lab, &app, client).context("through the new uplink")?;
+        }
+        old.iter_mut().try_for_each(Talk::round_trip)?;
+        ip(
+            &lab.host,
+            "link del second
+             -4 route replace default via 198.51.100.1
+             -6 route replace default via 2001:db8:e::1",
+        )?;
+        for client in CLIENT.both(CLIENT_PORT + round + 10) {
+            sees(&lab, &app, client).context("through the old uplink")?;
+        }
+        old.iter_mut().try_for_each(Talk::round_trip)?;
+    }
+    Ok(())
+}
+
+/// Some are made elsewhere and moved in, or get another name.
+#[test]
+fn an_uplink_that_is_moved_in_and_renamed() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
+    let truepeer = lab.truepeer().start()?;
+    second_uplink(&lab)?;
+    lab.host.ip(&format!(
+        "link set second netns {client}",
+        client = lab.client.path().display()
+    ))?;
+    lab.client.ip(&format!(
+        "link set second name third netns {host}",
+        host = lab.host.path().display()
+    ))?;
+    lab.host.ip("link set third name fourth
+         link set fourth up addrgenmode none
+         address add fe80::2/64 dev fourth nodad
+         address add 192.0.2.2/24 dev fourth
+         address add 2001:db8:2::2/64 dev fourth nodad")?;
+    wait_for_reply_program(&lab, &truepeer, "fourth")?;
+    through_192_0_2_1(&lab.host)?;
+    let clients = CLIENT.both(CLIENT_PORT);
+    clients
+        .iter()
+        .try_for_each(|client| sees(&lab, &app, *client))
+}
+
+/// Within a second of the device's coming.
+fn wait_for_reply_program(lab: &Lab, truepeer: &Proc, device: &str) -> Result<()> {
+    let start = Instant::now();
+    let described = lab.host.run(&format!("ip -o link show dev {device}"))?;
+    let index = described.split(':').next().context("an index")?.parse()?;
+    poll::until("replies to be steered on the new device", || {
+        let attached = truepeer.fd_info("ifindex")?.contains(&index);
+        Ok(attached.then_some(()))
+    })?;
+    let took = start.elapsed();
+    ensure!(took < Duration::from_secs(1), "that took {took:?}");
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! Hosts whose routes, addresses or families are not what one expects.
+
+use anyhow::Result;
+
+use super::site::{ip, second_uplink, sysctl};
+use super::{CLIENT_PORT, holds, rows, sees};
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, CLIENT, NEIGHBOUR, OTHER_CLIENT, WILDCARD};
+use crate::lab::app::App;
+
+rows! {
+    no_ipv4_default: |lab| ip(&lab.host, "-4 route del default")
+        => wildcard_v4 loopback_v4 address_v4 dual_v4 loopback_v6;
+    no_ipv6_default: |lab| ip(&lab.host, "-6 route del default")
+        => wildcard_v6 loopback_v6 address_v6 loopback_v4;
+    no_default_at_all: |lab| ip(&lab.host, "-4 route del default\n-6 route del default")
+        => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+    no_default_and_strict_rp_filter: |lab| {
+        ip(&lab.host, "-4 route del default")?;
+        sysctl(&lab.host, "ipv4/conf/all/rp_filter", "1")
+    } => wildcard_v4 loopback_v4 address_v4;
+    /// The balancer and the clients are IPv4; the app on [::] hears them.
+    no_ipv6_address: no_ipv6_address => wildcard_v4 loopback_v4 address_v4 dual_v4;
+    /// Clients of IPv6 nevertheless, behind a balancer of IPv4.
+    no_ipv6_address_but_clients: |lab| {
+        no_ipv6_address(lab)?;
+        ip(&lab.host, "-6 route flush default")
+    } => wildcard_v6 loopback_v6;
+    ipv6_off: |lab| ipv6_off(lab, &["all", "default"]) => wildcard_v4 loopback_v4 address_v4 dual_v4;
+    ipv6_off_on_new_devices: |lab| ipv6_off(lab, &["default"])
+        => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+    ipv6_off_on_the_uplink: |lab| ipv6_off(lab, &["edge"]) => loopback_v4 loopback_v6 wildcard_v6;
+    forwarding_off: |lab| forwarding(lab, "0")
+        => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+    forwarding_on: |lab| forwarding(lab, "1")
+        => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+    default_through_several_uplinks: multipath
+        => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+    /// Only what comes from the host's own addresses has a way out.
+    default_by_source_only: by_source
+        => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+    /// A reply that takes another uplink than the balancer's connection.
+    clients_behind_another_uplink: |lab| {
+        second_uplink(lab)?;
+        ip(&lab.host, "-4 route replace default via 192.0.2.1
+            -6 route replace default via 2001:db8:2::1")
+    } => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+}
+
+fn no_ipv6_address(lab: &Lab) -> Result<()> {
+    ip(&lab.host, "-6 address flush dev edge")
+}
+
+fn ipv6_off(lab: &Lab, devices: &[&str]) -> Result<()> {
+    devices.iter().try_for_each(|device| {
+        let key = format!("ipv6/conf/{device}/disable_ipv6");
+        sysctl(&lab.host, &key, "1")
+    })
+}
+
+fn forwarding(lab: &Lab, value: &str) -> Result<()> {
+    sysctl(&lab.host, "ipv4/ip_forward", value)?;
+    sysctl(&lab.host, "ipv6/conf/all/forwarding", value)
+}
+
+fn multipath(lab: &Lab) -> Result<()> {
+    second_uplink(lab)?;
+    ip(
+        &lab.host,
+        "-4 route replace default nexthop via 198.51.100.1 nexthop via 192.0.2.1
+         -6 route replace default nexthop via 2001:db8:e::1 nexthop via 2001:db8:2::1",
+    )
+}
+
+fn by_source(lab: &Lab) -> Result<()> {
+    ip(
+        &lab.host,
+        "-4 route del default
+         -6 route del default
+         -4 route add default via 198.51.100.1 table 100
+         -6 route add default via 2001:db8:e::1 table 100
+         -4 rule add from 198.51.100.2 table 100
+         -6 rule add from 2001:db8:e::2 table 100",
+    )
+}
+
+#[test]
+fn each_client_by_its_own_uplink() -> Result<()> {
+    let lab = Lab::new()?;
+    second_uplink(&lab)?;
+    for client in OTHER_CLIENT.both(0) {
+        let via = if client.is_ipv4() {
+            "192.0.2.1"
+        } else {
+            "2001:db8:2::1"
+        };
+        lab.host
+            .ip(&format!("route add {} via {via}", client.ip()))?;
+    }
+    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
+    let _truepeer = lab.truepeer().start()?;
+    for clients in [CLIENT.both(CLIENT_PORT), OTHER_CLIENT.both(CLIENT_PORT)] {
+        clients
+            .iter()
+            .try_for_each(|client| sees(&lab, &app, *client))?;
+    }
+    Ok(())
+}
+
+/// A client that the host could reach without a router.
+#[test]
+fn a_client_on_the_uplinks_own_network() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
+    let _truepeer = lab.truepeer().start()?;
+    let clients = NEIGHBOUR.both(CLIENT_PORT);
+    clients
+        .iter()
+        .try_for_each(|client| sees(&lab, &app, *client))
+}

@@ -1,0 +1,48 @@
+//! What rows do to the host.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+use crate::lab::netns::Netns;
+
+/// Sets `/proc/sys/net/…` in `netns`.
+pub fn sysctl(netns: &Netns, key: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{key}");
+    netns
+        .enter(|| fs::write(&path, value))
+        .with_context(|| format!("setting {path} to {value}"))
+}
+
+/// Runs nft commands, one a line.
+pub fn nft(netns: &Netns, commands: &str) -> Result<()> {
+    for command in commands.lines().map(str::trim) {
+        netns.run(&format!("nft {command}"))?;
+    }
+    Ok(())
+}
+
+/// Runs `ip` with each of the lines, which may name a family.
+pub fn ip(netns: &Netns, lines: &str) -> Result<()> {
+    for line in lines.lines().map(str::trim) {
+        netns.run(&format!("ip {line}"))?;
+    }
+    Ok(())
+}
+
+/// A second link between edge and host, `second` on both sides.
+pub fn second_uplink(lab: &Lab) -> Result<()> {
+    lab.edge.ip(&format!(
+        "link add second type veth peer name second netns {}
+         link set second up addrgenmode none
+         address add fe80::1/64 dev second nodad
+         address add 192.0.2.1/24 dev second
+         address add 2001:db8:2::1/64 dev second nodad",
+        lab.host.path().display()
+    ))?;
+    lab.host.ip("link set second up addrgenmode none
+         address add fe80::2/64 dev second nodad
+         address add 192.0.2.2/24 dev second
+         address add 2001:db8:2::2/64 dev second nodad")
+}
