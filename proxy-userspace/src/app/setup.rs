@@ -27,7 +27,7 @@ impl SetUp {
         let routes = Routes::plan(config, &spoof, host)?;
         spoof.add_addresses(routes.addresses()).await?;
         let via_lo = !is_lo_strict();
-        let mut kernel = Kernel::load(pins, &placement(&spoof, via_lo))?;
+        let mut kernel = Kernel::load(&config.instance, pins, &placement(&spoof, via_lo))?;
         routes.fill(&mut kernel)?;
         Ok(Self {
             spoof,

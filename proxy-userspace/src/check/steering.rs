@@ -18,6 +18,7 @@ pub struct Steering(SetUp);
 impl Steering {
     pub async fn new(config: &Config, host: &mut Host) -> Result<Self> {
         let config = Config {
+            instance: format!("check of {}", config.instance),
             steer: free(config.steer, host),
             ..config.clone()
         };

@@ -45,8 +45,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The programs adopt the maps pinned at `pins`, or make and pin them.
-    pub fn load(pins: &Path, placement: &Placement<'_>) -> Result<Self> {
+    /// The programs adopt the maps pinned at `pins`, or make and pin them. Where programs have to be
+    /// told apart by name, it is `instance`'s.
+    pub fn load(instance: &str, pins: &Path, placement: &Placement<'_>) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(pins);
         let unset = Default::default();
