@@ -96,7 +96,8 @@ fn lan_router(lab: &Lab, behind: &Netns) -> Result<Option<Netns>> {
     add_veth(lab, &router)?;
     ip(
         &lab.host,
-        "address add 10.81.0.1/24 dev behind
+        "address add fe80::1/64 dev behind nodad
+         address add 10.81.0.1/24 dev behind
          address add fd81::1/64 dev behind nodad
          route add 10.80.0.0/24 via 10.81.0.2
          route add fd80::/64 via fd81::2",
