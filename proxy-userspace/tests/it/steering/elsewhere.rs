@@ -21,7 +21,8 @@ const BEHIND: [&str; 2] = ["10.80.0.2", "fd80::2"];
 /// How the host forwards, which must not matter.
 type Forwarding = fn(&Lab) -> Result<()>;
 /// How a namespace is joined to the host: the host's side is 10.80.0.1 and fd80::1.
-type Joint = fn(&Lab, &Netns) -> Result<()>;
+/// Returns the router in between, if there is one.
+type Joint = fn(&Lab, &Netns) -> Result<Option<Netns>>;
 
 macro_rules! elsewhere {
     ($($joint:ident: $($forwarding:ident)*;)*) => { $(
@@ -69,13 +70,14 @@ fn freely_and_masqueraded(lab: &Lab) -> Result<()> {
     nft(&lab.host, masquerade)
 }
 
-fn veth(lab: &Lab, behind: &Netns) -> Result<()> {
+fn veth(lab: &Lab, behind: &Netns) -> Result<Option<Netns>> {
     add_veth(lab, behind)?;
     as_gateway(&lab.host, "behind")?;
-    in_the_container(behind)
+    in_the_container(behind)?;
+    Ok(None)
 }
 
-fn bridge(lab: &Lab, behind: &Netns) -> Result<()> {
+fn bridge(lab: &Lab, behind: &Netns) -> Result<Option<Netns>> {
     add_veth(lab, behind)?;
     ip(
         &lab.host,
@@ -84,16 +86,18 @@ fn bridge(lab: &Lab, behind: &Netns) -> Result<()> {
          link set behind master bridge",
     )?;
     as_gateway(&lab.host, "bridge")?;
-    in_the_container(behind)
+    in_the_container(behind)?;
+    Ok(None)
 }
 
 /// The server is one router further on.
-fn lan_router(lab: &Lab, behind: &Netns) -> Result<()> {
+fn lan_router(lab: &Lab, behind: &Netns) -> Result<Option<Netns>> {
     let router = Netns::new("router")?;
     add_veth(lab, &router)?;
     ip(
         &lab.host,
-        "address add 10.81.0.1/24 dev behind
+        "address add fe80::1/64 dev behind nodad
+         address add 10.81.0.1/24 dev behind
          address add fd81::1/64 dev behind nodad
          route add 10.80.0.0/24 via 10.81.0.2
          route add fd80::/64 via fd81::2",
@@ -104,16 +108,17 @@ fn lan_router(lab: &Lab, behind: &Netns) -> Result<()> {
          address add fd81::2/64 dev lan nodad
          route add default via 10.81.0.1
          route add default via fd81::1
-         link add down type veth peer name lan netns {}
-         link set down up addrgenmode none
-         address add fe80::1/64 dev down nodad",
+         link add inner type veth peer name lan netns {}
+         link set inner up addrgenmode none
+         address add fe80::1/64 dev inner nodad",
         behind.path().display()
     ))?;
     sysctl(&router, "ipv4/ip_forward", "1")?;
     sysctl(&router, "ipv6/conf/all/forwarding", "1")?;
-    router.ip("address add 10.80.0.1/24 dev down
-         address add fd80::1/64 dev down nodad")?;
-    in_the_container(behind)
+    router.ip("address add 10.80.0.1/24 dev inner
+         address add fd80::1/64 dev inner nodad")?;
+    in_the_container(behind)?;
+    Ok(Some(router))
 }
 
 fn add_veth(lab: &Lab, netns: &Netns) -> Result<()> {
@@ -151,15 +156,20 @@ fn behind(family: SocketAddr) -> SocketAddr {
 struct Site {
     lab: Lab,
     container: Netns,
+    _router: Option<Netns>,
 }
 
 impl Site {
     fn new(joint: Joint, forwarding: Forwarding) -> Result<Self> {
         let lab = Lab::new()?;
         let container = Netns::new("container")?;
-        joint(&lab, &container).context("joining it to the host")?;
+        let _router = joint(&lab, &container).context("joining it to the host")?;
         forwarding(&lab)?;
-        Ok(Self { lab, container })
+        Ok(Self {
+            lab,
+            container,
+            _router,
+        })
     }
 
     fn start(&self) -> Result<Proc> {

@@ -12,6 +12,7 @@ mod elsewhere;
 mod firewalls;
 mod instances;
 mod leaks;
+mod others;
 mod reuse;
 mod routes;
 mod rp_filter;
