@@ -1,7 +1,7 @@
 //! Real senders in front of truepeer, real apps behind it: each sees the other's client.
 //!
 //! The table below is the test: a row is a sender with one way to set it up, and a cell is an app
-//! behind it. `docs/interop.md` shows the same table, and a test holds it to this one.
+//! behind it. The README shows the same table, and a test holds it to this one.
 
 mod bytes;
 mod cell;

@@ -1,4 +1,4 @@
-//! The tables as `docs/interop.md` shows them.
+//! The tables as the README shows them.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ const END: &str = "<!-- /interop -->\n";
 const BLESS: &str = "TRUEPEER_BLESS";
 
 #[test]
-fn the_document_shows_the_tables() -> Result<()> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/interop.md");
-    let old = fs::read_to_string(&path).context("docs/interop.md")?;
+fn the_readme_shows_the_tables() -> Result<()> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let old = fs::read_to_string(&path).context("README.md")?;
     let (before, rest) = old.split_once(BEGIN).context("no begin")?;
     let (_, after) = rest.split_once(END).context("no end")?;
     let new = [before, BEGIN, &tables()?, END, after].concat();
@@ -25,8 +25,8 @@ fn the_document_shows_the_tables() -> Result<()> {
     }
     ensure!(
         old == new,
-        "docs/interop.md differs from the tables in the tests; \
-         `{BLESS}=1 cargo xtask test the_document_shows_the_tables` writes it"
+        "README.md differs from the tables in the tests; \
+         `{BLESS}=1 cargo xtask test the_readme_shows_the_tables` writes it"
     );
     Ok(())
 }
