@@ -73,7 +73,9 @@ async fn half(
     moved: &Bytes,
     other_ended: &Cell<bool>,
 ) -> io::Result<()> {
-    flush(&from, &to, payload, moved).await?;
+    if !payload.is_empty() {
+        Box::pin(flush(&from, &to, payload, moved)).await?;
+    }
     relay(&mut from, &to, moved).await?;
     if other_ended.replace(true) {
         // Closing the sockets ends this half as well.
@@ -83,20 +85,23 @@ async fn half(
     Err(reset(&from).await)
 }
 
-/// Moves data until the source has no more: copied, or spliced while there is plenty.
+/// Moves data until the source has no more: copied, or spliced while there is plenty. What waits for
+/// room and what splices is on the heap, so that an idle connection doesn't hold room for them.
 async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io::Result<()> {
     let mut full = 0;
     loop {
         match std::future::poll_fn(|cx| step(cx, from, to, moved)).await? {
             Step::Moved { whole, rest } => {
-                flush(from, to, rest, moved).await?;
+                if !rest.is_empty() {
+                    Box::pin(flush(from, to, rest, moved)).await?;
+                }
                 full = if whole { full + 1 } else { 0 };
             }
             Step::End => return Ok(()),
         }
         if full == BULK {
             full = 0;
-            if splice::relay(from, to, moved).await? == splice::Ended::Source {
+            if Box::pin(splice::relay(from, to, moved)).await? == splice::Ended::Source {
                 return Ok(());
             }
         }
@@ -153,9 +158,6 @@ async fn flush(
     bytes: Vec<u8>,
     moved: &Bytes,
 ) -> io::Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
     let write_all = async {
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {

@@ -46,11 +46,11 @@ pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End
                     command: header.command,
                     tlvs: header.tlvs.keep(),
                 };
-                received.drain(..len);
                 return Ok(Head {
                     source,
                     heard,
-                    payload: received,
+                    // In room of its own, mostly none: the rest of the buffer goes now.
+                    payload: received.split_off(len),
                 });
             }
         }

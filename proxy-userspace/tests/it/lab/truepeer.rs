@@ -49,6 +49,7 @@ impl Lab {
             allow: vec![BALANCER.v4.to_string(), BALANCER.v6.to_string()],
             more: Vec::new(),
             capabilities: None,
+            in_container: false,
         }
     }
 
@@ -105,6 +106,7 @@ pub struct Truepeer {
     allow: Vec<String>,
     more: Vec<OsString>,
     capabilities: Option<Vec<String>>,
+    in_container: bool,
 }
 
 impl Truepeer {
@@ -168,8 +170,22 @@ impl Truepeer {
         self
     }
 
+    /// Starts it as container runtimes do: with mounts of its own, and /proc/sys read-only.
+    pub fn in_container(mut self) -> Self {
+        self.in_container = true;
+        self
+    }
+
     fn command(&self, verb: &str) -> Result<Command> {
         let plain = command(self.command_line(verb))?;
+        if self.in_container {
+            let script = "mount -o bind /proc/sys /proc/sys \
+                          && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--mount", "sh", "-c", script]);
+            unshare.arg(plain.get_program()).args(plain.get_args());
+            return Ok(unshare);
+        }
         let Some(capabilities) = &self.capabilities else {
             return Ok(plain);
         };

@@ -7,6 +7,7 @@
 
 mod apps;
 mod capture;
+mod container;
 mod devices;
 mod elsewhere;
 mod firewalls;
