@@ -39,7 +39,7 @@ fn tc() -> Finding {
         Feature::Present => Finding::ok(SUBJECT, "the kernel has it"),
         Feature::Absent => Finding::warn(
             SUBJECT,
-            "this kernel is older than 6.6: programs attach by clsact, if at all",
+            "this kernel is older than 6.6: programs attach by clsact, which a killed daemon leaves behind",
             "use Linux 6.6 or later",
         ),
         Feature::Unknown(error) => {

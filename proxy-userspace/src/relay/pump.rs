@@ -88,19 +88,19 @@ async fn half(
 /// Moves data until the source has no more: copied, or spliced while there is plenty. What waits for
 /// room and what splices is on the heap, so that an idle connection doesn't hold room for them.
 async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io::Result<()> {
-    let mut full = 0;
+    let mut pieces = 0;
     loop {
         match std::future::poll_fn(|cx| step(cx, from, to, moved)).await? {
-            Step::Moved { whole, rest } => {
+            Step::Moved { large, rest } => {
                 if !rest.is_empty() {
                     Box::pin(flush(from, to, rest, moved)).await?;
                 }
-                full = if whole { full + 1 } else { 0 };
+                pieces = if large { pieces + 1 } else { 0 };
             }
             Step::End => return Ok(()),
         }
-        if full == BULK {
-            full = 0;
+        if pieces == BULK {
+            pieces = 0;
             if Box::pin(splice::relay(from, to, moved)).await? == splice::Ended::Source {
                 return Ok(());
             }
@@ -108,13 +108,13 @@ async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io
     }
 }
 
-/// So many full buffers in a row are bulk.
+/// So many large pieces in a row are bulk.
 const BULK: u32 = 4;
 
 enum Step {
     Moved {
-        /// The buffer was full.
-        whole: bool,
+        /// Enough for a splice to pay.
+        large: bool,
         /// What the sink didn't take: it has to wait, and with it the source.
         rest: Vec<u8>,
     },
@@ -134,9 +134,9 @@ fn step(
         if read.filled().is_empty() {
             return Poll::Ready(Ok(Step::End));
         }
-        let whole = read.remaining() == 0;
+        let large = read.filled().len() >= splice::SMALL;
         let rest = write_some(to, read.filled(), moved)?.to_vec();
-        Poll::Ready(Ok(Step::Moved { whole, rest }))
+        Poll::Ready(Ok(Step::Moved { large, rest }))
     })
 }
 

@@ -23,7 +23,7 @@ const CAPACITY: usize = 1 << 20;
 /// Idle pipes that a worker keeps. Each holds two descriptors and no pages.
 const KEPT: usize = 32;
 /// A piece below this is not bulk: copying it takes fewer system calls.
-const SMALL: usize = 16 * 1024;
+pub const SMALL: usize = 16 * 1024;
 /// So many small pieces in a row end the lending.
 const PATIENCE: u32 = 16;
 
