@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{connections, workers::Workers};
@@ -119,10 +119,17 @@ impl Control<'_> {
             self.kernel.release(claim);
         }
         let deadline = Instant::now() + timeout.min(FOREVER);
+        let mut stopped = false;
         loop {
             tokio::select! {
-                () = stop(&mut signals.terminate, &mut signals.interrupt) => self.drain.stop_now(),
-                () = sleep_until(deadline), if Instant::now() < deadline => self.drain.stop_now(),
+                () = stop(&mut signals.terminate, &mut signals.interrupt), if !stopped => {
+                    stopped = true;
+                    self.drain.stop_now();
+                }
+                () = sleep_until(deadline), if !stopped => {
+                    stopped = true;
+                    self.drain.stop_now();
+                }
                 ended = workers.join_next() => match ended {
                     Some(ended) => ended??,
                     None => break,
@@ -131,6 +138,10 @@ impl Control<'_> {
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
             }
+        }
+        if stopped {
+            // The resets are on their way to the applications, and need the programs to get there.
+            sleep(LAST_PACKETS).await;
         }
         tracing::info!("stopped");
         Ok(())
@@ -194,6 +205,9 @@ impl Control<'_> {
         Ok(count)
     }
 }
+
+/// A packet's way through the host takes microseconds, unless the machine is very busy.
+const LAST_PACKETS: Duration = Duration::from_millis(50);
 
 /// As long as the clock can count to.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

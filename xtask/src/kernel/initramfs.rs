@@ -13,7 +13,9 @@ use super::debian::Kernel;
 use crate::proc::{ask, command, find, target_dir, truepeer};
 
 /// Of this machine, for tests to start.
-const PROGRAMS: [&str; 6] = ["bpftool", "ip", "nft", "nsenter", "sysctl", "tc"];
+const PROGRAMS: [&str; 8] = [
+    "bpftool", "curl", "ip", "nft", "nsenter", "sysctl", "tc", "unshare",
+];
 /// What busybox does for `init.sh`, and for the kernel when it wants a module.
 const BUSYBOX: [&str; 7] = [
     "cut", "echo", "modprobe", "mount", "poweroff", "sh", "uname",
@@ -72,6 +74,9 @@ impl Contents {
         }
         self.program(Path::new("/usr/bin/truepeer"), &truepeer())?;
         self.program(Path::new("/usr/bin/tests"), tests)?;
+        // nft reads the names of protocols there.
+        let protocols = Path::new("/etc/protocols");
+        self.add(protocols, protocols)?;
         self.modules(kernel)?;
         self.archive.file("init", INIT)?;
         let lines: Vec<_> = filter.iter().map(|line| format!("{line}\n")).collect();

@@ -41,7 +41,10 @@ fn add_filters(lab: &Lab) -> Result<()> {
          link set copies up addrgenmode none
          link set void up addrgenmode none")?;
     sysctl(&lab.host, "ipv6/conf/void/disable_ipv6", "1")?;
-    lab.host.run("tc qdisc add dev edge clsact")?;
+    // Truepeer's own on kernels without tcx.
+    if !lab.host.run("tc qdisc show dev edge")?.contains("clsact") {
+        lab.host.run("tc qdisc add dev edge clsact")?;
+    }
     for hook in ["ingress", "egress"] {
         lab.host.run(&format!(
             "tc filter add dev edge {hook} protocol all u32 match u32 0 0 \
