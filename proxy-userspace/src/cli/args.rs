@@ -108,12 +108,15 @@ pub struct RunArgs {
     pub steer6: Option<SteerNet>,
     #[command(flatten)]
     pub instance: InstanceArgs,
-    /// Say more; twice: every connection
+    /// Log every connection; twice: every step
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
     /// Taken for the sake of go-mmproxy's command lines: truepeer needs no mark
     #[arg(long, value_name = "N", hide = true)]
     pub mark: Option<u32>,
+    /// Taken for the sake of go-mmproxy's command lines: it is about UDP
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    pub close_after: Option<u32>,
 }
 
 #[derive(Debug, Args)]

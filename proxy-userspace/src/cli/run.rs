@@ -19,6 +19,9 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     if args.mark.is_some() {
         tracing::info!("--mark is not needed: replies are steered without rules");
     }
+    if args.close_after.is_some() {
+        tracing::info!("--close-after does nothing: TCP connections end by themselves");
+    }
     app::run(&resolve(args))?;
     Ok(ExitCode::SUCCESS)
 }

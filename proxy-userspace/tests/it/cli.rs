@@ -1,6 +1,9 @@
 //! The command line: exit codes, and what a mistake is answered with.
 
+use std::io::Write;
+
 use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
 
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
@@ -116,6 +119,26 @@ fn short_flags_do_the_same() -> Result<()> {
     let client = CLIENT.v4(41000);
     let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
     assert_eq!(read_greeting(&mut lab.balancer(&header)?)?, client);
+    Ok(())
+}
+
+/// A command line of mmproxy's or go-mmproxy's needs no new flags.
+#[test]
+fn the_peers_flags_do_the_same() -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let mut networks = NamedTempFile::new()?;
+    writeln!(networks, "198.51.100.0/24")?;
+    let networks = networks.path().to_string_lossy().into_owned();
+    for flag in ["--allowed-subnets", "--allowed-networks"] {
+        let truepeer = lab.truepeer().allow::<String>([]).args([flag, &networks]);
+        let others = ["--listeners", "3", "--mark", "123", "--close-after", "60"];
+        let truepeer = truepeer.args(others).start()?;
+        truepeer.wait_line("3 workers")?;
+        let client = CLIENT.v4(41000);
+        let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+        assert_eq!(read_greeting(&mut lab.balancer(&header)?)?, client);
+    }
     Ok(())
 }
 
