@@ -171,18 +171,11 @@ fn everywhere(any: IpAddr, device: u32) -> RouteMessageBuilder<IpAddr> {
     route.destination_prefix(any, 0).unwrap_or_default()
 }
 
-/// This namespace's own settings. /proc/sys may be read-only in a container, and truepeer works
-/// without them: the same client's port is free again a little later.
+/// More ports for clients that come from another port than their own. /proc/sys may be read-only in
+/// a container; the default range does as well.
 fn tune() {
-    for (key, value) in [
-        // The same client ip:port comes back while its last connection is in TIME_WAIT.
-        ("ipv4/tcp_tw_reuse", "1"),
-        ("ipv4/tcp_tw_reuse_delay", "1"),
-        // The port of a client that comes from another port than its own.
-        ("ipv4/ip_local_port_range", "1024 65535"),
-    ] {
-        if let Err(error) = fs::write(format!("/proc/sys/net/{key}"), value) {
-            tracing::debug!(key, %error, "setting left at its default in the spoof namespace");
-        }
+    const PORTS: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    if let Err(error) = fs::write(PORTS, "1024 65535") {
+        tracing::debug!(%error, "the spoof namespace has the default ports");
     }
 }
