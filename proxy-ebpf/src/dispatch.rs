@@ -4,9 +4,9 @@
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use network_types::ip::IpProto;
-use proxy_common::{Addr, Endpoint};
+use proxy_common::{Addr, Endpoint, LO};
 
-use crate::{LO, maps};
+use crate::maps;
 
 pub enum Verdict {
     /// No service of ours.

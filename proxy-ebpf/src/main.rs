@@ -30,11 +30,8 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use maps::count;
-use proxy_common::{Addr, Counter};
+use proxy_common::{Addr, Counter, LO};
 use reply::Link;
-
-/// The ifindex of `lo` in every network namespace.
-const LO: u32 = 1;
 
 #[classifier]
 pub fn reply(ctx: TcContext) -> i32 {

@@ -68,9 +68,10 @@ async fn default_route(nobody: IpAddr) -> Finding {
         Ok(Way::Nowhere(_)) => Finding::warn(
             SUBJECT,
             format!(
-                "no {family} default route: only clients that another route leads to get replies"
+                "no {family} default route: truepeer adds one by its own device, which replies alone \
+                 can use"
             ),
-            format!("ip {flag} route add default via ROUTER"),
+            format!("for the host's own traffic: ip {flag} route add default via ROUTER"),
         ),
         Err(error) => Finding::warn(
             SUBJECT,

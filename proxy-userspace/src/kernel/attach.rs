@@ -12,7 +12,7 @@ use aya::{
     },
     util::KernelVersion,
 };
-use proxy_common::program as name;
+use proxy_common::{LO, program as name};
 
 use super::{Placement, clsact::Clsact};
 use crate::{
@@ -145,9 +145,6 @@ impl Replies {
         }
     }
 }
-
-/// `lo`'s index in every namespace.
-const LO: u32 = 1;
 
 /// Which programs a device needs, and where.
 fn hooks(ethernet: bool, remotes: bool) -> impl Iterator<Item = (&'static str, TcAttachType)> {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt as _;
-use proxy_common::VETH_MAC;
+use proxy_common::{LO, VETH_MAC};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_core::ErrorMessage,
@@ -25,8 +25,6 @@ use crate::sys;
 
 /// The veth's end in here.
 const INSIDE: &str = "host";
-/// `lo`'s index in every namespace.
-const LO: u32 = 1;
 /// Large enough that TCP's segments of any size cross whole.
 const MTU: u32 = 65535;
 /// The routing table for what arrives.
