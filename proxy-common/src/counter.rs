@@ -55,7 +55,16 @@ counters! {
     DeliverNoListener => "deliver_no_listener",
     /// The kernel refused to assign the listener: it answers RST.
     DeliverFailed => "deliver_failed",
+    /// A packet of a handed-over connection went from the balancer to the application.
+    HandedUp => "handed_up",
+    /// A packet of a handed-over connection went from the application to the balancer.
+    HandedDown => "handed_down",
+    /// A packet of a handed-over connection could not be rewritten: TCP sends it again.
+    HandedFailed => "handed_failed",
+    /// The daemon's own goodbye to a connection that was handed over and has ended: nobody waits
+    /// for it.
+    HandedLate => "handed_late",
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a dozen counters")]
+#[expect(clippy::cast_possible_truncation, reason = "some dozen counters")]
 pub const COUNT: u32 = Counter::ALL.len() as u32;

@@ -7,6 +7,7 @@
 #![no_std]
 
 pub mod counter;
+pub mod handover;
 
 pub use counter::Counter;
 
@@ -19,6 +20,7 @@ pub mod program {
     pub const REPLY_REMOTE_L3: &str = "reply_remote_l3";
     pub const INJECT: &str = "inject";
     pub const DELIVER: &str = "deliver";
+    pub const FORWARD: &str = "forward";
 }
 
 /// Names of the maps in the object file; `ALLOW4` and `ALLOW6` also name the pins.
@@ -30,6 +32,11 @@ pub mod map {
     pub const TARGETS: &str = "targets";
     pub const REMOTES: &str = "remotes";
     pub const COUNTERS: &str = "counters";
+    pub const PORTS: &str = "ports";
+    pub const FLOWS: &str = "flows";
+    pub const HANDED: &str = "handed";
+    pub const OWED: &str = "owed";
+    pub const ENDS: &str = "ends";
 }
 
 /// Names of the constants that the daemon sets before it loads the object.

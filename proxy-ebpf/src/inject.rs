@@ -6,18 +6,13 @@
 //! To one elsewhere it goes straight to the device that leads there, past ip_forward and the
 //! FORWARD chain.
 
-use core::mem::zeroed;
-
-use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Fib},
-    helpers::bpf_fib_lookup,
-    programs::TcContext,
-};
-use network_types::ip::IpProto;
+use aya_ebpf::programs::TcContext;
+use proxy_common::handover::Flow;
 
 use crate::{
-    deliver, maps,
-    packet::{self, Segment, Unreadable, Version},
+    deliver, handover, maps,
+    packet::{self, Unreadable, Version},
+    route,
 };
 
 pub enum Verdict {
@@ -37,7 +32,7 @@ pub enum Reason {
 }
 
 /// `lo`'s own address: a frame to any other is not for this host.
-const LO_MAC: [u8; 6] = [0; 6];
+pub const LO_MAC: [u8; 6] = [0; 6];
 
 #[inline(always)]
 pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
@@ -46,6 +41,10 @@ pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
     let destination = destination.map_err(|Unreadable| Reason::Stray)?;
     if !maps::is_steer(&destination) {
         return beyond(ctx, version);
+    }
+    match handover::leave_app(ctx, version) {
+        handover::Leave::AsItIs => {}
+        handover::Leave::Unheard => return Err(Reason::Stray),
     }
     if !maps::via_lo() {
         return Ok(Verdict::Here(deliver::deliver(ctx, version)));
@@ -59,39 +58,13 @@ pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
 fn beyond(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
     match packet::segment(ctx, version) {
         Ok(Some(segment)) if maps::is_remote(&segment.destination) => {
-            route(ctx, version, &segment).map(Verdict::Beyond)
+            let flow = Flow {
+                source: segment.source,
+                destination: segment.destination,
+            };
+            let device = route::device(ctx, version, &flow);
+            device.map(Verdict::Beyond).ok_or(Reason::NoRoute)
         }
         Ok(_) | Err(Unreadable) => Err(Reason::Stray),
-    }
-}
-
-/// The index of the device that the host's routes name. Its neighbour is the kernel's to find.
-#[inline(always)]
-fn route(ctx: &TcContext, version: Version, segment: &Segment) -> Result<u32, Reason> {
-    const AF_INET: u8 = 2;
-    const AF_INET6: u8 = 10;
-    // SAFETY: made of integers.
-    let mut fib: Fib = unsafe { zeroed() };
-    fib.l4_protocol = IpProto::Tcp as u8;
-    fib.ifindex = maps::device();
-    let (client, target) = (segment.source.addr(), segment.destination.addr());
-    match version {
-        Version::V4 => {
-            fib.family = AF_INET;
-            fib.__bindgen_anon_3.ipv4_src = client.v4().ok_or(Reason::NoRoute)?;
-            fib.__bindgen_anon_4.ipv4_dst = target.v4().ok_or(Reason::NoRoute)?;
-        }
-        Version::V6 => {
-            fib.family = AF_INET6;
-            fib.__bindgen_anon_3.ipv6_src = client.words();
-            fib.__bindgen_anon_4.ipv6_dst = target.words();
-        }
-    }
-    let len = size_of_val(&fib) as i32;
-    // SAFETY: `fib` lives on this stack, and the kernel gets its length.
-    let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, 0) };
-    match found as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Ok(fib.ifindex),
-        _ => Err(Reason::NoRoute),
     }
 }

@@ -11,10 +11,12 @@
 
 mod deliver;
 mod dispatch;
+mod handover;
 mod inject;
 mod maps;
 mod packet;
 mod reply;
+mod route;
 mod socket;
 
 use core::ptr::null_mut;
@@ -61,8 +63,34 @@ fn steer(verdict: Result<reply::Verdict, reply::Reason>) -> i32 {
             count(Counter::ReplySteered);
             redirect(maps::device(), 0)
         }
+        Ok(reply::Verdict::ToBalancer(device)) => {
+            count(Counter::HandedDown);
+            redirect_by_route(device)
+        }
         Err(reply::Reason::NoHeader) => {
             count(Counter::ReplyFailed);
+            TCX_DROP
+        }
+        Err(reply::Reason::Late) => {
+            count(Counter::HandedLate);
+            TCX_DROP
+        }
+    }
+}
+
+#[classifier]
+pub fn forward(ctx: TcContext) -> i32 {
+    let Some(version) = packet::version(&ctx) else {
+        return TCX_NEXT;
+    };
+    match handover::forward(&ctx, version) {
+        Ok(handover::Forward::Foreign) => TCX_NEXT,
+        Ok(handover::Forward::ToApp(device)) => {
+            count(Counter::HandedUp);
+            redirect(device, BPF_F_INGRESS.into())
+        }
+        Err(handover::Failed) => {
+            count(Counter::HandedFailed);
             TCX_DROP
         }
     }
@@ -83,8 +111,7 @@ pub fn inject(ctx: TcContext) -> i32 {
         }
         Ok(inject::Verdict::Beyond(device)) => {
             count(Counter::InjectForwarded);
-            // SAFETY: without parameters the kernel looks the neighbour up by itself.
-            unsafe { bpf_redirect_neigh(device, null_mut(), 0, 0) as i32 }
+            redirect_by_route(device)
         }
         Err(inject::Reason::NoRoute) => {
             count(Counter::InjectNoRoute);
@@ -172,6 +199,13 @@ fn log_refusal(ctx: &SkLookupContext, service: u32, balancer: &Addr) {
             );
         }
     }
+}
+
+/// Out by `device`; the kernel finds the neighbour.
+#[inline(always)]
+fn redirect_by_route(device: u32) -> i32 {
+    // SAFETY: without parameters the kernel looks the neighbour up by itself.
+    unsafe { bpf_redirect_neigh(device, null_mut(), 0, 0) as i32 }
 }
 
 #[inline(always)]

@@ -4,15 +4,16 @@ use core::ptr::from_ref;
 
 use aya_ebpf::{
     Global,
-    bindings::bpf_sock,
+    bindings::{BPF_F_NO_PREALLOC, bpf_sock},
     helpers::bpf_map_update_elem,
     macros::map,
-    maps::{HashMap, LpmTrie, PerCpuArray, SockHash, SockMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SockHash, SockMap, lpm_trie::Key},
     programs::SkLookupContext,
 };
 use proxy_common::{
     Addr, Allowed, Counter, Endpoint, Listener, MARK, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS,
     Steer, counter,
+    handover::{Ended, Flow, Handed, MAX_HANDED, Owed, PORT_WORDS},
 };
 
 /// Networks of the steer addresses, set at load.
@@ -47,11 +48,26 @@ static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
 /// Targets beyond this host; the value says nothing.
 #[map(name = "remotes")]
 static REMOTES: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+/// A bit for each port that a service listens at.
+#[map(name = "ports")]
+static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
+/// The id of a handed-over connection, by either direction's packets.
+#[map(name = "flows")]
+static FLOWS: HashMap<Flow, u32> = HashMap::with_max_entries(2 * MAX_HANDED, BPF_F_NO_PREALLOC);
+#[map(name = "handed")]
+static HANDED: HashMap<u32, Handed> = HashMap::with_max_entries(MAX_HANDED, BPF_F_NO_PREALLOC);
+#[map(name = "owed")]
+static OWED: HashMap<u32, Owed> = HashMap::with_max_entries(MAX_HANDED, BPF_F_NO_PREALLOC);
+#[map(name = "ends")]
+static ENDS: RingBuf = RingBuf::with_byte_size(ENDS_BYTES, 0);
 #[map(name = "counters")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
 /// When this CPU last logged a refusal, in nanoseconds since boot.
 #[map(name = "last_log")]
 static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for some 4000 ends that the daemon hasn't heard of.
+const ENDS_BYTES: u32 = 64 * 1024;
 
 #[inline(always)]
 pub fn is_steer(addr: &Addr) -> bool {
@@ -114,6 +130,33 @@ pub fn assign_app(ctx: &SkLookupContext, steered: Endpoint) -> bool {
 #[inline(always)]
 pub fn is_remote(endpoint: &Endpoint) -> bool {
     REMOTES.get_ptr(endpoint).is_some()
+}
+
+/// Whether a service listens at this port.
+#[inline(always)]
+pub fn is_served(port: u16) -> bool {
+    let (word, bit) = (u32::from(port) / u32::BITS, u32::from(port) % u32::BITS);
+    PORTS.get(word).is_some_and(|bits| bits >> bit & 1 != 0)
+}
+
+/// The handed-over connection that a packet of this flow belongs to.
+#[inline(always)]
+pub fn handed(flow: &Flow) -> Option<(u32, *mut Handed)> {
+    // SAFETY: nothing writes an id in place; a replaced value is a new element.
+    let id = unsafe { FLOWS.get(flow) }.copied()?;
+    Some((id, HANDED.get_ptr_mut(id)?))
+}
+
+#[inline(always)]
+pub fn owed(id: u32) -> Option<Owed> {
+    // SAFETY: nothing writes it in place; a replaced value is a new element.
+    unsafe { OWED.get(id) }.copied()
+}
+
+/// Tells the daemon. Should the ring be full, it finds out later by itself.
+#[inline(always)]
+pub fn tell(ended: &Ended) {
+    let _ = ENDS.output::<Ended>(*ended, 0);
 }
 
 #[inline(always)]

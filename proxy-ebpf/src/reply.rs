@@ -9,7 +9,7 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::VETH_MAC;
 
 use crate::{
-    maps,
+    handover, maps,
     packet::{self, Unreadable, Version},
     socket::with_socket,
 };
@@ -19,10 +19,14 @@ pub enum Verdict {
     Foreign,
     /// To the spoof namespace.
     Steer,
+    /// To the balancer, by the device of this index.
+    ToBalancer(u32),
 }
 
 pub enum Reason {
     NoHeader,
+    /// Of a connection that was handed over and is over: nobody waits for it.
+    Late,
 }
 
 /// Whether the device's packets carry an Ethernet header.
@@ -37,9 +41,36 @@ pub fn reply(ctx: &TcContext, link: Link) -> Result<Verdict, Reason> {
     let Some(version) = packet::version(ctx) else {
         return Ok(Verdict::Foreign);
     };
+    if let Link::Ethernet = link
+        && packet::mark(ctx) == maps::mark()
+    {
+        return leave(ctx, version);
+    }
     match packet::source(ctx, version) {
-        Ok(source) if maps::is_steer(&source) => steer(ctx, link, version),
+        Ok(source) if maps::is_steer(&source) => from_app(ctx, link, version),
         Ok(_) | Err(Unreadable) => Ok(Verdict::Foreign),
+    }
+}
+
+/// A packet of the daemon to the balancer of a connection that was handed over.
+#[inline(always)]
+fn leave(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
+    ctx.set_mark(0);
+    match handover::leave_balancer(ctx, version) {
+        handover::Leave::AsItIs => Ok(Verdict::Foreign),
+        handover::Leave::Unheard => Err(Reason::Late),
+    }
+}
+
+#[inline(always)]
+fn from_app(ctx: &TcContext, link: Link, version: Version) -> Result<Verdict, Reason> {
+    if let Link::Bare = link {
+        packet::add_ethernet(ctx, VETH_MAC, version).map_err(|Unreadable| Reason::NoHeader)?;
+    }
+    match handover::reply(ctx, version) {
+        Ok(handover::Reply::ToBalancer(device)) => Ok(Verdict::ToBalancer(device)),
+        Ok(handover::Reply::Steer) => steer(ctx, Link::Ethernet, version),
+        Err(handover::Failed) => Err(Reason::NoHeader),
     }
 }
 

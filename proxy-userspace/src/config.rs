@@ -20,7 +20,17 @@ pub struct Config {
     pub maxconn: Option<NonZeroUsize>,
     pub drain_timeout: Duration,
     pub steer: SteerNets,
+    pub handover: Handover,
     pub services: Vec<Service>,
+}
+
+/// Whether connections are handed over to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handover {
+    /// Where both legs allow it.
+    #[default]
+    Auto,
+    Off,
 }
 
 /// A balancer's side, an application's side, and what holds between them.

@@ -48,7 +48,7 @@ pub enum Role {
     Start,
     /// Stays on the host: attaches to new devices, changes maps.
     Control,
-    /// Connects from clients' addresses, in the spoof namespace.
+    /// Connects from clients' addresses, in the spoof namespace, and reads what TCP counts there.
     Worker,
 }
 
@@ -58,7 +58,11 @@ impl Role {
             // It empties the bounding set with this one, if it has it.
             Self::Start => needed() | CapabilitySet::SETPCAP,
             Self::Control => CapabilitySet::NET_ADMIN,
-            Self::Worker => CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE,
+            Self::Worker => {
+                CapabilitySet::NET_RAW
+                    | CapabilitySet::NET_BIND_SERVICE
+                    | CapabilitySet::NET_ADMIN
+            }
         }
     }
 }

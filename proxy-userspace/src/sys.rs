@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// How long a connection may be silent before the kernel asks whether the peer is still there.
-const KEEPALIVE: Duration = Duration::from_secs(300);
+pub const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// The network namespace of the calling thread.
 pub fn current_netns() -> io::Result<File> {
@@ -103,4 +103,198 @@ pub fn raise_nofile() -> u64 {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(_) => limit.current.unwrap_or(u64::MAX),
     }
+}
+
+/// A TCP connection as its socket has it.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpState {
+    pub established: bool,
+    /// The sequence numbers of the next byte to send and to receive.
+    pub sent: u32,
+    pub received: u32,
+    /// Bytes that nobody has read yet, and that the peer hasn't acknowledged.
+    pub unread: u32,
+    pub unacknowledged: u32,
+    pub options: TcpOptions,
+    /// The window scales: what the peer's windows are sent in, and ours.
+    pub peer_scale: u32,
+    pub scale: u32,
+    /// The segments that the peer takes, and that we have said we take.
+    pub mss: u32,
+    pub mss_expected: u32,
+    /// What its timestamps are ahead of the kernel's clock in milliseconds.
+    pub clock: u32,
+}
+
+/// What both sides have agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions(u8);
+
+impl TcpOptions {
+    // TCPI_OPT_ of linux/tcp.h.
+    const TIMESTAMPS: u8 = 1;
+    const SACK: u8 = 2;
+    const ECN: u8 = 8;
+    const USEC_TS: u8 = 64;
+
+    /// Whether timestamps, if there are any, count milliseconds.
+    pub const fn milliseconds(self) -> bool {
+        self.0 & Self::USEC_TS == 0
+    }
+}
+
+/// Needs CAP_NET_ADMIN.
+pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
+    const ESTABLISHED: u8 = 1;
+    /// Timestamps take so much of each segment.
+    const TIMESTAMP_BYTES: u32 = 12;
+    let socket = socket.as_fd();
+    // SAFETY: it is made of integers.
+    let info: libc::tcp_info = unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
+    let options = info.tcpi_options
+        & (TcpOptions::TIMESTAMPS | TcpOptions::SACK | TcpOptions::ECN | TcpOptions::USEC_TS);
+    let timestamps = u32::from(options & TcpOptions::TIMESTAMPS) * TIMESTAMP_BYTES;
+    let (sent, received, unread) = with_repair(socket, || sequence(socket))??;
+    // SAFETY: an integer.
+    let shown: u32 = unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP) }?;
+    Ok(TcpState {
+        established: info.tcpi_state == ESTABLISHED,
+        sent,
+        received,
+        unread,
+        unacknowledged: unacknowledged(socket)?,
+        options: TcpOptions(options),
+        peer_scale: (info.tcpi_snd_rcv_wscale & 15).into(),
+        scale: (info.tcpi_snd_rcv_wscale >> 4).into(),
+        mss: info.tcpi_snd_mss + timestamps,
+        mss_expected: info.tcpi_advmss,
+        clock: shown.wrapping_sub(milliseconds()),
+    })
+}
+
+/// The sequence numbers of the next byte to send and to receive, and how many are to be read.
+fn sequence(socket: BorrowedFd<'_>) -> io::Result<(u32, u32, u32)> {
+    // Of enum in linux/tcp.h.
+    const RECEIVED: libc::c_int = 1;
+    const SENT: libc::c_int = 2;
+    let number = |queue: libc::c_int| {
+        set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR_QUEUE, queue)?;
+        // SAFETY: an integer.
+        unsafe { get::<u32>(socket, libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ) }
+    };
+    let sent = number(SENT)?;
+    // Both belong together only if nothing came in between.
+    let mut received = number(RECEIVED)?;
+    loop {
+        let bytes = unread(socket)?;
+        let again = number(RECEIVED)?;
+        if again == received {
+            return Ok((sent, received, bytes));
+        }
+        received = again;
+    }
+}
+
+/// Asks the peer whether it is there. Needs CAP_NET_ADMIN.
+pub fn probe(socket: impl AsFd) -> io::Result<()> {
+    let socket = socket.as_fd();
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, REPAIR_ON)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, REPAIR_OFF)?;
+    socket2::SockRef::from(&socket).set_reuse_address(true)
+}
+
+// Of linux/tcp.h. The last one sends nothing.
+const REPAIR_ON: libc::c_int = 1;
+const REPAIR_OFF: libc::c_int = 0;
+const REPAIR_OFF_QUIETLY: libc::c_int = -1;
+
+fn with_repair<R>(socket: BorrowedFd<'_>, f: impl FnOnce() -> R) -> io::Result<R> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, REPAIR_ON)?;
+    let result = f();
+    set(
+        socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_REPAIR,
+        REPAIR_OFF_QUIETLY,
+    )?;
+    // The kernel has forgotten it.
+    socket2::SockRef::from(&socket).set_reuse_address(true)?;
+    Ok(result)
+}
+
+/// Bytes that have come and that nobody has read.
+pub fn unread(socket: impl AsFd) -> io::Result<u32> {
+    let bytes = rustix::io::ioctl_fionread(socket)?;
+    Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
+/// Bytes that were written and not acknowledged.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, by its other name, writes one integer.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or_default())
+}
+
+/// What the kernel's timestamps count.
+fn milliseconds() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let milliseconds = now.tv_sec * 1000 + now.tv_nsec / 1_000_000;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "timestamps go round"
+    )]
+    {
+        milliseconds as u32
+    }
+}
+
+/// # Safety
+///
+/// Any bytes have to be a valid `T`, and zeros have to be.
+unsafe fn get<T>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
+    // SAFETY: the caller's promise.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut len = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `len` bytes, all of them in `value`.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(value)
+}
+
+fn set(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `len` bytes of `value`.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            len,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

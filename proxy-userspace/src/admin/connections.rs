@@ -21,6 +21,8 @@ pub struct ConnectionStatus {
     /// For how long it has been open.
     pub seconds: u64,
     pub header: HeaderStatus,
+    /// Whether the kernel passes its packets on, past the daemon.
+    pub handed_over: bool,
     /// Bytes, without the header.
     pub up: u64,
     pub down: u64,
@@ -39,8 +41,17 @@ pub struct HeaderStatus {
 /// For people.
 pub struct Table<'a>(pub &'a [ConnectionStatus]);
 
-const TITLES: [&str; 9] = [
-    "SERVICE", "CLIENT", "BALANCER", "TARGET", "SPOOFED", "SINCE", "UP", "DOWN", "HEADER",
+const TITLES: [&str; 10] = [
+    "SERVICE",
+    "CLIENT",
+    "BALANCER",
+    "TARGET",
+    "SPOOFED",
+    "HANDED-OVER",
+    "SINCE",
+    "UP",
+    "DOWN",
+    "HEADER",
 ];
 
 impl ConnectionStatus {
@@ -51,13 +62,18 @@ impl ConnectionStatus {
             self.client.to_string(),
             self.balancer.to_string(),
             self.target.to_string(),
-            if self.spoofed { "yes" } else { "no" }.into(),
+            yes_or_no(self.spoofed),
+            yes_or_no(self.handed_over),
             humantime::format_duration(seconds).to_string(),
             self.up.to_string(),
             self.down.to_string(),
             self.header.to_string(),
         ]
     }
+}
+
+fn yes_or_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.into()
 }
 
 impl Display for HeaderStatus {

@@ -14,7 +14,7 @@ use crate::{
     admin::{Asked, Listener, Reloaded, Request, ServiceStatus, Status},
     config::{Config, Service},
     drain::Drain,
-    kernel::{Allowlist, Claim, Counters, Kernel},
+    kernel::{Allowlist, Claim, Counters, Handover, Kernel},
     netns::{Device, LinkEvent},
     privileges::{self, Role},
     relay::{Connections, HostSocketRequest},
@@ -28,6 +28,7 @@ pub struct Control<'a> {
     pub allowlist: Allowlist,
     pub telemetry: Arc<Telemetry>,
     pub connections: Connections,
+    pub handover: Option<Arc<Handover>>,
     pub device: Device,
     pub links: mpsc::UnboundedReceiver<LinkEvent>,
     pub host_requests: mpsc::Receiver<HostSocketRequest>,
@@ -152,8 +153,10 @@ impl Control<'_> {
             Request::Status => serde_json::to_string(&self.status()),
             Request::Reload => serde_json::to_string(&self.reload()),
             Request::Connections => {
-                let open = self.connections.iter();
-                return reply.send_list(open.map(|connection| connections::status(&connection)));
+                let (open, handover) = (self.connections.iter(), self.handover.clone());
+                return reply.send_list(open.map(move |connection| {
+                    connections::status(&connection, handover.as_deref())
+                }));
             }
         };
         match answer {

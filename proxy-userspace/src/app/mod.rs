@@ -16,12 +16,12 @@ use tokio::sync::Semaphore;
 
 use crate::{
     admin, check,
-    config::{Config, ConfigError, Service},
+    config::{Config, ConfigError, Handover, Service},
     drain::Drain,
     kernel::{self, Allowlist},
     netns,
     privileges::{self, Role},
-    relay::{Connections, HostSockets, Shared},
+    relay::{Connections, HostSockets, Shared, Shortcut},
     sys,
     telemetry::Telemetry,
 };
@@ -69,6 +69,10 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         ..
     } = set_up;
 
+    let handover = match config.handover {
+        Handover::Auto => Some(kernel.handover(&spoof.device)?),
+        Handover::Off => None,
+    };
     let (host_sockets, host_requests) = HostSockets::new();
     let names = config.services.iter().map(|service| &*service.name);
     let telemetry = Arc::new(Telemetry::new(names));
@@ -79,6 +83,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         host_sockets,
         connections: connections.clone(),
         slots: Arc::new(Semaphore::new(maxconn(config))),
+        shortcut: handover.clone().map(|handover| handover as Arc<dyn Shortcut>),
     });
     let services = routes.services(config);
     let (drain, draining) = Drain::new();
@@ -91,6 +96,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         allowlist,
         telemetry,
         connections,
+        handover,
         device: spoof.device.clone(),
         links: host.links,
         host_requests,

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::{
-    config::parse_prefix,
+    config::{Handover, parse_prefix},
     header::{Policy, Versions},
     netns::SteerNet,
     relay::{Fallback, OnLocal},
@@ -97,6 +97,9 @@ pub struct RunArgs {
     /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows]
     #[arg(long, value_name = "N")]
     pub maxconn: Option<NonZeroUsize>,
+    /// Have the kernel pass the packets of long-lived connections on by itself
+    #[arg(long, value_enum, default_value_t)]
+    pub handover: HandoverChoice,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", visible_alias = "listeners")]
     pub workers: Option<NonZeroUsize>,
@@ -183,6 +186,24 @@ impl From<FallbackChoice> for Fallback {
         match choice {
             FallbackChoice::Reject => Self::Reject,
             FallbackChoice::Unspoofed => Self::Unspoofed,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum HandoverChoice {
+    /// Those that both legs allow it for
+    #[default]
+    Auto,
+    /// None: all go through the daemon
+    Off,
+}
+
+impl From<HandoverChoice> for Handover {
+    fn from(choice: HandoverChoice) -> Self {
+        match choice {
+            HandoverChoice::Auto => Self::Auto,
+            HandoverChoice::Off => Self::Off,
         }
     }
 }

@@ -153,7 +153,9 @@ fn hooks(ethernet: bool, remotes: bool) -> impl Iterator<Item = (&'static str, T
         false => (name::REPLY_L3, name::REPLY_REMOTE_L3),
     };
     let remote = remotes.then_some((remote, TcAttachType::Ingress));
-    std::iter::once((local, TcAttachType::Egress)).chain(remote)
+    let forward = ethernet.then_some((name::FORWARD, TcAttachType::Ingress));
+    let local = std::iter::once((local, TcAttachType::Egress));
+    local.chain(remote).chain(forward)
 }
 
 fn attach_reply(

@@ -1,11 +1,11 @@
 //! Loading the programs for one device, and filling the maps that say what is served.
 
-use std::{net::SocketAddr, os::fd::AsRawFd, path::Path};
+use std::{net::SocketAddr, os::fd::AsRawFd, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, SockMap},
+    maps::{Array, HashMap, MapData, SockMap},
     programs::{SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
@@ -14,6 +14,7 @@ use proxy_common::{Endpoint, Listener, global, map, program};
 use super::{
     attach::{Replies, Tc},
     counters::Counters,
+    handover::Handover,
     log,
 };
 use crate::netns::{Device, LinkEvent, SteerNet, SteerNets};
@@ -38,6 +39,7 @@ pub struct Kernel {
     sockets: SockMap<MapData>,
     targets: HashMap<MapData, Endpoint, Endpoint>,
     remotes: HashMap<MapData, Endpoint, u32>,
+    ports: Array<MapData, u32>,
     /// Sockets handed out so far, which is the next one's index.
     next_socket: u32,
     /// Last: what it cleans up is free once the programs are gone.
@@ -68,6 +70,7 @@ impl Kernel {
             sockets: take(&mut ebpf, map::SOCKETS)?.try_into()?,
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
             remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
+            ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             next_socket: 0,
             replies: Replies::default(),
             tc: Tc::new(instance),
@@ -90,6 +93,11 @@ impl Kernel {
         Counters::new(take(&mut self.ebpf, map::COUNTERS)?)
     }
 
+    /// Where connections are handed over to; hears of their ends on the current runtime.
+    pub fn handover(&mut self, own: &Device) -> Result<Arc<Handover>> {
+        Handover::new(&mut self.ebpf, own.index)
+    }
+
     /// Passes what the programs log on to `tracing`, on the current runtime.
     pub fn forward_log(&mut self) -> Result<()> {
         log::forward(EbpfLogger::init(&mut self.ebpf).context("opening the programs' log")?)
@@ -108,6 +116,10 @@ impl Kernel {
                 0,
             )
             .with_context(|| format!("too many listen addresses at {listen}"))?;
+        let port = u32::from(listen.port());
+        let (word, bit) = (port / u32::BITS, port % u32::BITS);
+        let bits = self.ports.get(&word, 0)? | 1 << bit;
+        self.ports.set(word, bits, 0)?;
         self.next_socket += 1;
         Ok(claim)
     }
@@ -160,6 +172,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
         program::REPLY_REMOTE_L3,
         program::INJECT,
         program::DELIVER,
+        program::FORWARD,
     ] {
         let program: &mut SchedClassifier = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;

@@ -15,7 +15,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
-        route::{RouteScope, RouteType},
+        route::{RouteAttribute, RouteMetric, RouteScope, RouteType},
         rule::RuleAction,
     },
 };
@@ -27,6 +27,10 @@ use crate::sys;
 const INSIDE: &str = "host";
 /// Large enough that TCP's segments of any size cross whole.
 const MTU: u32 = 65535;
+/// What applications may send in one segment: what fits most links, as it may go to the balancer
+/// as it is.
+const SEGMENT: u32 = 1460;
+const V6_HEADER_MORE: u32 = 20;
 /// The routing table for what arrives.
 const TABLE: u32 = 80;
 
@@ -160,7 +164,13 @@ async fn route(netlink: &Handle, inside: u32, any: IpAddr) -> Result<(), rtnetli
         .scope(RouteScope::Host);
     netlink.route().add(local.build()).execute().await?;
     let out = everywhere(any, inside).scope(RouteScope::Link);
-    netlink.route().add(out.build()).execute().await
+    let mut out = out.build();
+    let segment = RouteMetric::Advmss(match any {
+        IpAddr::V4(_) => SEGMENT,
+        IpAddr::V6(_) => SEGMENT - V6_HEADER_MORE,
+    });
+    out.attributes.push(RouteAttribute::Metrics(vec![segment]));
+    netlink.route().add(out).execute().await
 }
 
 fn everywhere(any: IpAddr, device: u32) -> RouteMessageBuilder<IpAddr> {

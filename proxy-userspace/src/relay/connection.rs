@@ -27,16 +27,21 @@ pub async fn run(
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let listed = list.enter(opened.connection);
+    let listed = list.enter(opened.connection.clone());
     shared.report.opened(&listed.connection);
-    let moved = &listed.connection.moved;
-    pump::pump(downstream, opened.upstream, opened.payload, moved).await
+    let shortcut = shared.shortcut.as_ref().filter(|_| opened.steered);
+    let Opened {
+        upstream, payload, ..
+    } = opened;
+    pump::pump(downstream, upstream, payload, &listed.connection, shortcut).await
 }
 
 struct Opened {
     upstream: TcpStream,
     /// What came behind the header.
     payload: Vec<u8>,
+    /// Whether the application answers from a steer address.
+    steered: bool,
     connection: Arc<Connection>,
 }
 
@@ -68,6 +73,7 @@ async fn open(
     Ok(Opened {
         upstream,
         payload,
+        steered: way.spoofed && way.route.steered != way.route.target.0,
         connection: Arc::new(connection),
     })
 }

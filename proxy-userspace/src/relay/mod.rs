@@ -7,6 +7,7 @@ mod accept;
 mod addr;
 mod client;
 mod connection;
+mod handover;
 mod open;
 mod policy;
 mod pump;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use client::{Martian, OwnAddresses, check as check_client};
+pub use handover::{Legs, Over, Owed, Progress, Shortcut};
 pub use open::{Connection, Connections};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report, Weight};
@@ -69,4 +71,6 @@ pub struct Shared {
     pub connections: Connections,
     /// One permit per connection that may be open.
     pub slots: Arc<Semaphore>,
+    /// Where connections are handed over to, if they are.
+    pub shortcut: Option<Arc<dyn Shortcut>>,
 }

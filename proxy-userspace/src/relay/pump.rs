@@ -5,23 +5,22 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
-    pin::Pin,
+    net::Shutdown,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use futures_util::future::{Either, select};
-use tokio::{
-    io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+use futures_util::{
+    FutureExt as _,
+    future::{Either, select},
 };
+use tokio::{io::Interest, net::TcpStream};
 
 use super::{
-    End,
-    open::{Bytes, Moved},
+    Connection, End,
+    handover::{Candidate, Gauge, Shortcut},
     splice,
 };
 use crate::sys;
@@ -36,20 +35,35 @@ thread_local! {
 
 /// Relays until both halves have ended; `payload` came with the header and goes up first.
 pub async fn pump(
-    mut downstream: TcpStream,
-    mut upstream: TcpStream,
+    downstream: TcpStream,
+    upstream: TcpStream,
     payload: Vec<u8>,
-    moved: &Moved,
+    connection: &Connection,
+    shortcut: Option<&Arc<dyn Shortcut>>,
 ) -> End {
-    let (up, down) = (&moved.up, &moved.down);
+    let candidate = Candidate::new(shortcut, connection, &downstream, &upstream);
     let ended = {
         let other_ended = Cell::new(false);
-        let (from_balancer, to_balancer) = downstream.split();
-        let (from_app, to_app) = upstream.split();
-        let upward = half(from_balancer, to_app, payload, up, &other_ended);
-        let downward = half(from_app, to_balancer, Vec::new(), down, &other_ended);
-        match select(Box::pin(upward), Box::pin(downward)).await {
-            Either::Left((ended, _)) | Either::Right((ended, _)) => ended,
+        let upward = Half {
+            from: &downstream,
+            to: &upstream,
+            gauge: &candidate.up,
+            candidate: &candidate,
+            other_ended: &other_ended,
+        };
+        let downward = Half {
+            from: &upstream,
+            to: &downstream,
+            gauge: &candidate.down,
+            ..upward
+        };
+        let halves = select(
+            Box::pin(upward.run(payload)),
+            Box::pin(downward.run(Vec::new())),
+        );
+        match until_end(halves, &candidate).await {
+            Ok(ended) => ended.factor_first().0,
+            Err(end) => return end,
         }
     };
     let closed = ended
@@ -57,52 +71,84 @@ pub async fn pump(
         .and_then(|()| sys::end_cleanly(&upstream));
     match closed {
         Ok(()) => End::Closed {
-            up: up.get(),
-            down: down.get(),
+            up: candidate.up.get(),
+            down: candidate.down.get(),
         },
         Err(error) => End::Reset(error),
     }
 }
 
-/// Comes back when both halves have ended, or with what broke. The half that ends first goes on
-/// watching its source, which may still be reset.
-async fn half(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    payload: Vec<u8>,
-    moved: &Bytes,
-    other_ended: &Cell<bool>,
-) -> io::Result<()> {
-    if !payload.is_empty() {
-        Box::pin(flush(&from, &to, payload, moved)).await?;
-    }
-    relay(&mut from, &to, moved).await?;
-    if other_ended.replace(true) {
-        // Closing the sockets ends this half as well.
-        return Ok(());
-    }
-    to.shutdown().await?;
-    Err(reset(&from).await)
+/// The halves' end, or that of the connection after it was handed over.
+async fn until_end<T>(
+    mut halves: impl Future<Output = T> + Unpin,
+    candidate: &Candidate<'_>,
+) -> Result<T, End> {
+    let mut watch = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = halves.poll_unpin(cx) {
+            return Poll::Ready(Ok(ended));
+        }
+        if let Some(over) = candidate.take_handed() {
+            watch = Some(Box::pin(candidate.watch(over)));
+        }
+        match &mut watch {
+            Some(watch) => watch.poll_unpin(cx).map(Err),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
-/// Moves data until the source has no more: copied, or spliced while there is plenty. What waits for
-/// room and what splices is on the heap, so that an idle connection doesn't hold room for them.
-async fn relay(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io::Result<()> {
-    let mut pieces = 0;
-    loop {
-        match std::future::poll_fn(|cx| step(cx, from, to, moved)).await? {
-            Step::Moved { large, rest } => {
-                if !rest.is_empty() {
-                    Box::pin(flush(from, to, rest, moved)).await?;
-                }
-                pieces = if large { pieces + 1 } else { 0 };
-            }
-            Step::End => return Ok(()),
+/// One direction.
+#[derive(Clone, Copy)]
+struct Half<'a, 'b> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    gauge: &'a Gauge<'b>,
+    candidate: &'a Candidate<'b>,
+    other_ended: &'a Cell<bool>,
+}
+
+impl Half<'_, '_> {
+    /// Comes back when both halves have ended, or with what broke. The half that ends first goes on
+    /// watching its source, which may still be reset.
+    async fn run(self, payload: Vec<u8>) -> io::Result<()> {
+        if !payload.is_empty() {
+            self.gauge.take(payload.len());
+            Box::pin(flush(self.from, self.to, payload, self.gauge)).await?;
         }
-        if pieces == BULK {
-            pieces = 0;
-            if Box::pin(splice::relay(from, to, moved)).await? == splice::Ended::Source {
-                return Ok(());
+        self.relay().await?;
+        if self.other_ended.replace(true) {
+            // Closing the sockets ends this half as well.
+            return Ok(());
+        }
+        socket2::SockRef::from(self.to).shutdown(Shutdown::Write)?;
+        Err(reset(self.from).await)
+    }
+
+    /// Moves data until the source has no more: copied, or spliced while there is plenty. What waits
+    /// for room and what splices is on the heap, so that an idle connection doesn't hold room for
+    /// them.
+    async fn relay(&self) -> io::Result<()> {
+        let mut pieces = 0;
+        loop {
+            match poll_fn(|cx| step(cx, self.from, self.to, self.gauge)).await? {
+                Step::Moved { large, rest } => {
+                    if !rest.is_empty() {
+                        Box::pin(flush(self.from, self.to, rest, self.gauge)).await?;
+                    }
+                    pieces = if large { pieces + 1 } else { 0 };
+                }
+                Step::End => return Ok(()),
+            }
+            self.candidate.moved();
+            if pieces == BULK {
+                pieces = 0;
+                let moved = || self.candidate.moved();
+                let spliced = splice::relay(self.from, self.to, self.gauge, moved);
+                if Box::pin(spliced).await? == splice::Ended::Source {
+                    return Ok(());
+                }
             }
         }
     }
@@ -124,45 +170,61 @@ enum Step {
 /// One read and one write, through the shared buffer.
 fn step(
     cx: &mut Context<'_>,
-    from: &mut ReadHalf<'_>,
-    to: &WriteHalf<'_>,
-    moved: &Bytes,
+    from: &TcpStream,
+    to: &TcpStream,
+    gauge: &Gauge<'_>,
 ) -> Poll<io::Result<Step>> {
     SHARED.with_borrow_mut(|buffer| {
-        let mut read = ReadBuf::new(buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut read))?;
-        if read.filled().is_empty() {
+        let read = ready!(poll_read(cx, from, buffer))?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() {
             return Poll::Ready(Ok(Step::End));
         }
-        let large = read.filled().len() >= splice::SMALL;
-        let rest = write_some(to, read.filled(), moved)?.to_vec();
+        gauge.take(read);
+        let large = read >= splice::SMALL;
+        let rest = write_some(to, bytes, gauge)?.to_vec();
         Poll::Ready(Ok(Step::Moved { large, rest }))
     })
 }
 
+fn poll_read(cx: &mut Context<'_>, from: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    // Others of this worker want their turn.
+    let coop = ready!(tokio::task::coop::poll_proceed(cx));
+    loop {
+        ready!(from.poll_read_ready(cx))?;
+        match from.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => {
+                coop.made_progress();
+                return Poll::Ready(read);
+            }
+        }
+    }
+}
+
 /// Writes what fits; returns the rest.
-fn write_some<'a>(to: &WriteHalf<'_>, bytes: &'a [u8], moved: &Bytes) -> io::Result<&'a [u8]> {
+fn write_some<'a>(to: &TcpStream, bytes: &'a [u8], gauge: &Gauge<'_>) -> io::Result<&'a [u8]> {
     let written = match to.try_write(bytes) {
         Ok(written) => written,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
-    moved.add(written);
+    gauge.give(written);
     Ok(bytes.get(written..).unwrap_or_default())
 }
 
 /// Waits until all is written. Nobody reads the source meanwhile, so its reset is watched for.
 async fn flush(
-    from: &ReadHalf<'_>,
-    to: &WriteHalf<'_>,
+    from: &TcpStream,
+    to: &TcpStream,
     bytes: Vec<u8>,
-    moved: &Bytes,
+    gauge: &Gauge<'_>,
 ) -> io::Result<()> {
     let write_all = async {
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             to.writable().await?;
-            rest = write_some(to, rest, moved)?;
+            rest = write_some(to, rest, gauge)?;
         }
         Ok(())
     };
@@ -173,11 +235,11 @@ async fn flush(
 }
 
 /// Comes back when the connection is reset.
-pub async fn reset(from: &ReadHalf<'_>) -> io::Error {
+pub async fn reset(from: &TcpStream) -> io::Error {
     if let Err(error) = from.ready(Interest::ERROR).await {
         return error;
     }
-    match from.as_ref().take_error() {
+    match from.take_error() {
         Ok(Some(error)) | Err(error) => error,
         Ok(None) => io::ErrorKind::ConnectionReset.into(),
     }

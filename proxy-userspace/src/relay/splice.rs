@@ -7,16 +7,9 @@
 use std::{cell::RefCell, io, os::fd::OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use tokio::{
-    io::Interest,
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
-    task::coop::consume_budget,
-};
+use tokio::{io::Interest, net::TcpStream, task::coop::consume_budget};
 
-use super::{open::Bytes, pump::reset};
+use super::{handover::Gauge, pump::reset};
 
 /// What a pipe can hold: the most that an unprivileged process may ask for (fs.pipe-max-size).
 const CAPACITY: usize = 1 << 20;
@@ -95,8 +88,13 @@ pub enum Ended {
     Calm,
 }
 
-/// Moves data through a pipe for as long as that pays.
-pub async fn relay(from: &ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io::Result<Ended> {
+/// Moves data through a pipe for as long as that pays; says `moved` after each piece.
+pub async fn relay(
+    from: &TcpStream,
+    to: &TcpStream,
+    gauge: &Gauge<'_>,
+    moved: impl Fn(),
+) -> io::Result<Ended> {
     let Some(pipe) = Pipe::take() else {
         return Ok(Ended::Calm);
     };
@@ -106,9 +104,10 @@ pub async fn relay(from: &ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io
         if piece == 0 {
             break Ended::Source;
         }
+        gauge.take(piece);
         // Emptied before the source is waited for again: a slow starter would wait for ever.
-        empty(&pipe, from, to, piece).await?;
-        moved.add(piece);
+        empty(&pipe, from, to, piece, gauge).await?;
+        moved();
         small = if piece < SMALL { small + 1 } else { 0 };
         if small == PATIENCE {
             break Ended::Calm;
@@ -118,12 +117,12 @@ pub async fn relay(from: &ReadHalf<'_>, to: &WriteHalf<'_>, moved: &Bytes) -> io
     Ok(ended)
 }
 
-async fn fill(pipe: &Pipe, from: &ReadHalf<'_>) -> io::Result<usize> {
+async fn fill(pipe: &Pipe, from: &TcpStream) -> io::Result<usize> {
     loop {
         // A fast stream is always ready; others of this worker want their turn.
         consume_budget().await;
         from.readable().await?;
-        match pipe.fill(from.as_ref()) {
+        match pipe.fill(from) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             filled => return filled,
         }
@@ -132,13 +131,17 @@ async fn fill(pipe: &Pipe, from: &ReadHalf<'_>) -> io::Result<usize> {
 
 async fn empty(
     pipe: &Pipe,
-    from: &ReadHalf<'_>,
-    to: &WriteHalf<'_>,
+    from: &TcpStream,
+    to: &TcpStream,
     mut left: usize,
+    gauge: &Gauge<'_>,
 ) -> io::Result<()> {
     while left > 0 {
-        match pipe.drain(to.as_ref(), left) {
-            Ok(drained) => left -= drained,
+        match pipe.drain(to, left) {
+            Ok(drained) => {
+                left -= drained;
+                gauge.give(drained);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::select! {
                     biased;

@@ -1,0 +1,337 @@
+//! Connections that the daemon has handed over: the balancer's packets go to the application and the
+//! application's to the balancer, each as the other one's leg counts.
+//!
+//! The daemon's own sockets stay as they were at the handover. What they had taken they still bring
+//! to the other side, so both wait for acknowledgments for a moment; their resets at the end are
+//! given the numbers of the day.
+
+use aya_ebpf::{
+    bindings::BPF_F_INGRESS,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    programs::TcContext,
+};
+use proxy_common::{
+    LO, VETH_MAC,
+    handover::{Ended, Flow, Handed, Way},
+};
+
+use crate::{
+    inject::LO_MAC,
+    maps,
+    packet::{self, Face, Head, Numbers, Options, Unreadable, Version},
+    route,
+};
+
+pub enum Forward {
+    /// No packet of a connection that was handed over.
+    Foreign,
+    /// To the application: in by `lo`, or by the veth where `lo` is strict.
+    ToApp(u32),
+}
+
+/// Memory is short: TCP sends it again.
+pub struct Failed;
+
+/// A packet of the balancer.
+#[inline(always)]
+pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
+    let served = packet::tcp_destination(ctx, version).is_some_and(maps::is_served);
+    if !served {
+        return Ok(Forward::Foreign);
+    }
+    let Some((head, id, handed)) = find(ctx, version) else {
+        return Ok(Forward::Foreign);
+    };
+    // SAFETY: of `Handed::down`, this only reads words that the other direction writes whole.
+    let (up, down) = unsafe { (&mut (*handed).up, &(*handed).down) };
+    if head.first() && is_over(up, down) {
+        // The balancer opens the next connection from the same port.
+        return Ok(Forward::Foreign);
+    }
+    // A reset in the middle of nowhere is for the application to judge.
+    let exact = head.numbers.seq == up.end || head.numbers.seq == down.ack.wrapping_sub(up.seq);
+    up.device = packet::device(ctx);
+    note(&head, id, [Ended::DOWN, exact.into()], up, down);
+    // SAFETY: written once, before the flows that lead here.
+    let flow = unsafe { &(*handed).to_app };
+    let (own, after) = (head.face(), onwards(&head, flow, up, down));
+    let options = options(ctx, version, &head, up, down);
+    let rewritten = packet::rewrite(ctx, version, &head, &own, &after)
+        .and_then(|()| packet::rewrite_options(ctx, version, &head, &options));
+    rewritten.map_err(|Unreadable| Failed)?;
+    let (device, mac) = entrance();
+    packet::set_macs(ctx, mac).map_err(|Unreadable| Failed)?;
+    if head.bare()
+        && let Some(owed) = maps::owed(id)
+    {
+        // The application gets a copy of it, the daemon's socket the packet.
+        let _ = ctx.clone_redirect(device, BPF_F_INGRESS.into());
+        let own = at_most(own, owed.by_balancer);
+        let restored = packet::rewrite(ctx, version, &head, &after, &own)
+            .and_then(|()| packet::rewrite_options(ctx, version, &head, &undone(&options)));
+        restored.map_err(|Unreadable| Failed)?;
+        return Ok(Forward::Foreign);
+    }
+    Ok(Forward::ToApp(device))
+}
+
+pub enum Reply {
+    /// Of a connection that goes through the daemon.
+    Steer,
+    /// Out by this device.
+    ToBalancer(u32),
+}
+
+/// A packet of the application, with an Ethernet header.
+#[inline(always)]
+pub fn reply(ctx: &TcContext, version: Version) -> Result<Reply, Failed> {
+    let Some((head, id, handed)) = find(ctx, version) else {
+        return Ok(Reply::Steer);
+    };
+    // SAFETY: as in `forward`, the other way round.
+    let (up, down) = unsafe { (&(*handed).up, &mut (*handed).down) };
+    // SAFETY: as in `forward`.
+    let flow = unsafe { &(*handed).to_balancer };
+    let device = way_out(ctx, version, flow, up, down);
+    if device == 0 {
+        return Ok(Reply::Steer);
+    }
+    if head.bare()
+        && let Some(owed) = maps::owed(id)
+    {
+        // The daemon's socket gets a copy of it.
+        let own = at_most(head.face(), owed.by_app);
+        packet::rewrite(ctx, version, &head, &head.face(), &own)
+            .and_then(|()| packet::set_macs(ctx, VETH_MAC))
+            .map_err(|Unreadable| Failed)?;
+        let _ = ctx.clone_redirect(maps::device(), 0);
+        packet::rewrite(ctx, version, &head, &own, &head.face()).map_err(|Unreadable| Failed)?;
+    }
+    note(&head, id, [Ended::UP, 1], down, up);
+    let after = onwards(&head, flow, down, up);
+    let options = options(ctx, version, &head, down, up);
+    packet::rewrite(ctx, version, &head, &head.face(), &after)
+        .and_then(|()| packet::rewrite_options(ctx, version, &head, &options))
+        .map_err(|Unreadable| Failed)?;
+    Ok(Reply::ToBalancer(device))
+}
+
+/// What becomes of a packet that one of the daemon's own sockets sends.
+pub enum Leave {
+    AsItIs,
+    /// Its connection is over, and its reset only for this host's firewall to hear.
+    Unheard,
+}
+
+/// A packet of the daemon's to the balancer.
+#[inline(always)]
+pub fn leave_balancer(ctx: &TcContext, version: Version) -> Leave {
+    let Some(head) = packet::head(ctx, version) else {
+        return Leave::AsItIs;
+    };
+    let Some((id, handed)) = maps::handed(&head.flow.reversed()) else {
+        return Leave::AsItIs;
+    };
+    // SAFETY: read only.
+    let (up, down) = unsafe { (&(*handed).up, &(*handed).down) };
+    leave(ctx, version, &head, id, up, down)
+}
+
+/// A packet of the daemon's to the application.
+#[inline(always)]
+pub fn leave_app(ctx: &TcContext, version: Version) -> Leave {
+    let Some(head) = packet::head(ctx, version) else {
+        return Leave::AsItIs;
+    };
+    if !head.rst() {
+        return Leave::AsItIs;
+    }
+    let Some((id, handed)) = maps::handed(&head.flow.reversed()) else {
+        return Leave::AsItIs;
+    };
+    // SAFETY: read only.
+    let (up, down) = unsafe { (&(*handed).up, &(*handed).down) };
+    leave(ctx, version, &head, id, down, up)
+}
+
+/// `from` is what the receiver of this packet sends, `to` what it is sent.
+#[inline(always)]
+fn leave(ctx: &TcContext, version: Version, head: &Head, id: u32, from: &Way, to: &Way) -> Leave {
+    let seq = to.end.wrapping_add(to.seq);
+    let numbers = if head.rst() {
+        if is_over(from, to) {
+            return Leave::Unheard;
+        }
+        Numbers {
+            seq,
+            ..head.numbers
+        }
+    } else if head.bare() && maps::owed(id).is_none() {
+        // It asks whether anybody is there.
+        Numbers {
+            seq: seq.wrapping_sub(1),
+            ack: from.end,
+            window: scaled(to.window, to),
+        }
+    } else {
+        return Leave::AsItIs;
+    };
+    // On failure it goes as it is, and is asked back.
+    let flow = &head.flow;
+    let after = Face { flow, numbers };
+    let _ = packet::rewrite(ctx, version, head, &head.face(), &after);
+    Leave::AsItIs
+}
+
+/// Where the balancer's packets enter the host, and the MAC that is taken there.
+#[inline(always)]
+fn entrance() -> (u32, [u8; 6]) {
+    if maps::via_lo() {
+        (LO, LO_MAC)
+    } else {
+        (maps::device(), VETH_MAC)
+    }
+}
+
+#[inline(always)]
+fn find(ctx: &TcContext, version: Version) -> Option<(Head, u32, *mut Handed)> {
+    let head = packet::head(ctx, version)?;
+    let (id, handed) = maps::handed(&head.flow)?;
+    Some((head, id, handed))
+}
+
+/// Both sides have closed, or one has reset.
+#[inline(always)]
+const fn is_over(one: &Way, other: &Way) -> bool {
+    one.reset | other.reset != 0 || one.fin_acked & other.fin_acked != 0
+}
+
+/// Keeps track of a packet of `own`; `other` is the direction that it acknowledges, and `all` what
+/// the daemon hears when that was all. `exact` is a reset that its receiver will obey.
+#[inline(always)]
+fn note(head: &Head, id: u32, [all, exact]: [u32; 2], own: &mut Way, other: &Way) {
+    // SAFETY: a helper without arguments.
+    own.seen = unsafe { bpf_ktime_get_coarse_ns() };
+    own.window = head.numbers.window;
+    if head.rst() {
+        if exact != 0 && own.reset == 0 {
+            own.reset = 1;
+            let how = Ended::RESET;
+            maps::tell(&Ended { id, how });
+        }
+        return;
+    }
+    if is_after(head.end(), own.end) {
+        own.end = head.end();
+    }
+    if head.fin() {
+        own.fin = 1;
+    }
+    if !head.has_ack() {
+        return;
+    }
+    let more = head.numbers.ack.wrapping_sub(own.ack);
+    if more.cast_signed() > 0 {
+        own.ack = head.numbers.ack;
+        own.acked += u64::from(more);
+    }
+    let end = other.end.wrapping_add(other.seq);
+    if other.fin != 0 && own.fin_acked == 0 && !is_after(end, own.ack) {
+        own.fin_acked = 1;
+        maps::tell(&Ended { id, how: all });
+    }
+}
+
+/// The device that leads to the balancer: what the routes say, looked up once a second, or else
+/// where its packets come from.
+#[inline(always)]
+fn way_out(ctx: &TcContext, version: Version, flow: &Flow, up: &Way, down: &mut Way) -> u32 {
+    // SAFETY: a helper without arguments.
+    let now = (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32 + 1;
+    if down.device_since != now {
+        down.device_since = now;
+        down.device = route::device(ctx, version, flow).unwrap_or(up.device);
+    }
+    down.device
+}
+
+/// What a packet of `own` is on the other leg.
+#[inline(always)]
+const fn onwards<'a>(head: &Head, flow: &'a Flow, own: &Way, other: &Way) -> Face<'a> {
+    let numbers = Numbers {
+        seq: head.numbers.seq.wrapping_add(own.seq),
+        ack: head.numbers.ack.wrapping_sub(other.seq),
+        window: scaled(head.numbers.window, own),
+    };
+    Face { flow, numbers }
+}
+
+/// With no more acknowledged than the daemon's socket has sent.
+#[inline(always)]
+const fn at_most(face: Face<'_>, sent: u32) -> Face<'_> {
+    let ack = earlier(face.numbers.ack, sent);
+    let numbers = Numbers {
+        ack,
+        ..face.numbers
+    };
+    Face { numbers, ..face }
+}
+
+/// A window of `own` in the scale that its receiver expects.
+#[inline(always)]
+const fn scaled(window: u32, own: &Way) -> u32 {
+    let bytes = window << (own.scale & 15);
+    let window = bytes >> (own.scale_expected & 15);
+    if window > u16::MAX as u32 {
+        u16::MAX as u32
+    } else {
+        window
+    }
+}
+
+/// What the options of a packet of `own` are on the other leg. Timestamps go on from where the
+/// daemon's own were.
+#[inline(always)]
+fn options(ctx: &TcContext, version: Version, head: &Head, own: &mut Way, other: &Way) -> Options {
+    const MILLISECOND: u64 = 1_000_000;
+    /// The clock was read a moment ago and rounded: never go back.
+    const MARGIN: u32 = 4;
+    if own.stamped == 0
+        && let Some(stamp) = packet::timestamp(ctx, version, head)
+    {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() } / MILLISECOND;
+        let shown = own.clock.wrapping_add(now as u32).wrapping_add(MARGIN);
+        own.stamp = shown.wrapping_sub(stamp);
+        own.stamped = 1;
+    }
+    Options {
+        stamp: own.stamp,
+        echo: (other.stamped != 0).then_some(0_u32.wrapping_sub(other.stamp)),
+        sack: 0_u32.wrapping_sub(other.seq),
+    }
+}
+
+/// Takes `options` back.
+#[inline(always)]
+const fn undone(options: &Options) -> Options {
+    Options {
+        stamp: 0_u32.wrapping_sub(options.stamp),
+        echo: match options.echo {
+            Some(echo) => Some(0_u32.wrapping_sub(echo)),
+            None => None,
+        },
+        sack: 0_u32.wrapping_sub(options.sack),
+    }
+}
+
+/// Whether `one` comes after `other`, as sequence numbers go round.
+#[inline(always)]
+const fn is_after(one: u32, other: u32) -> bool {
+    other.wrapping_sub(one).cast_signed() < 0
+}
+
+#[inline(always)]
+const fn earlier(one: u32, other: u32) -> u32 {
+    if is_after(one, other) { other } else { one }
+}

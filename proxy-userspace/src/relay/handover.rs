@@ -1,0 +1,416 @@
+//! Handing a connection over: from then on the kernel passes the packets of balancer and
+//! application on to each other, and both of our sockets stand still.
+//!
+//! It comes after the first few pieces, so that short connections don't pay for it. The halves go
+//! on meanwhile: what our sockets had taken before, or take on the way, they still relay, and the
+//! receiver puts both together by their sequence numbers.
+
+use std::{
+    cell::{Cell, RefCell},
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::sleep,
+};
+
+use super::{
+    Connection, End,
+    addr::canonical,
+    open::{Bytes, Moved},
+};
+use crate::sys::{self, TcpState};
+
+/// What the kernel has to know. Sequence numbers are those of the next byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Legs {
+    pub balancer: SocketAddr,
+    pub service: SocketAddr,
+    pub client: SocketAddr,
+    pub steered: SocketAddr,
+    /// Of our socket towards the balancer, and of the one towards the application.
+    pub downstream: TcpState,
+    pub upstream: TcpState,
+    /// Bytes that a half has taken from its source and not yet given on.
+    pub in_hand: InHand,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct InHand {
+    pub up: u32,
+    pub down: u32,
+}
+
+/// Passes packets on, past the relay.
+pub trait Shortcut: Send + Sync {
+    /// From here on packets don't come to the sockets any more. The receiver hears of the end.
+    fn open(&self, legs: &Legs) -> io::Result<(u32, oneshot::Receiver<Over>)>;
+    /// The sockets wait for acknowledgments up to here, or for none any more.
+    fn owe(&self, id: u32, owed: Option<Owed>) -> io::Result<()>;
+    /// What was acknowledged since the handover, and when the last packet came.
+    fn progress(&self, id: u32) -> io::Result<Progress>;
+    fn close(&self, id: u32, legs: &Legs);
+    /// For the socket towards the balancer.
+    fn mark(&self) -> u32;
+}
+
+/// How a connection that was handed over has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    Closed,
+    Reset,
+}
+
+/// The next byte that our socket would send to the application, and to the balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    pub by_app: u32,
+    pub by_balancer: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes, without the FIN.
+    pub up: u64,
+    pub down: u64,
+    /// Anything that changes with each packet from the balancer.
+    pub heard: u64,
+}
+
+/// What one half has moved.
+pub struct Gauge<'a> {
+    moved: &'a Bytes,
+    /// Taken from the source and not yet given to the sink.
+    in_hand: Cell<u32>,
+    /// Given since the handover: from then on the kernel counts.
+    late: Cell<Option<u32>>,
+}
+
+impl<'a> Gauge<'a> {
+    const fn new(moved: &'a Bytes) -> Self {
+        Self {
+            moved,
+            in_hand: Cell::new(0),
+            late: Cell::new(None),
+        }
+    }
+
+    /// From the source.
+    #[expect(clippy::cast_possible_truncation, reason = "below the size of a pipe")]
+    pub fn take(&self, count: usize) {
+        self.in_hand.set(self.in_hand.get() + count as u32);
+    }
+
+    /// To the sink.
+    #[expect(clippy::cast_possible_truncation, reason = "as much was taken before")]
+    pub fn give(&self, count: usize) {
+        self.in_hand.set(self.in_hand.get() - count as u32);
+        match self.late.get() {
+            None => self.moved.add(count),
+            Some(late) => self.late.set(Some(late.wrapping_add(count as u32))),
+        }
+    }
+
+    pub fn get(&self) -> u64 {
+        self.moved.get()
+    }
+
+    fn late(&self) -> u32 {
+        self.late.get().unwrap_or_default()
+    }
+}
+
+/// A connection that may be handed over.
+pub struct Candidate<'a> {
+    shortcut: Option<&'a Arc<dyn Shortcut>>,
+    connection: &'a Connection,
+    downstream: &'a TcpStream,
+    upstream: &'a TcpStream,
+    pub up: Gauge<'a>,
+    pub down: Gauge<'a>,
+    /// Pieces until the next try; 0: never.
+    wait: Cell<u32>,
+    /// What the next wait will be.
+    patience: Cell<u32>,
+    handed: RefCell<Option<Handed<'a>>>,
+}
+
+/// A dozen messages, or a megabyte: who has moved that will move more.
+const FIRST: u32 = 16;
+/// No moment was right for so long: a busy flow to a slow reader, which has nothing to gain.
+const LAST: u32 = 1 << 16;
+
+/// What a busy connection may have on the way at the handover. The receiver sees so much out of
+/// order.
+const ON_THE_WAY: u32 = 256 * 1024;
+
+impl<'a> Candidate<'a> {
+    pub fn new(
+        shortcut: Option<&'a Arc<dyn Shortcut>>,
+        connection: &'a Connection,
+        downstream: &'a TcpStream,
+        upstream: &'a TcpStream,
+    ) -> Self {
+        let Moved { up, down, .. } = &connection.moved;
+        Self {
+            shortcut,
+            connection,
+            downstream,
+            upstream,
+            up: Gauge::new(up),
+            down: Gauge::new(down),
+            wait: Cell::new(if shortcut.is_some() { FIRST } else { 0 }),
+            patience: Cell::new(FIRST),
+            handed: RefCell::new(None),
+        }
+    }
+
+    /// A half has moved a piece. It has none of it in hand.
+    pub fn moved(&self) {
+        match self.wait.get() {
+            0 => {}
+            1 => self.try_now(),
+            wait => self.wait.set(wait - 1),
+        }
+    }
+
+    fn try_now(&self) {
+        if let Some(handed) = &*self.handed.borrow() {
+            return handed.owe_more(self.up.late(), self.down.late());
+        }
+        let patience = self.patience.get() * 2;
+        self.patience.set(patience);
+        self.wait.set(if patience < LAST { patience } else { 0 });
+        match self.hand_over() {
+            Ok(None) => {}
+            Ok(Some(handed)) => {
+                // Whatever comes from now on has to be told at once.
+                self.wait.set(1);
+                self.connection.moved.handed.set(handed.id);
+                *self.handed.borrow_mut() = Some(handed);
+            }
+            Err(error) => {
+                tracing::debug!(client = %self.connection.client, "not handed over: {error}");
+                self.wait.set(0);
+            }
+        }
+    }
+
+    /// None: not now.
+    fn hand_over(&self) -> io::Result<Option<Handed<'a>>> {
+        let Some(shortcut) = self.shortcut else {
+            return Ok(None);
+        };
+        let downstream = sys::tcp_state(self.downstream)?;
+        let upstream = sys::tcp_state(self.upstream)?;
+        let on_the_way = [
+            downstream.unread,
+            downstream.unacknowledged,
+            upstream.unread,
+            upstream.unacknowledged,
+        ];
+        if on_the_way.iter().any(|bytes| *bytes > ON_THE_WAY) {
+            return Ok(None);
+        }
+        fit(&downstream, &upstream).map_err(io::Error::other)?;
+        let legs = Legs {
+            balancer: canonical(self.downstream.peer_addr()?),
+            service: canonical(self.downstream.local_addr()?),
+            client: canonical(self.upstream.local_addr()?),
+            steered: canonical(self.upstream.peer_addr()?),
+            downstream,
+            upstream,
+            in_hand: InHand {
+                up: self.up.in_hand.get(),
+                down: self.down.in_hand.get(),
+            },
+        };
+        // By the mark the programs know what our socket sends.
+        socket2::SockRef::from(self.downstream).set_mark(shortcut.mark())?;
+        let (id, over) = shortcut.open(&legs)?;
+        for gauge in [&self.up, &self.down] {
+            gauge.late.set(Some(0));
+        }
+        for socket in [self.downstream, self.upstream] {
+            // It would find nobody alive.
+            socket2::SockRef::from(socket).set_keepalive(false)?;
+        }
+        Ok(Some(Handed {
+            shortcut,
+            connection: self.connection,
+            downstream: self.downstream,
+            upstream: self.upstream,
+            id,
+            legs,
+            over: Cell::new(Some(over)),
+            owed: Cell::new(true),
+        }))
+    }
+
+    /// Comes back when the kernel says that the connection has ended, if it is handed over.
+    pub fn take_handed(&self) -> Option<oneshot::Receiver<Over>> {
+        self.handed.borrow().as_ref()?.over.take()
+    }
+
+    /// Waits for the end that the kernel tells, and sees to the sockets meanwhile.
+    pub async fn watch(&self, over: oneshot::Receiver<Over>) -> End {
+        let over = tokio::select! {
+            over = over => over,
+            never = self.settle() => match never {},
+            error = self.dead_balancer() => return End::Reset(error),
+        };
+        let progress = match &*self.handed.borrow() {
+            Some(handed) => handed.total(),
+            None => None,
+        };
+        match (over, progress) {
+            (Ok(Over::Closed), Some((up, down))) => End::Closed { up, down },
+            (Ok(Over::Reset), _) => End::Reset(io::ErrorKind::ConnectionReset.into()),
+            (Ok(Over::Closed), None) | (Err(_), _) => End::Stopped,
+        }
+    }
+
+    async fn settle(&self) -> Infallible {
+        loop {
+            sleep(SETTLE).await;
+            if let Some(handed) = &*self.handed.borrow() {
+                handed.settle(self.in_hand());
+            }
+        }
+    }
+
+    fn in_hand(&self) -> u32 {
+        self.up.in_hand.get() + self.down.in_hand.get()
+    }
+
+    /// What TCP's keepalive does for connections that are not handed over.
+    async fn dead_balancer(&self) -> io::Error {
+        let heard = || {
+            let handed = self.handed.borrow();
+            let progress = handed.as_ref()?.progress()?;
+            Some(progress.heard)
+        };
+        let mut last = heard();
+        let mut asked = 0;
+        loop {
+            sleep(if asked == 0 {
+                sys::KEEPALIVE
+            } else {
+                BETWEEN_PROBES
+            })
+            .await;
+            let now = heard();
+            if now != last {
+                last = now;
+                asked = 0;
+            } else if asked == PROBES {
+                return io::ErrorKind::TimedOut.into();
+            } else {
+                asked += 1;
+                let _ = sys::probe(self.downstream);
+            }
+        }
+    }
+}
+
+/// How often it is looked whether the sockets are done.
+const SETTLE: Duration = Duration::from_millis(100);
+/// As the kernel's defaults for tcp_keepalive_intvl and tcp_keepalive_probes.
+const BETWEEN_PROBES: Duration = Duration::from_secs(75);
+const PROBES: u32 = 9;
+
+/// Packets of one leg have to make sense on the other.
+fn fit(downstream: &TcpState, upstream: &TcpState) -> Result<(), &'static str> {
+    if downstream.options != upstream.options {
+        return Err("the legs have agreed on different TCP options");
+    }
+    if !downstream.options.milliseconds() {
+        return Err("timestamps in microseconds");
+    }
+    if downstream.mss < upstream.mss_expected {
+        return Err("the balancer takes smaller segments than the application may send");
+    }
+    if !downstream.established || !upstream.established {
+        return Err("one side has closed already");
+    }
+    Ok(())
+}
+
+/// A connection that is handed over. When it is dropped the kernel goes on for a moment, for the
+/// last packets.
+struct Handed<'a> {
+    shortcut: &'a Arc<dyn Shortcut>,
+    connection: &'a Connection,
+    downstream: &'a TcpStream,
+    upstream: &'a TcpStream,
+    id: u32,
+    legs: Legs,
+    over: Cell<Option<oneshot::Receiver<Over>>>,
+    /// Whether the kernel is told what the sockets wait for.
+    owed: Cell<bool>,
+}
+
+impl Handed<'_> {
+    /// The sockets have moved so much since the handover.
+    fn owe_more(&self, up: u32, down: u32) {
+        self.owed.set(true);
+        self.tell(Some(Owed {
+            by_app: self.legs.upstream.sent.wrapping_add(up),
+            by_balancer: self.legs.downstream.sent.wrapping_add(down),
+        }));
+    }
+
+    /// Nothing is owed once both sockets have nothing more to bring to the other side.
+    fn settle(&self, in_hand: u32) {
+        if self.owed.get() && in_hand == 0 && self.is_done().unwrap_or(false) {
+            self.owed.set(false);
+            self.tell(None);
+        }
+    }
+
+    fn is_done(&self) -> io::Result<bool> {
+        for socket in [self.downstream, self.upstream] {
+            if sys::unread(socket)? != 0 || sys::unacknowledged(socket)? != 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn tell(&self, owed: Option<Owed>) {
+        if let Err(error) = self.shortcut.owe(self.id, owed) {
+            tracing::debug!(%error, "telling the kernel what is owed");
+        }
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.shortcut.progress(self.id).ok()
+    }
+
+    /// All bytes up and down.
+    fn total(&self) -> Option<(u64, u64)> {
+        let progress = self.progress()?;
+        let Moved { up, down, .. } = &self.connection.moved;
+        Some((up.get() + progress.up, down.get() + progress.down))
+    }
+}
+
+impl Drop for Handed<'_> {
+    fn drop(&mut self) {
+        let (shortcut, id, legs) = (self.shortcut.clone(), self.id, self.legs);
+        let close = async move {
+            sleep(LAST_PACKETS).await;
+            shortcut.close(id, &legs);
+        };
+        tokio::task::spawn_local(close);
+    }
+}
+
+/// A FIN whose acknowledgment was lost comes again within this.
+const LAST_PACKETS: Duration = Duration::from_secs(2);
