@@ -6,7 +6,7 @@
 //! port, under its own port, with a round trip.
 
 mod apps;
-mod capture;
+pub mod capture;
 mod container;
 mod devices;
 mod elsewhere;
@@ -14,25 +14,20 @@ mod firewalls;
 mod instances;
 mod leaks;
 mod others;
-mod reuse;
+pub mod reuse;
 mod routes;
 mod rp_filter;
-mod site;
+pub mod site;
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
-use std::thread;
+use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::lab::Lab;
-use crate::lab::addr::{
-    APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD,
-};
+use crate::lab::addr::{APP_PORT, CLIENT, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD};
 use crate::lab::app::App;
 use crate::lab::header::Version;
-use crate::lab::payload::Payload;
-use crate::lab::stream::expect;
+use crate::lab::talk::Talk;
 
 /// A port that no kernel picks by itself.
 const CLIENT_PORT: u16 = 20_300;
@@ -122,60 +117,4 @@ fn holds(app: Bound, set_up: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
 fn sees(lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
     let mut talk = Talk::open(lab, app, client, Version::V2)?;
     talk.round_trip()
-}
-
-/// Both ends of a connection from the balancer to an app.
-struct Talk {
-    balancer: TcpStream,
-    app: TcpStream,
-}
-
-impl Talk {
-    /// Fails unless the app sees `client`, and the connection under the app's own port.
-    fn open(lab: &Lab, app: &App, client: SocketAddr, version: Version) -> Result<Self> {
-        let balancer = lab.balancer(&version.header(client, FRONT.like(client, FRONT_PORT)))?;
-        Self::accept(balancer, app, client)
-    }
-
-    fn accept(balancer: TcpStream, app: &App, client: SocketAddr) -> Result<Self> {
-        let (app, peer) = app.accept()?;
-        ensure!(peer == client, "the app saw {peer}, not {client}");
-        let local = app.local_addr()?;
-        ensure!(
-            local.port() == APP_PORT,
-            "the app is at {local} all at once"
-        );
-        Ok(Self { balancer, app })
-    }
-
-    fn round_trip(&mut self) -> Result<()> {
-        self.balancer.write_all(b"ping")?;
-        expect(&mut self.app, b"ping").context("to the app")?;
-        self.app.write_all(b"pong")?;
-        expect(&mut self.balancer, b"pong").context("from the app")
-    }
-
-    /// Both ways at once, to the end of both streams.
-    fn bulk(self) -> Result<()> {
-        const LENGTH: usize = 8 << 20;
-        let (up, down) = (&Payload::new(1), &Payload::new(2));
-        let Self { balancer, app } = &self;
-        let send = |mut to: &TcpStream, payload: &Payload| -> Result<()> {
-            payload.send(&mut to, LENGTH)?;
-            Ok(to.shutdown(std::net::Shutdown::Write)?)
-        };
-        thread::scope(|scope| {
-            let sent = [
-                scope.spawn(move || send(balancer, up)),
-                scope.spawn(move || send(app, down)),
-            ];
-            let at_app = scope.spawn(move || up.receive(&mut &*app, LENGTH));
-            down.receive(&mut &*balancer, LENGTH).context("downwards")?;
-            at_app.join().expect("no panic").context("upwards")?;
-            for sender in sent {
-                sender.join().expect("no panic")?;
-            }
-            Ok(())
-        })
-    }
 }
