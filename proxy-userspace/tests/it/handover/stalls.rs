@@ -1,0 +1,146 @@
+//! Who doesn't read stops who sends, and nothing on the way takes more than the windows say.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use socket2::SockRef;
+
+use super::{CLIENT_PORT, Family, MIB, Site, families};
+use crate::lab::Lab;
+use crate::lab::payload::Payload;
+use crate::lab::poll;
+use crate::lab::talk::{HANDOVER_IS_SHOWN, Side};
+
+/// A socket's largest send buffer and receive buffer hold 10 MiB; a daemon in between has another
+/// pair, and a pipe.
+const TAKEN_MOST: usize = if HANDOVER_IS_SHOWN {
+    16 * MIB
+} else {
+    64 * MIB
+};
+/// The kernel counts for the whole machine, so other tests are in it.
+const MEMORY_MOST: usize = 256 * MIB;
+
+families! {
+    an_app_that_stalls;
+    a_balancer_that_stalls;
+    an_end_behind_a_stall;
+    both_stall;
+    a_reader_with_a_small_buffer;
+}
+
+fn an_app_that_stalls(family: Family) -> Result<()> {
+    stalls(family, Side::Balancer)
+}
+
+fn a_balancer_that_stalls(family: Family) -> Result<()> {
+    stalls(family, Side::App)
+}
+
+/// Twice: the second time with all windows grown.
+fn stalls(family: Family, sender: Side) -> Result<()> {
+    let site = Site::new(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    let (from, to) = talk.ends(sender);
+    let payload = &Payload::new(3);
+    let mut sent = 0;
+    for _ in 0..2 {
+        let before = tcp_memory(&site.lab)?;
+        let full = fill(from, payload, sent)?;
+        ensure!(
+            full - sent < TAKEN_MOST,
+            "{} bytes are on the way",
+            full - sent
+        );
+        let grown = tcp_memory(&site.lab)?.saturating_sub(before);
+        ensure!(grown < MEMORY_MOST, "TCP took {grown} bytes of memory");
+        thread::scope(|scope| {
+            let rest = scope.spawn(move || payload.send_from(&mut &*from, full, full + MIB));
+            payload.receive_from(&mut &*to, sent, full + MIB)?;
+            rest.join().expect("no panic on the way")
+        })?;
+        sent = full + MIB;
+    }
+    Ok(())
+}
+
+fn an_end_behind_a_stall(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    let payload = Payload::new(4);
+    for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
+        let talk = site.warm(port)?;
+        let (from, to) = talk.ends(side);
+        let sent = fill(from, &payload, 0)?;
+        from.shutdown(Shutdown::Write)?;
+        payload
+            .receive(&mut &*to, sent)
+            .with_context(|| format!("{side:?} sends"))?;
+        // and the other half still works
+        payload.send(&mut &*to, 1000)?;
+        payload.receive_from(&mut &*from, 0, 1000)?;
+    }
+    Ok(())
+}
+
+fn both_stall(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    let talk = &site.warm(CLIENT_PORT)?;
+    let payload = &Payload::new(5);
+    let sent = Side::BOTH.map(|side| -> Result<_> {
+        let (from, to) = talk.ends(side);
+        Ok((from, to, fill(from, payload, 0)?))
+    });
+    for filled in sent {
+        let (from, to, sent) = filled?;
+        payload.receive_from(&mut &*to, 0, sent)?;
+        from.shutdown(Shutdown::Write)?;
+        payload.receive_from(&mut &*to, sent, sent)?;
+    }
+    Ok(())
+}
+
+/// Its window is a few KiB all the time.
+fn a_reader_with_a_small_buffer(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    for side in Side::BOTH {
+        SockRef::from(talk.ends(side).1).set_recv_buffer_size(16 << 10)?;
+    }
+    talk.transfer(&Side::BOTH, MIB)
+}
+
+/// Writes from `start` on until the connection takes no more; returns where that was. No more is
+/// when forty looks in a row, 5 ms apart, have found no room.
+fn fill(to: &TcpStream, payload: &Payload, start: usize) -> Result<usize> {
+    let (mut at, mut same) = (start, 0);
+    to.set_nonblocking(true)?;
+    poll::until("the sender to stall", || {
+        same += 1;
+        loop {
+            match (&*to).write(payload.piece(at, MIB)) {
+                Ok(count) => (at, same) = (at + count, 0),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => bail!("writing to a stalled reader: {error}"),
+            }
+            ensure!(at - start < TAKEN_MOST, "nothing stops the sender");
+        }
+        Ok((same == 40).then_some(()))
+    })?;
+    to.set_nonblocking(false)?;
+    Ok(at)
+}
+
+/// What all TCP sockets hold, in bytes.
+fn tcp_memory(lab: &Lab) -> Result<usize> {
+    const PAGE: usize = 4096;
+    let text = lab
+        .host
+        .enter(|| fs::read_to_string("/proc/thread-self/net/sockstat"))?;
+    let tcp = text.lines().find(|line| line.starts_with("TCP:"));
+    let pages = tcp.and_then(|line| line.split_once(" mem "));
+    let (_, pages) = pages.context("sockstat has TCP's memory")?;
+    Ok(pages.trim().parse::<usize>()? * PAGE)
+}
