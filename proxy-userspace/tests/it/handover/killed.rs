@@ -1,12 +1,14 @@
 //! kill -9: nobody is left to say anything, and still both ends hear of it.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
 use super::aborts::{read_for_ever, send_for_ever};
-use super::{CLIENT_PORT, Family, Site, families};
+use super::closes::half_close;
+use super::{CLIENT_PORT, Family, MIB, Site, families};
+use crate::lab::addr::{APP_PORT, LOOPBACK};
 use crate::lab::stream::expect_reset;
 use crate::lab::talk::{Side, Talk};
 use crate::steering::capture::Capture;
@@ -51,7 +53,7 @@ fn busy(family: Family, side: Side) -> Result<()> {
     let (sender, reader) = talk.ends(side);
     thread::scope(|scope| -> Result<()> {
         let sending = scope.spawn(|| send_for_ever(sender));
-        std::io::Read::read_exact(&mut &*reader, &mut vec![0; 4 << 20])?;
+        (&*reader).read_exact(&mut vec![0; 4 << 20])?;
         let reading = scope.spawn(|| read_for_ever(reader));
         site.kill()?;
         for (end, what) in [(sending, "sender"), (reading, "reader")] {
@@ -71,7 +73,7 @@ fn half_closed_connections_are_reset(family: Family) -> Result<()> {
     let mut talks = Vec::new();
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let talk = site.warm(port)?;
-        super::closes::half_close(&talk, side)?;
+        half_close(&talk, side)?;
         talks.push(talk.split(side));
     }
     site.kill()?;
@@ -80,7 +82,7 @@ fn half_closed_connections_are_reset(family: Family) -> Result<()> {
         // A socket that has heard the end says so first.
         let error = read_for_ever(&other);
         ensure!(error != ErrorKind::WouldBlock, "the other end hangs");
-        ensure!(std::io::Write::write_all(&mut other, b"late").is_err());
+        ensure!(other.write_all(b"late").is_err());
     }
     site.lab.no_device_left()?;
     capture.saw_no_leak()
@@ -92,11 +94,7 @@ fn the_next_daemon_serves_the_same_client(family: Family) -> Result<()> {
     let first = site.warm(CLIENT_PORT)?;
     site.kill()?;
     both_are_reset(first)?;
-    let target = first_target(family);
+    let target = family(LOOPBACK, APP_PORT);
     let _next = site.lab.truepeer().targets_for(target).start()?;
-    site.warm(CLIENT_PORT)?.transfer(&Side::BOTH, super::MIB)
-}
-
-fn first_target(family: Family) -> std::net::SocketAddr {
-    family(crate::lab::addr::LOOPBACK, crate::lab::addr::APP_PORT)
+    site.warm(CLIENT_PORT)?.transfer(&Side::BOTH, MIB)
 }

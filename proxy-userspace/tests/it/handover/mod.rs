@@ -13,11 +13,15 @@ mod identity;
 mod integrity;
 mod kept;
 mod killed;
+mod loss;
+mod mtu;
+mod numbers;
 mod options;
-mod path;
 mod reuse;
+mod several;
 mod stalls;
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result};
@@ -25,7 +29,8 @@ use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::lab::addr::{
-    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair, TRUEPEER_PORT,
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, OTHER_CLIENT, Pair,
+    TRUEPEER_PORT,
 };
 use crate::lab::app::App;
 use crate::lab::header::Version;
@@ -66,7 +71,7 @@ struct Plan<'a> {
     bind: Pair,
     args: &'a [&'a str],
     set_up: &'a dyn Fn(&Lab) -> Result<()>,
-    /// The balancer's address, which is the edge's or, one router further away, the client's.
+    /// The balancer's address: [`BALANCER`], or one of the clients' namespace.
     balancer: Pair,
 }
 
@@ -78,6 +83,14 @@ impl Plan<'_> {
             args: &[],
             set_up: &|_| Ok(()),
             balancer: BALANCER,
+        }
+    }
+
+    /// The balancer is one router away, where the clients are; the edge is that router.
+    fn far(family: Family) -> Self {
+        Self {
+            balancer: OTHER_CLIENT,
+            ..Self::new(family)
         }
     }
 
@@ -124,10 +137,13 @@ impl Site {
 
     /// Port 0 of the balancer's is any.
     fn open_from(&self, balancer_port: u16, port: u16) -> Result<Talk> {
-        let balancer = self.connect(balancer_port)?;
+        self.open_over(self.connect(balancer_port)?, port)
+    }
+
+    fn open_over(&self, balancer: TcpStream, port: u16) -> Result<Talk> {
         let client = self.of(CLIENT, port);
         let header = Version::V2.header(client, self.of(FRONT, FRONT_PORT));
-        std::io::Write::write_all(&mut &balancer, &header)?;
+        (&balancer).write_all(&header)?;
         Talk::accept(balancer, &self.app, client)
     }
 

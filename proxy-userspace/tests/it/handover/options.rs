@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use super::{CLIENT_PORT, Family, MIB, Plan, families};
 use crate::lab::Lab;
+use crate::lab::netns::Netns;
 use crate::lab::talk::Side;
 use crate::steering::site::sysctl;
 
@@ -16,28 +17,19 @@ macro_rules! options {
             families! {
                 at_the_balancer;
                 at_the_host;
-                everywhere;
             }
 
             fn at_the_balancer(family: Family) -> Result<()> {
-                arrives(family, &|lab| set(lab, true, false))
+                arrives(family, &|lab| set(&lab.edge))
             }
 
+            /// Which is at the other end of the balancer's leg, and at the app's end of its own.
             fn at_the_host(family: Family) -> Result<()> {
-                arrives(family, &|lab| set(lab, false, true))
+                arrives(family, &|lab| set(&lab.host))
             }
 
-            fn everywhere(family: Family) -> Result<()> {
-                arrives(family, &|lab| set(lab, true, true))
-            }
-
-            fn set(lab: &Lab, balancer: bool, host: bool) -> Result<()> {
-                for (netns, wanted) in [(&lab.edge, balancer), (&lab.host, host)] {
-                    if wanted {
-                        sysctl(netns, concat!("ipv4/", $key), $value)?;
-                    }
-                }
-                Ok(())
+            fn set(netns: &Netns) -> Result<()> {
+                sysctl(netns, concat!("ipv4/", $key), $value)
             }
         }
     )* };
@@ -49,6 +41,8 @@ options! {
     no_sack: "tcp_sack" "0";
     no_window_scaling: "tcp_window_scaling" "0";
     ecn: "tcp_ecn" "1";
+    small_windows: "tcp_rmem" "4096 16384 16384";
+    large_windows: "tcp_rmem" "4096 131072 268435456";
 }
 
 fn arrives(family: Family, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {

@@ -29,6 +29,7 @@ families! {
     a_balancer_that_stalls;
     an_end_behind_a_stall;
     both_stall;
+    stalled_before_the_handover;
     a_reader_with_a_small_buffer;
 }
 
@@ -102,6 +103,25 @@ fn both_stall(family: Family) -> Result<()> {
     Ok(())
 }
 
+/// What nobody reads fills the daemon's buffers; a handover has to wait for it, or take it along.
+fn stalled_before_the_handover(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    let payload = &Payload::new(6);
+    for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
+        let talk = site.open(port)?;
+        let (from, to) = talk.ends(side);
+        let full = fill(from, payload, 0)?;
+        thread::scope(|scope| {
+            let rest = scope.spawn(move || payload.send_from(&mut &*from, full, full + 8 * MIB));
+            payload.receive_from(&mut &*to, 0, full + 8 * MIB)?;
+            rest.join().expect("no panic on the way")
+        })?;
+        site.lab.wait_handed_over(&talk)?;
+        talk.transfer(&Side::BOTH, MIB)?;
+    }
+    Ok(())
+}
+
 /// Its window is a few KiB all the time.
 fn a_reader_with_a_small_buffer(family: Family) -> Result<()> {
     let site = Site::new(family)?;
@@ -113,7 +133,7 @@ fn a_reader_with_a_small_buffer(family: Family) -> Result<()> {
 }
 
 /// Writes from `start` on until the connection takes no more; returns where that was. No more is
-/// when forty looks in a row, 5 ms apart, have found no room.
+/// when thirty looks in a row, 5 ms apart, have found no room.
 fn fill(to: &TcpStream, payload: &Payload, start: usize) -> Result<usize> {
     let (mut at, mut same) = (start, 0);
     to.set_nonblocking(true)?;
@@ -127,7 +147,7 @@ fn fill(to: &TcpStream, payload: &Payload, start: usize) -> Result<usize> {
             }
             ensure!(at - start < TAKEN_MOST, "nothing stops the sender");
         }
-        Ok((same == 40).then_some(()))
+        Ok((same == 30).then_some(()))
     })?;
     to.set_nonblocking(false)?;
     Ok(at)

@@ -24,6 +24,7 @@ pub mod payload;
 pub mod pki;
 pub mod poll;
 pub mod proc;
+pub mod repair;
 pub mod sender;
 pub mod server;
 pub mod service;
