@@ -3,7 +3,7 @@
 //! The table: a row is a test, and its name says the host and the app, as in
 //! `steering::rp_filter::strict_on_all::loopback_v4`. Each row makes a host of its own, connects
 //! from the edge with a header, and fails unless the app sees exactly the client's address and
-//! port, under its own port, with a round trip.
+//! port, under its own port, with a round trip, and they go on talking when the kernel has taken over.
 
 mod apps;
 pub mod capture;
@@ -19,12 +19,14 @@ mod routes;
 mod rp_filter;
 pub mod site;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context, Result};
 
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD};
+use crate::lab::addr::{
+    APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD,
+};
 use crate::lab::app::App;
 use crate::lab::header::Version;
 use crate::lab::talk::Talk;
@@ -109,8 +111,30 @@ fn holds(app: Bound, set_up: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let listening = App::listen(&lab.host, app.to)?;
     let truepeer = lab.truepeer().targets_for(app.to);
     // Not every one of these hosts has an IPv6 address.
-    let _truepeer = truepeer.listen([HOST.v4(TRUEPEER_PORT)]).start()?;
-    sees(&lab, &listening, app.client)
+    let services = HOST.both(TRUEPEER_PORT).into_iter();
+    let services = services.filter(|addr| has(&lab, addr.ip()));
+    let _truepeer = truepeer.listen(services).start()?;
+    sees(&lab, &listening, app.client)?;
+    hands_over(&lab, &listening, app.client)
+}
+
+fn has(lab: &Lab, address: IpAddr) -> bool {
+    let bind = || TcpListener::bind(SocketAddr::new(address, 0));
+    lab.host.enter(bind).is_ok()
+}
+
+/// Goes on when it is handed over, for which the balancer's family has to be the client's. What
+/// `sees` has is of two families for clients of IPv6.
+fn hands_over(lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
+    let service = HOST.like(client, TRUEPEER_PORT);
+    if !has(lab, service.ip()) {
+        return Ok(());
+    }
+    let client = SocketAddr::new(client.ip(), client.port() + 1);
+    let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
+    let mut talk = Talk::accept(lab.balancer_to(service, &header)?, app, client)?;
+    talk.warm_up(lab)?;
+    talk.ping_pong(4, 10_000)
 }
 
 /// The app sees `client`, and they talk.
