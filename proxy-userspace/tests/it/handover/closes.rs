@@ -80,7 +80,7 @@ fn an_end_while_it_is_handed_over(family: Family) -> Result<()> {
         let mut talk = site.open(port)?;
         talk.ping_pong(rounds, 64)?;
         let side = Side::BOTH[rounds % 2];
-        talk.transfer(&[side], 100)
+        talk.close(side)
             .with_context(|| format!("{rounds} rounds"))?;
     }
     site.lab.wait_ended(&json!({ "closed": 64 }))

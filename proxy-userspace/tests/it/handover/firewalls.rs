@@ -109,8 +109,14 @@ fn established(lab: &Lab) -> Result<Vec<String>> {
     let table = lab
         .host
         .enter(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
-    // Kernels without that file have a program's interface.
-    let table = table.or_else(|_| lab.host.run("conntrack -L"))?;
+    let table = match table {
+        Ok(table) => table,
+        // Not every kernel has that file.
+        Err(_) => ["ipv4", "ipv6"]
+            .map(|family| lab.host.run(&format!("conntrack -L -f {family}")))
+            .into_iter()
+            .collect::<Result<String>>()?,
+    };
     let open = table.lines().filter(|line| line.contains("ESTABLISHED"));
     Ok(open.map(str::to_owned).collect())
 }

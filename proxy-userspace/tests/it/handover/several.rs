@@ -32,7 +32,9 @@ fn hundreds(family: Family) -> Result<()> {
     }
     let open = site.lab.counts()?["open"].take();
     ensure!(open == 300, "{open} of 300 are open");
-    drop(talks);
+    for talk in talks {
+        talk.close(Side::Balancer)?;
+    }
     site.lab.wait_ended(&json!({ "closed": 300 }))
 }
 

@@ -61,7 +61,7 @@ fn set(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> io::Result<()> {
             IPPROTO_TCP,
             name,
             (&raw const value).cast(),
-            size_of::<c_int>() as u32,
+            c_int::BITS / 8,
         )
     };
     match result {

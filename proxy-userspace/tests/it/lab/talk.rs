@@ -13,13 +13,16 @@ use super::app::App;
 use super::header::Version;
 use super::payload::Payload;
 use super::poll;
-use super::stream::expect;
+use super::stream::{expect, expect_end};
 
 /// Whether `truepeer connections` says which ones are handed over to the kernel. Where it doesn't,
 /// nobody waits for that, and all else is tested as it is.
 pub const HANDOVER_IS_SHOWN: bool = false;
-/// More than it takes until a connection is handed over.
+/// More messages than it takes until a connection is handed over.
 const WARM_UP: usize = 64;
+const MESSAGE: usize = 64;
+/// What a warm-up moves each way.
+pub const WARM_UP_BYTES: usize = WARM_UP * MESSAGE;
 
 pub struct Talk {
     pub balancer: TcpStream,
@@ -95,8 +98,18 @@ impl Talk {
 
     /// Talks until the daemon has handed the connection over.
     pub fn warm_up(&mut self, lab: &Lab) -> Result<()> {
-        self.ping_pong(WARM_UP, 64)?;
+        self.ping_pong(WARM_UP, MESSAGE)?;
         lab.wait_handed_over(self)
+    }
+
+    /// Ends both halves, and both ends hear of it before either is closed: a socket that is being
+    /// closed can miss the other's end, which then is sent again, to whoever is left.
+    pub fn close(self, first: Side) -> Result<()> {
+        let (mut first, mut second) = self.split(first);
+        first.shutdown(Shutdown::Write)?;
+        expect_end(&mut second)?;
+        second.shutdown(Shutdown::Write)?;
+        expect_end(&mut first)
     }
 
     /// 8 MiB both ways at once, to the end of both streams.
