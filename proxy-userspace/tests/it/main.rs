@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod connections;
 mod diagnosis;
+mod handover;
 mod header;
 mod interop;
 mod lab;

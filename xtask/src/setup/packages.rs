@@ -29,6 +29,7 @@ pub const CLIPPY: &[Package<'static>] = &[
 pub const TESTS: &[Package<'static>] = &[
     package("iproute2", "ip", "lays out the test networks"),
     package("nftables", "nft", "the firewalls that truepeer must get past"),
+    package("conntrack", "conntrack", "what firewalls believe, where /proc doesn't tell"),
     package("netbase", "", "the names of protocols, for nft"),
     package("util-linux", "setpriv", "starts truepeer without some capabilities"),
     package("bpftool", "bpftool", "shows which programs the kernel has"),

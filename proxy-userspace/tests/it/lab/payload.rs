@@ -41,29 +41,54 @@ impl Payload {
 
     /// Reads to the end of the stream, and fails unless it is the first `length` bytes.
     pub fn receive(&self, from: &mut impl Read, length: usize) -> Result<()> {
+        let at = self.receive_all(from)?;
+        ensure!(
+            at == length,
+            "the stream ended after {at} of {length} bytes"
+        );
+        Ok(())
+    }
+
+    /// Reads to the end of the stream; returns how long it was.
+    pub fn receive_all(&self, from: &mut impl Read) -> Result<usize> {
+        self.receive_up_to(from, 0, usize::MAX)
+    }
+
+    /// Reads the bytes from `start` to `end`, and no more.
+    pub fn receive_from(&self, from: &mut impl Read, start: usize, end: usize) -> Result<()> {
+        let at = self.receive_up_to(from, start, end)?;
+        ensure!(at == end, "the stream ended after {at} of {end} bytes");
+        Ok(())
+    }
+
+    fn receive_up_to(&self, from: &mut impl Read, start: usize, end: usize) -> Result<usize> {
         let mut buffer = vec![0; 256 * 1024];
-        let mut at = 0;
-        loop {
-            let count = from.read(&mut buffer)?;
+        let mut at = start;
+        while at < end {
+            let most = buffer.len().min(end - at);
+            let count = from.read(&mut buffer[..most])?;
             if count == 0 {
-                ensure!(
-                    at == length,
-                    "the stream ended after {at} of {length} bytes"
-                );
-                return Ok(());
+                break;
             }
-            let mut got = &buffer[..count];
-            while !got.is_empty() {
-                let want = self.piece(at, got.len());
-                let (head, rest) = got.split_at(want.len());
-                ensure!(
-                    head == want,
-                    "not the bytes that were sent, after byte {at}"
-                );
-                at += head.len();
-                got = rest;
-            }
+            self.check(at, &buffer[..count])?;
+            at += count;
         }
+        Ok(at)
+    }
+
+    fn check(&self, start: usize, mut got: &[u8]) -> Result<()> {
+        let mut at = start;
+        while !got.is_empty() {
+            let want = self.piece(at, got.len());
+            let (head, rest) = got.split_at(want.len());
+            ensure!(
+                head == want,
+                "not the bytes that were sent, after byte {at}"
+            );
+            at += head.len();
+            got = rest;
+        }
+        Ok(())
     }
 }
 

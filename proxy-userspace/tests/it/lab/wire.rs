@@ -34,6 +34,11 @@ impl Connection {
     pub fn bytes(&self) -> Vec<u8> {
         self.segments.concat()
     }
+
+    /// The sequence number of what it sends next.
+    pub fn next(&self) -> u32 {
+        self.next
+    }
 }
 
 impl Wire {

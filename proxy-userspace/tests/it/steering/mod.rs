@@ -3,10 +3,10 @@
 //! The table: a row is a test, and its name says the host and the app, as in
 //! `steering::rp_filter::strict_on_all::loopback_v4`. Each row makes a host of its own, connects
 //! from the edge with a header, and fails unless the app sees exactly the client's address and
-//! port, under its own port, with a round trip.
+//! port, under its own port, with a round trip, and they go on talking when the kernel has taken over.
 
 mod apps;
-mod capture;
+pub mod capture;
 mod container;
 mod devices;
 mod elsewhere;
@@ -14,16 +14,14 @@ mod firewalls;
 mod instances;
 mod leaks;
 mod others;
-mod reuse;
+pub mod reuse;
 mod routes;
 mod rp_filter;
-mod site;
+pub mod site;
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
-use std::thread;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::lab::Lab;
 use crate::lab::addr::{
@@ -31,8 +29,7 @@ use crate::lab::addr::{
 };
 use crate::lab::app::App;
 use crate::lab::header::Version;
-use crate::lab::payload::Payload;
-use crate::lab::stream::expect;
+use crate::lab::talk::Talk;
 
 /// A port that no kernel picks by itself.
 const CLIENT_PORT: u16 = 20_300;
@@ -114,68 +111,34 @@ fn holds(app: Bound, set_up: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let listening = App::listen(&lab.host, app.to)?;
     let truepeer = lab.truepeer().targets_for(app.to);
     // Not every one of these hosts has an IPv6 address.
-    let _truepeer = truepeer.listen([HOST.v4(TRUEPEER_PORT)]).start()?;
-    sees(&lab, &listening, app.client)
+    let services = HOST.both(TRUEPEER_PORT).into_iter();
+    let services = services.filter(|addr| has(&lab, addr.ip()));
+    let _truepeer = truepeer.listen(services).start()?;
+    sees(&lab, &listening, app.client)?;
+    hands_over(&lab, &listening, app.client)
+}
+
+fn has(lab: &Lab, address: IpAddr) -> bool {
+    let bind = || TcpListener::bind(SocketAddr::new(address, 0));
+    lab.host.enter(bind).is_ok()
+}
+
+/// Goes on when it is handed over, for which the balancer's family has to be the client's. What
+/// `sees` has is of two families for clients of IPv6.
+fn hands_over(lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
+    let service = HOST.like(client, TRUEPEER_PORT);
+    if !has(lab, service.ip()) {
+        return Ok(());
+    }
+    let client = SocketAddr::new(client.ip(), client.port() + 1);
+    let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
+    let mut talk = Talk::accept(lab.balancer_to(service, &header)?, app, client)?;
+    talk.warm_up(lab)?;
+    talk.ping_pong(4, 10_000)
 }
 
 /// The app sees `client`, and they talk.
 fn sees(lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
     let mut talk = Talk::open(lab, app, client, Version::V2)?;
     talk.round_trip()
-}
-
-/// Both ends of a connection from the balancer to an app.
-struct Talk {
-    balancer: TcpStream,
-    app: TcpStream,
-}
-
-impl Talk {
-    /// Fails unless the app sees `client`, and the connection under the app's own port.
-    fn open(lab: &Lab, app: &App, client: SocketAddr, version: Version) -> Result<Self> {
-        let balancer = lab.balancer(&version.header(client, FRONT.like(client, FRONT_PORT)))?;
-        Self::accept(balancer, app, client)
-    }
-
-    fn accept(balancer: TcpStream, app: &App, client: SocketAddr) -> Result<Self> {
-        let (app, peer) = app.accept()?;
-        ensure!(peer == client, "the app saw {peer}, not {client}");
-        let local = app.local_addr()?;
-        ensure!(
-            local.port() == APP_PORT,
-            "the app is at {local} all at once"
-        );
-        Ok(Self { balancer, app })
-    }
-
-    fn round_trip(&mut self) -> Result<()> {
-        self.balancer.write_all(b"ping")?;
-        expect(&mut self.app, b"ping").context("to the app")?;
-        self.app.write_all(b"pong")?;
-        expect(&mut self.balancer, b"pong").context("from the app")
-    }
-
-    /// Both ways at once, to the end of both streams.
-    fn bulk(self) -> Result<()> {
-        const LENGTH: usize = 8 << 20;
-        let (up, down) = (&Payload::new(1), &Payload::new(2));
-        let Self { balancer, app } = &self;
-        let send = |mut to: &TcpStream, payload: &Payload| -> Result<()> {
-            payload.send(&mut to, LENGTH)?;
-            Ok(to.shutdown(std::net::Shutdown::Write)?)
-        };
-        thread::scope(|scope| {
-            let sent = [
-                scope.spawn(move || send(balancer, up)),
-                scope.spawn(move || send(app, down)),
-            ];
-            let at_app = scope.spawn(move || up.receive(&mut &*app, LENGTH));
-            down.receive(&mut &*balancer, LENGTH).context("downwards")?;
-            at_app.join().expect("no panic").context("upwards")?;
-            for sender in sent {
-                sender.join().expect("no panic")?;
-            }
-            Ok(())
-        })
-    }
 }

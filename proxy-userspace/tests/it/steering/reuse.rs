@@ -50,7 +50,7 @@ fn again(bound: Bound, end: fn(&Lab, Talk) -> Result<()>) -> Result<()> {
 }
 
 /// Leaves truepeer's side in TIME_WAIT.
-fn the_client_closes_first(_: &Lab, mut talk: Talk) -> Result<()> {
+pub fn the_client_closes_first(_: &Lab, mut talk: Talk) -> Result<()> {
     talk.balancer.shutdown(Shutdown::Write)?;
     expect_end(&mut talk.app)?;
     drop(talk.app);
@@ -58,7 +58,7 @@ fn the_client_closes_first(_: &Lab, mut talk: Talk) -> Result<()> {
 }
 
 /// Leaves the app's side in TIME_WAIT.
-fn the_app_closes_first(lab: &Lab, mut talk: Talk) -> Result<()> {
+pub fn the_app_closes_first(lab: &Lab, mut talk: Talk) -> Result<()> {
     talk.app.shutdown(Shutdown::Write)?;
     expect_end(&mut talk.balancer)?;
     drop(talk.balancer);
@@ -69,12 +69,12 @@ fn the_app_closes_first(lab: &Lab, mut talk: Talk) -> Result<()> {
     })
 }
 
-fn the_client_resets(_: &Lab, mut talk: Talk) -> Result<()> {
+pub fn the_client_resets(_: &Lab, mut talk: Talk) -> Result<()> {
     reset(talk.balancer)?;
     expect_reset(&mut talk.app)
 }
 
-fn the_app_resets(_: &Lab, mut talk: Talk) -> Result<()> {
+pub fn the_app_resets(_: &Lab, mut talk: Talk) -> Result<()> {
     reset(talk.app)?;
     expect_reset(&mut talk.balancer)
 }

@@ -1,0 +1,107 @@
+//! What the daemon says of connections whose bytes it doesn't see.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
+use crate::lab::addr::CLIENT;
+use crate::lab::payload::Payload;
+use crate::lab::poll;
+use crate::lab::stream::{expect_reset, reset};
+use crate::lab::talk::{HANDOVER_IS_SHOWN, Side, Talk, WARM_UP_BYTES};
+
+families! {
+    bytes_are_counted_on;
+    the_log_has_all_bytes;
+    an_open_connection_is_open;
+    resets_are_counted;
+}
+
+fn bytes_are_counted_on(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    let payload = Payload::new(1);
+    let (mut up, mut down) = (WARM_UP_BYTES, WARM_UP_BYTES);
+    wait_counted(&site, &talk, [up, down])?;
+    for (side, length) in [
+        (Side::Balancer, 100_000),
+        (Side::App, 200_000),
+        (Side::App, 1),
+    ] {
+        let (from, to) = talk.ends(side);
+        payload.send(&mut &*from, length)?;
+        payload.receive_from(&mut &*to, 0, length)?;
+        match side {
+            Side::Balancer => up += length,
+            Side::App => down += length,
+        }
+        wait_counted(&site, &talk, [up, down])?;
+    }
+    Ok(())
+}
+
+fn counted(site: &Site, talk: &Talk) -> Result<[usize; 2]> {
+    let shown = site.lab.shown_of(talk)?;
+    let number = |name| -> Result<usize> {
+        let value: &Value = &shown[name];
+        Ok(value
+            .as_u64()
+            .with_context(|| shown.to_string())?
+            .try_into()?)
+    };
+    Ok([number("up")?, number("down")?])
+}
+
+fn wait_counted(site: &Site, talk: &Talk, expected: [usize; 2]) -> Result<()> {
+    let mut last = [0, 0];
+    poll::until("all bytes to be counted", || {
+        last = counted(site, talk)?;
+        Ok((last == expected).then_some(()))
+    })
+    .with_context(|| format!("{last:?} where {expected:?} should be"))
+}
+
+fn verbose(family: Family) -> Result<Site> {
+    let mut plan = Plan::new(family);
+    plan.args = &["-v"];
+    plan.start()
+}
+
+fn the_log_has_all_bytes(family: Family) -> Result<()> {
+    let site = verbose(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    talk.transfer(&Side::BOTH, 3 * MIB)?;
+    let line = site.truepeer.wait_line("both sides closed")?;
+    let all = WARM_UP_BYTES + 3 * MIB;
+    let bytes = format!("{all} bytes up and {all} bytes down");
+    ensure!(line.contains(&bytes), "no {bytes} in {line}");
+    site.lab.wait_ended(&json!({ "closed": 1 }))
+}
+
+fn an_open_connection_is_open(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    let counts = site.lab.counts()?;
+    assert_eq!(counts["open"], 1, "{counts:#}");
+    let shown = site.lab.shown_of(&talk)?;
+    assert_eq!(shown["client"], site.of(CLIENT, CLIENT_PORT).to_string());
+    assert_eq!(shown["spoofed"], true);
+    if HANDOVER_IS_SHOWN {
+        assert_eq!(shown["handed_over"], true);
+    }
+    Ok(())
+}
+
+fn resets_are_counted(family: Family) -> Result<()> {
+    let site = Site::new(family)?;
+    for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
+        let (resetter, mut other) = site.warm(port)?.split(side);
+        reset(resetter)?;
+        expect_reset(&mut other)?;
+    }
+    site.lab.wait_ended(&json!({ "reset": 2 }))?;
+    let counts = site.lab.counts()?;
+    assert_eq!(counts["open"], 0, "{counts:#}");
+    assert_eq!(site.lab.shown("connections")?, json!([]));
+    Ok(())
+}

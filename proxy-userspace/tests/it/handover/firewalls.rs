@@ -1,0 +1,122 @@
+//! Hosts with rules that see only a part of the packets, or count on seeing them all.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::{CLIENT_PORT, Family, MIB, Plan, families};
+use crate::lab::Lab;
+use crate::lab::poll;
+use crate::lab::talk::Side;
+use crate::steering::reuse::{
+    the_app_closes_first, the_app_resets, the_client_closes_first, the_client_resets,
+};
+use crate::steering::site::{nft, sysctl};
+
+families! {
+    only_lo_and_the_service;
+    strict_rp_filter;
+    conntrack_in_bulk;
+    conntrack_forgets_what_has_ended;
+    conntrack_forgets_what_a_kill_has_ended;
+}
+
+/// Without icmpv6 a host doesn't learn its router's address, whatever it runs.
+const STATELESS: &str = "add table inet bare
+    add chain inet bare input { type filter hook input priority 0 ; policy drop ; }
+    add rule inet bare input iif lo accept
+    add rule inet bare input meta l4proto ipv6-icmp accept
+    add rule inet bare input tcp dport 7000 accept";
+
+/// In both directions, so that it is not enough to come in.
+const STATEFUL: &str = "add table inet guard
+    add chain inet guard input { type filter hook input priority 0 ; policy drop ; }
+    add rule inet guard input ct state invalid drop
+    add rule inet guard input ct state established,related accept
+    add rule inet guard input iif lo accept
+    add rule inet guard input meta l4proto ipv6-icmp accept
+    add rule inet guard input tcp dport 7000 ct state new accept
+    add chain inet guard output { type filter hook output priority 0 ; }
+    add rule inet guard output ct state invalid drop";
+
+fn only_lo_and_the_service(family: Family) -> Result<()> {
+    carries(family, &|lab| nft(&lab.host, STATELESS))
+}
+
+fn strict_rp_filter(family: Family) -> Result<()> {
+    carries(family, &|lab| {
+        ["all", "default", "edge", "lo"]
+            .iter()
+            .try_for_each(|device| sysctl(&lab.host, &format!("ipv4/conf/{device}/rp_filter"), "1"))
+    })
+}
+
+fn conntrack_in_bulk(family: Family) -> Result<()> {
+    carries(family, &|lab| nft(&lab.host, STATEFUL))
+}
+
+fn carries(family: Family, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {
+    let mut plan = Plan::new(family);
+    plan.set_up = set_up;
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    talk.ping_pong(16, 1000)?;
+    talk.transfer(&Side::BOTH, 8 * MIB)
+}
+
+/// It would keep them for five days.
+fn conntrack_forgets_what_has_ended(family: Family) -> Result<()> {
+    let mut plan = Plan::new(family);
+    plan.set_up = &|lab| nft(&lab.host, STATEFUL);
+    let site = plan.start()?;
+    for (port, end) in (CLIENT_PORT..).zip([
+        the_client_closes_first,
+        the_client_resets,
+        the_app_resets,
+        the_app_closes_first,
+    ]) {
+        let mut talk = site.warm(port)?;
+        talk.ping_pong(4, 100_000)?;
+        ensure!(
+            !established(&site.lab)?.is_empty(),
+            "conntrack sees nothing"
+        );
+        end(&site.lab, talk)?;
+    }
+    site.lab.wait_ended(&json!({ "closed": 2, "reset": 2 }))?;
+    wait_forgotten(&site.lab)
+}
+
+fn conntrack_forgets_what_a_kill_has_ended(family: Family) -> Result<()> {
+    let mut plan = Plan::new(family);
+    plan.set_up = &|lab| nft(&lab.host, STATEFUL);
+    let mut site = plan.start()?;
+    let talk = site.warm(CLIENT_PORT)?;
+    site.kill()?;
+    drop(talk);
+    wait_forgotten(&site.lab)
+}
+
+fn wait_forgotten(lab: &Lab) -> Result<()> {
+    poll::until("conntrack to forget", || {
+        Ok(established(lab)?.is_empty().then_some(()))
+    })
+}
+
+/// The connections that conntrack believes to be open.
+fn established(lab: &Lab) -> Result<Vec<String>> {
+    let table = lab
+        .host
+        .enter(|| fs::read_to_string("/proc/thread-self/net/nf_conntrack"));
+    let table = match table {
+        Ok(table) => table,
+        // Not every kernel has that file.
+        Err(_) => ["ipv4", "ipv6"]
+            .map(|family| lab.host.run(&format!("conntrack -L -f {family}")))
+            .into_iter()
+            .collect::<Result<String>>()?,
+    };
+    let open = table.lines().filter(|line| line.contains("ESTABLISHED"));
+    Ok(open.map(str::to_owned).collect())
+}

@@ -1,0 +1,100 @@
+//! kill -9: nobody is left to say anything, and still both ends hear of it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+
+use super::aborts::{read_for_ever, send_for_ever};
+use super::closes::half_close;
+use super::{CLIENT_PORT, Family, MIB, Site, families};
+use crate::lab::addr::{APP_PORT, LOOPBACK};
+use crate::lab::stream::expect_reset;
+use crate::lab::talk::{Side, Talk};
+use crate::steering::capture::Capture;
+
+families! {
+    idle_connections_are_reset;
+    a_busy_sender_is_reset;
+    a_busy_app_is_reset;
+    half_closed_connections_are_reset;
+    the_next_daemon_serves_the_same_client;
+}
+
+fn idle_connections_are_reset(family: Family) -> Result<()> {
+    const COUNT: u16 = 8;
+    let mut site = Site::new(family)?;
+    let capture = Capture::start(&site.lab.edge)?;
+    let ports = CLIENT_PORT..CLIENT_PORT + COUNT;
+    let talks: Result<Vec<_>> = ports.map(|port| site.warm(port)).collect();
+    site.kill()?;
+    talks?.into_iter().try_for_each(both_are_reset)?;
+    site.lab.no_device_left()?;
+    capture.saw_no_leak()
+}
+
+fn both_are_reset(mut talk: Talk) -> Result<()> {
+    expect_reset(&mut talk.balancer).context("for the balancer")?;
+    expect_reset(&mut talk.app).context("for the app")
+}
+
+fn a_busy_sender_is_reset(family: Family) -> Result<()> {
+    busy(family, Side::Balancer)
+}
+
+fn a_busy_app_is_reset(family: Family) -> Result<()> {
+    busy(family, Side::App)
+}
+
+fn busy(family: Family, side: Side) -> Result<()> {
+    let mut site = Site::new(family)?;
+    let capture = Capture::start(&site.lab.edge)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    let (sender, reader) = talk.ends(side);
+    thread::scope(|scope| -> Result<()> {
+        let sending = scope.spawn(|| send_for_ever(sender));
+        (&*reader).read_exact(&mut vec![0; 4 << 20])?;
+        let reading = scope.spawn(|| read_for_ever(reader));
+        site.kill()?;
+        for (end, what) in [(sending, "sender"), (reading, "reader")] {
+            let error = end.join().expect("no panic on the way");
+            ensure!(error == ErrorKind::ConnectionReset, "the {what}: {error}");
+        }
+        Ok(())
+    })?;
+    drop(talk);
+    site.lab.no_device_left()?;
+    capture.saw_no_leak()
+}
+
+fn half_closed_connections_are_reset(family: Family) -> Result<()> {
+    let mut site = Site::new(family)?;
+    let capture = Capture::start(&site.lab.edge)?;
+    let mut talks = Vec::new();
+    for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
+        let talk = site.warm(port)?;
+        half_close(&talk, side)?;
+        talks.push(talk.split(side));
+    }
+    site.kill()?;
+    for (mut ended, mut other) in talks {
+        expect_reset(&mut ended)?;
+        // A socket that has heard the end says so first.
+        let error = read_for_ever(&other);
+        ensure!(error != ErrorKind::WouldBlock, "the other end hangs");
+        ensure!(other.write_all(b"late").is_err());
+    }
+    site.lab.no_device_left()?;
+    capture.saw_no_leak()
+}
+
+/// Nothing of the first one's connections is in the way of the second's.
+fn the_next_daemon_serves_the_same_client(family: Family) -> Result<()> {
+    let mut site = Site::new(family)?;
+    let first = site.warm(CLIENT_PORT)?;
+    site.kill()?;
+    both_are_reset(first)?;
+    let target = family(LOOPBACK, APP_PORT);
+    let _next = site.lab.truepeer().targets_for(target).start()?;
+    site.warm(CLIENT_PORT)?.transfer(&Side::BOTH, MIB)
+}

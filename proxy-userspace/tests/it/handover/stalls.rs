@@ -1,0 +1,180 @@
+//! Who doesn't read stops who sends, and nothing on the way takes more than the windows say.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use socket2::SockRef;
+
+use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
+use crate::lab::Lab;
+use crate::lab::payload::Payload;
+use crate::lab::poll;
+use crate::lab::talk::{HANDOVER_IS_SHOWN, Side};
+use crate::steering::site::sysctl;
+
+/// Of the sockets of balancer and app, in bytes: 10 MiB with one sender and one receiver.
+const BUFFERS: [(&str, &str); 2] = [
+    ("ipv4/tcp_rmem", "4096 131072 6291456"),
+    ("ipv4/tcp_wmem", "4096 16384 4194304"),
+];
+/// A daemon in between has another pair, and a pipe.
+const RELAYED_MOST: usize = 64 * MIB;
+const TAKEN_MOST: usize = if HANDOVER_IS_SHOWN {
+    16 * MIB
+} else {
+    RELAYED_MOST
+};
+/// The kernel counts for the whole machine, so other tests are in it.
+const MEMORY_MOST: usize = 256 * MIB;
+
+families! {
+    an_app_that_stalls;
+    a_balancer_that_stalls;
+    an_end_behind_a_stall;
+    both_stall;
+    stalled_before_the_handover;
+    a_reader_with_a_small_buffer;
+}
+
+fn site(family: Family) -> Result<Site> {
+    let mut plan = Plan::new(family);
+    plan.set_up = &|lab| {
+        for (key, value) in BUFFERS {
+            sysctl(&lab.edge, key, value)?;
+            sysctl(&lab.host, key, value)?;
+        }
+        Ok(())
+    };
+    plan.start()
+}
+
+fn an_app_that_stalls(family: Family) -> Result<()> {
+    stalls(family, Side::Balancer)
+}
+
+fn a_balancer_that_stalls(family: Family) -> Result<()> {
+    stalls(family, Side::App)
+}
+
+/// Twice: the second time with all windows grown.
+fn stalls(family: Family, sender: Side) -> Result<()> {
+    let site = site(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    let (from, to) = talk.ends(sender);
+    let payload = &Payload::new(3);
+    let mut sent = 0;
+    for _ in 0..2 {
+        let before = tcp_memory(&site.lab)?;
+        let full = fill(from, payload, sent, TAKEN_MOST)?;
+        let grown = tcp_memory(&site.lab)?.saturating_sub(before);
+        ensure!(grown < MEMORY_MOST, "TCP took {grown} bytes of memory");
+        thread::scope(|scope| {
+            let rest = scope.spawn(move || payload.send_from(&mut &*from, full, full + MIB));
+            payload.receive_from(&mut &*to, sent, full + MIB)?;
+            rest.join().expect("no panic on the way")
+        })?;
+        sent = full + MIB;
+    }
+    Ok(())
+}
+
+fn an_end_behind_a_stall(family: Family) -> Result<()> {
+    let site = site(family)?;
+    let payload = Payload::new(4);
+    for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
+        let talk = site.warm(port)?;
+        let (from, to) = talk.ends(side);
+        let sent = fill(from, &payload, 0, TAKEN_MOST)?;
+        from.shutdown(Shutdown::Write)?;
+        payload
+            .receive(&mut &*to, sent)
+            .with_context(|| format!("{side:?} sends"))?;
+        // and the other half still works
+        payload.send(&mut &*to, 1000)?;
+        payload.receive_from(&mut &*from, 0, 1000)?;
+    }
+    Ok(())
+}
+
+fn both_stall(family: Family) -> Result<()> {
+    let site = site(family)?;
+    let talk = &site.warm(CLIENT_PORT)?;
+    let payload = &Payload::new(5);
+    let sent = Side::BOTH.map(|side| -> Result<_> {
+        let (from, to) = talk.ends(side);
+        Ok((from, to, fill(from, payload, 0, TAKEN_MOST)?))
+    });
+    for filled in sent {
+        let (from, to, sent) = filled?;
+        payload.receive_from(&mut &*to, 0, sent)?;
+        from.shutdown(Shutdown::Write)?;
+        payload.receive_from(&mut &*to, sent, sent)?;
+    }
+    Ok(())
+}
+
+/// What nobody reads fills the daemon's buffers; a handover has to wait for it, or take it along.
+fn stalled_before_the_handover(family: Family) -> Result<()> {
+    let site = site(family)?;
+    let payload = &Payload::new(6);
+    for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
+        let talk = site.open(port)?;
+        let (from, to) = talk.ends(side);
+        let full = fill(from, payload, 0, RELAYED_MOST)?;
+        thread::scope(|scope| {
+            let rest = scope.spawn(move || payload.send_from(&mut &*from, full, full + 8 * MIB));
+            payload.receive_from(&mut &*to, 0, full + 8 * MIB)?;
+            rest.join().expect("no panic on the way")
+        })?;
+        site.lab.wait_handed_over(&talk)?;
+        talk.transfer(&Side::BOTH, MIB)?;
+    }
+    Ok(())
+}
+
+/// Its window is a few KiB all the time.
+fn a_reader_with_a_small_buffer(family: Family) -> Result<()> {
+    let site = site(family)?;
+    let talk = site.warm(CLIENT_PORT)?;
+    for side in Side::BOTH {
+        SockRef::from(talk.ends(side).1).set_recv_buffer_size(16 << 10)?;
+    }
+    talk.transfer(&Side::BOTH, MIB)
+}
+
+/// Writes from `start` on until the connection takes no more, and fails if that is more than `most`;
+/// returns where it was. No more is
+/// when thirty looks in a row, 5 ms apart, have found no room.
+fn fill(to: &TcpStream, payload: &Payload, start: usize, most: usize) -> Result<usize> {
+    let (mut at, mut same) = (start, 0);
+    to.set_nonblocking(true)?;
+    poll::until("the sender to stall", || {
+        same += 1;
+        loop {
+            match (&*to).write(payload.piece(at, MIB)) {
+                Ok(count) => (at, same) = (at + count, 0),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => bail!("writing to a stalled reader: {error}"),
+            }
+            ensure!(at - start < most, "nothing stops the sender");
+        }
+        Ok((same == 30).then_some(()))
+    })?;
+    to.set_nonblocking(false)?;
+    Ok(at)
+}
+
+/// What all TCP sockets hold, in bytes.
+fn tcp_memory(lab: &Lab) -> Result<usize> {
+    const PAGE: usize = 4096;
+    let text = lab
+        .host
+        .enter(|| fs::read_to_string("/proc/thread-self/net/sockstat"))?;
+    let tcp = text.lines().find(|line| line.starts_with("TCP:"));
+    let pages = tcp.and_then(|line| line.split_once(" mem "));
+    let (_, pages) = pages.context("sockstat has TCP's memory")?;
+    Ok(pages.trim().parse::<usize>()? * PAGE)
+}
