@@ -85,6 +85,9 @@ pub struct Handed {
 pub struct Owed {
     pub by_app: u32,
     pub by_balancer: u32,
+    /// Up to where the daemon's sockets have heard both.
+    pub heard_app: u32,
+    pub heard_balancer: u32,
 }
 
 /// What the programs tell the daemon.
@@ -111,7 +114,7 @@ const _: () = {
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Way>() == 72);
     assert!(size_of::<Handed>() == 224);
-    assert!(size_of::<Owed>() == 8);
+    assert!(size_of::<Owed>() == 16);
     assert!(size_of::<Ended>() == 8);
 };
 

@@ -18,7 +18,7 @@ use proxy_common::{
 use crate::{
     inject::LO_MAC,
     maps,
-    packet::{self, Face, Head, Numbers, Options, Unreadable, Version},
+    packet::{self, Face, Head, Numbers, Options, TooLarge, Unreadable, Version},
     route,
 };
 
@@ -35,8 +35,10 @@ pub struct Failed;
 /// A packet of the balancer.
 #[inline(always)]
 pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
-    let served = packet::tcp_destination(ctx, version).is_some_and(maps::is_served);
-    if !served {
+    let Some(port) = packet::tcp_destination(ctx, version) else {
+        return too_large(ctx, version);
+    };
+    if !maps::is_served(port) {
         return Ok(Forward::Foreign);
     }
     let Some((head, id, handed)) = find(ctx, version) else {
@@ -61,17 +63,39 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
     rewritten.map_err(|Unreadable| Failed)?;
     let (device, mac) = entrance();
     packet::set_macs(ctx, mac).map_err(|Unreadable| Failed)?;
-    if head.bare()
+    if head.acknowledges()
         && let Some(owed) = maps::owed(id)
     {
         // The application gets a copy of it, the daemon's socket the packet.
         let _ = ctx.clone_redirect(device, BPF_F_INGRESS.into());
-        let own = at_most(own, owed.by_balancer);
+        let own = for_daemon(own, head.payload, owed.by_balancer, owed.heard_balancer);
         let restored = packet::rewrite(ctx, version, &head, &after, &own)
             .and_then(|()| packet::rewrite_options(ctx, version, &head, &undone(&options)));
         restored.map_err(|Unreadable| Failed)?;
         return Ok(Forward::Foreign);
     }
+    Ok(Forward::ToApp(device))
+}
+
+/// A router's word on a packet that the application sent is for the application.
+#[inline(always)]
+fn too_large(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
+    let Some(told) = packet::too_large(ctx, version) else {
+        return Ok(Forward::Foreign);
+    };
+    let Some((_, handed)) = maps::handed(&told.flow.reversed()) else {
+        return Ok(Forward::Foreign);
+    };
+    // SAFETY: read only.
+    let handed = unsafe { &*handed };
+    let meant = TooLarge {
+        flow: handed.to_app.reversed(),
+        seq: told.seq.wrapping_sub(handed.down.seq),
+    };
+    let (device, mac) = entrance();
+    packet::rewrite_too_large(ctx, version, &told, &meant)
+        .and_then(|()| packet::set_macs(ctx, mac))
+        .map_err(|Unreadable| Failed)?;
     Ok(Forward::ToApp(device))
 }
 
@@ -96,11 +120,11 @@ pub fn reply(ctx: &TcContext, version: Version) -> Result<Reply, Failed> {
     if device == 0 {
         return Ok(Reply::Steer);
     }
-    if head.bare()
+    if head.acknowledges()
         && let Some(owed) = maps::owed(id)
     {
         // The daemon's socket gets a copy of it.
-        let own = at_most(head.face(), owed.by_app);
+        let own = for_daemon(head.face(), head.payload, owed.by_app, owed.heard_app);
         packet::rewrite(ctx, version, &head, &head.face(), &own)
             .and_then(|()| packet::set_macs(ctx, VETH_MAC))
             .map_err(|Unreadable| Failed)?;
@@ -266,12 +290,17 @@ const fn onwards<'a>(head: &Head, flow: &'a Flow, own: &Way, other: &Way) -> Fac
     Face { flow, numbers }
 }
 
-/// With no more acknowledged than the daemon's socket has sent.
+/// An acknowledgment for the daemon's own socket: of no more than it has sent, and with no byte that
+/// it hasn't heard, so that it takes nothing else from it. A leap ahead would look like somebody
+/// else's packet to a firewall that follows what the socket hears.
 #[inline(always)]
-const fn at_most(face: Face<'_>, sent: u32) -> Face<'_> {
-    let ack = earlier(face.numbers.ack, sent);
+const fn for_daemon(face: Face<'_>, payload: u32, sent: u32, heard: u32) -> Face<'_> {
     let numbers = Numbers {
-        ack,
+        seq: match payload {
+            0 => earlier(face.numbers.seq, heard),
+            payload => heard.wrapping_sub(payload),
+        },
+        ack: earlier(face.numbers.ack, sent),
         ..face.numbers
     };
     Face { numbers, ..face }

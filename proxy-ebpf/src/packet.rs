@@ -212,6 +212,12 @@ impl Head {
         self.payload == 0 && !self.has(Self::FIN | Self::SYN | Self::RST)
     }
 
+    /// Acknowledges, and neither opens nor ends anything.
+    #[inline(always)]
+    pub const fn acknowledges(&self) -> bool {
+        self.has(Self::ACK) && !self.has(Self::FIN | Self::SYN | Self::RST)
+    }
+
     /// What its sequence number will be next.
     #[inline(always)]
     pub const fn end(&self) -> u32 {
@@ -412,6 +418,144 @@ fn try_rewrite_addresses(
                 .or_else(|Unreadable| replace_sum(ctx, at, sum, flags))
         }
     }
+}
+
+/// What a router says of a packet that was too large for it: the start of that packet.
+pub struct TooLarge {
+    pub flow: Flow,
+    pub seq: u32,
+}
+
+impl TooLarge {
+    const V4: u8 = 3;
+    const V4_CODE: u8 = 4;
+    const V6: u8 = 2;
+}
+
+/// Where ICMP's header ends and the packet starts that it is about.
+#[inline(always)]
+const fn quoted(version: Version) -> usize {
+    const ICMP_LEN: usize = 8;
+    tcp_offset(version) + ICMP_LEN
+}
+
+#[inline(always)]
+pub fn too_large(ctx: &TcContext, version: Version) -> Option<TooLarge> {
+    let (protocol, icmp) = match version {
+        Version::V4 => (offset_of!(Ipv4Hdr, proto), IpProto::Icmp),
+        Version::V6 => (offset_of!(Ipv6Hdr, next_hdr), IpProto::Ipv6Icmp),
+    };
+    let found: u8 = load(ctx, protocol).ok()?;
+    if found != icmp as u8 {
+        return None;
+    }
+    let [kind, code]: [u8; 2] = load(ctx, tcp_offset(version)).ok()?;
+    let quoted = quoted(version);
+    let inner: u8 = load(ctx, quoted + protocol).ok()?;
+    let told = match version {
+        Version::V4 => kind == TooLarge::V4 && code == TooLarge::V4_CODE,
+        Version::V6 => kind == TooLarge::V6,
+    };
+    if !told || inner != IpProto::Tcp as u8 {
+        return None;
+    }
+    let (source, destination) = match version {
+        Version::V4 => {
+            let [source, destination]: [u32; 2] =
+                load(ctx, quoted + offset_of!(Ipv4Hdr, src_addr)).ok()?;
+            (Addr::from_v4(source), Addr::from_v4(destination))
+        }
+        Version::V6 => {
+            let [source, destination]: [[u32; 4]; 2] =
+                load(ctx, quoted + offset_of!(Ipv6Hdr, src_addr)).ok()?;
+            (Addr::from_v6(source), Addr::from_v6(destination))
+        }
+    };
+    let [ports, seq]: [u32; 2] = load(ctx, quoted + tcp_offset(version)).ok()?;
+    let ports = u32::from_be(ports);
+    Some(TooLarge {
+        flow: Flow {
+            source: Endpoint::new(source, (ports >> 16) as u16),
+            destination: Endpoint::new(destination, ports as u16),
+        },
+        seq: u32::from_be(seq),
+    })
+}
+
+/// Makes it speak of a packet of another leg, to the one who sent that. Its packet has an Ethernet
+/// header.
+#[inline(always)]
+pub fn rewrite_too_large(
+    ctx: &TcContext,
+    version: Version,
+    old: &TooLarge,
+    new: &TooLarge,
+) -> Result<(), Unreadable> {
+    match rewrite_quoted(ctx, version, old, new) {
+        0 => Ok(()),
+        _ => Err(Unreadable),
+    }
+}
+
+#[inline(never)]
+fn rewrite_quoted(ctx: &TcContext, version: Version, old: &TooLarge, new: &TooLarge) -> u64 {
+    try_rewrite_quoted(ctx, version, old, new).is_err().into()
+}
+
+#[inline(always)]
+fn try_rewrite_quoted(
+    ctx: &TcContext,
+    version: Version,
+    old: &TooLarge,
+    new: &TooLarge,
+) -> Result<(), Unreadable> {
+    /// In both versions.
+    const CHECKSUM: usize = 2;
+    let (icmp, quoted) = (tcp_offset(version), quoted(version));
+    let ports = |flow: &Flow| (flow.source.port() << 16 | flow.destination.port()).to_be();
+    let tcp_old = [ports(&old.flow), old.seq.to_be()];
+    let tcp_new = [ports(&new.flow), new.seq.to_be()];
+    let mut sum = difference(&tcp_old, &tcp_new)?;
+    store(ctx, quoted + tcp_offset(version), &tcp_new)?;
+    let checksum = EthHdr::LEN + icmp + CHECKSUM;
+    let to = &new.flow.source;
+    match version {
+        Version::V4 => {
+            let old_addrs = [v4(&old.flow.source), v4(&old.flow.destination)];
+            let new_addrs = [v4(to), v4(&new.flow.destination)];
+            let addrs = difference(&old_addrs, &new_addrs)?;
+            store(ctx, quoted + offset_of!(Ipv4Hdr, src_addr), &new_addrs)?;
+            // The quoted header's own checksum makes up for it.
+            let quoted = EthHdr::LEN + quoted + offset_of!(Ipv4Hdr, check);
+            ctx.l3_csum_replace(quoted, 0, addrs.into(), 0)
+                .map_err(|_| Unreadable)?;
+            let outer = difference(&v4(&old.flow.source), &v4(to))?;
+            store(ctx, offset_of!(Ipv4Hdr, dst_addr), &v4(to))?;
+            let ip = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
+            ctx.l3_csum_replace(ip, 0, outer.into(), 0)
+                .map_err(|_| Unreadable)?;
+        }
+        Version::V6 => {
+            let words = |endpoint: &Endpoint| endpoint.addr().words();
+            let old_addrs = [words(&old.flow.source), words(&old.flow.destination)];
+            let new_addrs = [words(to), words(&new.flow.destination)];
+            sum = add_sums(sum, difference(&old_addrs, &new_addrs)?);
+            store(ctx, quoted + offset_of!(Ipv6Hdr, src_addr), &new_addrs)?;
+            let outer = difference(&words(&old.flow.source), &words(to))?;
+            store(ctx, offset_of!(Ipv6Hdr, dst_addr), &words(to))?;
+            ctx.l4_csum_replace(checksum, 0, outer.into(), BPF_F_PSEUDO_HDR.into())
+                .map_err(|_| Unreadable)?;
+        }
+    }
+    ctx.l4_csum_replace(checksum, 0, sum.into(), 0)
+        .map_err(|_| Unreadable)
+}
+
+/// Of two changes, as checksums add up.
+#[inline(always)]
+const fn add_sums(one: u32, other: u32) -> u32 {
+    let (sum, carry) = one.overflowing_add(other);
+    sum.wrapping_add(carry as u32)
 }
 
 /// Of linux/bpf.h since 6.16.

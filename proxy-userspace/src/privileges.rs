@@ -59,9 +59,7 @@ impl Role {
             Self::Start => needed() | CapabilitySet::SETPCAP,
             Self::Control => CapabilitySet::NET_ADMIN,
             Self::Worker => {
-                CapabilitySet::NET_RAW
-                    | CapabilitySet::NET_BIND_SERVICE
-                    | CapabilitySet::NET_ADMIN
+                CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN
             }
         }
     }

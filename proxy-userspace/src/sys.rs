@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -93,7 +94,6 @@ pub fn readable<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
 
 /// Raises the limit of open files to the hard limit and returns it.
 pub fn raise_nofile() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -104,6 +104,9 @@ pub fn raise_nofile() -> u64 {
         Err(_) => limit.current.unwrap_or(u64::MAX),
     }
 }
+
+/// What TCP's timestamps take of each segment.
+pub const TIMESTAMP_BYTES: u32 = 12;
 
 /// A TCP connection as its socket has it.
 #[derive(Clone, Copy, Debug)]
@@ -146,8 +149,6 @@ impl TcpOptions {
 /// Needs CAP_NET_ADMIN.
 pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
     const ESTABLISHED: u8 = 1;
-    /// Timestamps take so much of each segment.
-    const TIMESTAMP_BYTES: u32 = 12;
     let socket = socket.as_fd();
     // SAFETY: it is made of integers.
     let info: libc::tcp_info = unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::files;
@@ -18,6 +18,7 @@ use crate::lab::addr::TRUEPEER_PORT;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
 use crate::setups;
+use crate::usage::Usage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -96,12 +97,17 @@ impl Drop for Running {
 }
 
 /// Kills it and waits. Not by dropping it, which prints all it ever said: for go-mmproxy that is a
-/// line for each prefix of its allowlist.
+/// line for each prefix of its allowlist. nginx's workers outlive a killed master.
 pub fn end(mut proc: Proc) {
+    let all = Usage::of(Some(proc.pid())).processes().unwrap_or_default();
     if proc.signal(Signal::KILL).is_ok() {
         while proc.is_running().unwrap_or(false) {
             thread::sleep(Duration::from_millis(5));
         }
+    }
+    for child in all.iter().skip(1).filter_map(|pid| pid.parse().ok()) {
+        // It may have ended by itself meanwhile.
+        let _ = Pid::from_raw(child).map(|child| kill_process(child, Signal::KILL));
     }
     mem::forget(proc);
 }

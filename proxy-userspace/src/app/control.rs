@@ -149,16 +149,17 @@ impl Control<'_> {
     }
 
     fn answer(&mut self, Asked { request, reply }: Asked) {
-        let answer = match request {
-            Request::Status => serde_json::to_string(&self.status()),
-            Request::Reload => serde_json::to_string(&self.reload()),
-            Request::Connections => {
-                let (open, handover) = (self.connections.iter(), self.handover.clone());
-                return reply.send_list(open.map(move |connection| {
-                    connections::status(&connection, handover.as_deref())
-                }));
-            }
-        };
+        let answer =
+            match request {
+                Request::Status => serde_json::to_string(&self.status()),
+                Request::Reload => serde_json::to_string(&self.reload()),
+                Request::Connections => {
+                    let (open, handover) = (self.connections.iter(), self.handover.clone());
+                    return reply.send_list(open.map(move |connection| {
+                        connections::status(&connection, handover.as_deref())
+                    }));
+                }
+            };
         match answer {
             Ok(answer) => reply.send(answer),
             Err(error) => tracing::error!("answering {request:?}: {error}"),

@@ -83,7 +83,9 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         host_sockets,
         connections: connections.clone(),
         slots: Arc::new(Semaphore::new(maxconn(config))),
-        shortcut: handover.clone().map(|handover| handover as Arc<dyn Shortcut>),
+        shortcut: handover
+            .clone()
+            .map(|handover| handover as Arc<dyn Shortcut>),
     });
     let services = routes.services(config);
     let (drain, draining) = Drain::new();

@@ -107,6 +107,8 @@ impl Shortcut for Handover {
         let owed = handover::Owed {
             by_app: legs.upstream.sent,
             by_balancer: legs.downstream.sent,
+            heard_app: legs.upstream.received,
+            heard_balancer: legs.downstream.received,
         };
         let (over, end) = oneshot::channel();
         let (up, down) = (false, false);
@@ -117,7 +119,9 @@ impl Shortcut for Handover {
             maps.handed.insert(id, handed, 0)?;
             maps.owed.insert(id, owed, 0)?;
             // From here on packets take the shortcut.
-            flows.iter().try_for_each(|flow| maps.flows.insert(flow, id, 0))
+            flows
+                .iter()
+                .try_for_each(|flow| maps.flows.insert(flow, id, 0))
         })();
         drop(maps);
         if let Err(error) = opened {
@@ -133,10 +137,14 @@ impl Shortcut for Handover {
             Some(Owed {
                 by_app,
                 by_balancer,
+                heard_app,
+                heard_balancer,
             }) => {
                 let owed = handover::Owed {
                     by_app,
                     by_balancer,
+                    heard_app,
+                    heard_balancer,
                 };
                 maps.insert(id, owed, 0)
             }

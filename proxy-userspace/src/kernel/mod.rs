@@ -12,7 +12,7 @@ mod pins;
 
 pub use allowlist::{Allowlist, Origin, covering};
 pub use counters::Counters;
-pub use handover::Handover;
 pub use features::{Feature, has_sk_lookup, has_tcx};
+pub use handover::Handover;
 pub use load::{Claim, Kernel, Placement};
 pub use pins::{Unmounted, directory as pins, is_mounted as is_bpffs_mounted};

@@ -7,6 +7,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::{
     Balancer, Client, Connection, End, Service, Shared,
     addr::canonical,
+    handover,
     open::{List, Moved},
     policy::Way,
     pump,
@@ -59,7 +60,10 @@ async fn open(
     } = read_header::read(downstream, service).await?;
     let claimed = source.map(|source| Client(canonical(source)));
     let way = Way::find(claimed, balancer, service, &*shared.own)?;
-    let upstream = connect(&way, service, shared).await?;
+    // So that a handover finds legs that fit.
+    let segment = shared.shortcut.as_ref();
+    let segment = segment.and_then(|_| handover::small_segment(downstream));
+    let upstream = connect(&way, segment, service, shared).await?;
     let connection = Connection {
         service: service.clone(),
         balancer,
@@ -78,11 +82,16 @@ async fn open(
     })
 }
 
-async fn connect(way: &Way, service: &Service, shared: &Shared) -> Result<TcpStream, End> {
+async fn connect(
+    way: &Way,
+    segment: Option<u32>,
+    service: &Service,
+    shared: &Shared,
+) -> Result<TcpStream, End> {
     let (route, target) = (&way.route, way.route.target);
     let connecting = async {
         if way.spoofed {
-            upstream::spoofed(way.client, route, service, shared).await
+            upstream::spoofed(way.client, route, segment, service, shared).await
         } else {
             upstream::plain(route, shared).await
         }

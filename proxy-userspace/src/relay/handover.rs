@@ -14,11 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpStream,
-    sync::oneshot,
-    time::sleep,
-};
+use tokio::{net::TcpStream, sync::oneshot, time::sleep};
 
 use super::{
     Connection, End,
@@ -67,11 +63,13 @@ pub enum Over {
     Reset,
 }
 
-/// The next byte that our socket would send to the application, and to the balancer.
+/// The next byte that our sockets would send to application and balancer, and would hear from them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owed {
     pub by_app: u32,
     pub by_balancer: u32,
+    pub heard_app: u32,
+    pub heard_balancer: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +88,8 @@ pub struct Gauge<'a> {
     in_hand: Cell<u32>,
     /// Given since the handover: from then on the kernel counts.
     late: Cell<Option<u32>>,
+    /// Taken since.
+    late_taken: Cell<u32>,
 }
 
 impl<'a> Gauge<'a> {
@@ -98,6 +98,7 @@ impl<'a> Gauge<'a> {
             moved,
             in_hand: Cell::new(0),
             late: Cell::new(None),
+            late_taken: Cell::new(0),
         }
     }
 
@@ -105,6 +106,10 @@ impl<'a> Gauge<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "below the size of a pipe")]
     pub fn take(&self, count: usize) {
         self.in_hand.set(self.in_hand.get() + count as u32);
+        if self.late.get().is_some() {
+            let taken = self.late_taken.get().wrapping_add(count as u32);
+            self.late_taken.set(taken);
+        }
     }
 
     /// To the sink.
@@ -136,19 +141,26 @@ pub struct Candidate<'a> {
     pub down: Gauge<'a>,
     /// Pieces until the next try; 0: never.
     wait: Cell<u32>,
-    /// What the next wait will be.
-    patience: Cell<u32>,
+    tries: Cell<u32>,
     handed: RefCell<Option<Handed<'a>>>,
 }
 
-/// A dozen messages, or a megabyte: who has moved that will move more.
+/// A dozen messages or a few large pieces: who has moved that will move more. Early, as the buffers
+/// of a busy connection grow.
 const FIRST: u32 = 16;
-/// No moment was right for so long: a busy flow to a slow reader, which has nothing to gain.
-const LAST: u32 = 1 << 16;
+const LARGE: u32 = 4;
+/// The longest wait for a better moment.
+const LONGEST: u32 = 64;
+/// So many tries wait for a moment when the balancer has acknowledged everything, as it has while it
+/// waits for an answer. Then a firewall's connection tracking knows of no byte on the way, and takes
+/// our last reset for good.
+const PATIENT: u32 = 4;
 
 /// What a busy connection may have on the way at the handover. The receiver sees so much out of
 /// order.
-const ON_THE_WAY: u32 = 256 * 1024;
+const ON_THE_WAY: u32 = 4 * 1024 * 1024;
+/// Beyond this the balancer is slow, and the application would send more than it takes.
+const UNACKNOWLEDGED: u32 = 4 * 1024 * 1024;
 
 impl<'a> Candidate<'a> {
     pub fn new(
@@ -166,27 +178,35 @@ impl<'a> Candidate<'a> {
             up: Gauge::new(up),
             down: Gauge::new(down),
             wait: Cell::new(if shortcut.is_some() { FIRST } else { 0 }),
-            patience: Cell::new(FIRST),
+            tries: Cell::new(0),
             handed: RefCell::new(None),
         }
     }
 
     /// A half has moved a piece. It has none of it in hand.
-    pub fn moved(&self) {
+    pub fn moved(&self, large: bool) {
+        let weight = if large { LARGE } else { 1 };
+        if large && self.tries.get() < PATIENT {
+            // It would wait in vain.
+            self.tries.set(PATIENT);
+        }
         match self.wait.get() {
             0 => {}
-            1 => self.try_now(),
-            wait => self.wait.set(wait - 1),
+            wait if wait > weight => self.wait.set(wait - weight),
+            _ => self.try_now(),
         }
     }
 
     fn try_now(&self) {
         if let Some(handed) = &*self.handed.borrow() {
-            return handed.owe_more(self.up.late(), self.down.late());
+            return handed.owe_more(&self.up, &self.down);
         }
-        let patience = self.patience.get() * 2;
-        self.patience.set(patience);
-        self.wait.set(if patience < LAST { patience } else { 0 });
+        let tries = self.tries.get() + 1;
+        self.tries.set(tries);
+        self.wait.set(match tries {
+            ..=PATIENT => 1,
+            _ => LONGEST,
+        });
         match self.hand_over() {
             Ok(None) => {}
             Ok(Some(handed)) => {
@@ -209,13 +229,13 @@ impl<'a> Candidate<'a> {
         };
         let downstream = sys::tcp_state(self.downstream)?;
         let upstream = sys::tcp_state(self.upstream)?;
-        let on_the_way = [
-            downstream.unread,
-            downstream.unacknowledged,
-            upstream.unread,
-            upstream.unacknowledged,
-        ];
-        if on_the_way.iter().any(|bytes| *bytes > ON_THE_WAY) {
+        let most = if self.tries.get() > PATIENT {
+            UNACKNOWLEDGED
+        } else {
+            0
+        };
+        let on_the_way = [downstream.unread, upstream.unread, upstream.unacknowledged];
+        if downstream.unacknowledged > most || on_the_way.iter().any(|bytes| *bytes > ON_THE_WAY) {
             return Ok(None);
         }
         fit(&downstream, &upstream).map_err(io::Error::other)?;
@@ -231,6 +251,9 @@ impl<'a> Candidate<'a> {
                 down: self.down.in_hand.get(),
             },
         };
+        if legs.balancer.is_ipv4() != legs.client.is_ipv4() {
+            return Err(io::Error::other("the legs are of two IP families"));
+        }
         // By the mark the programs know what our socket sends.
         socket2::SockRef::from(self.downstream).set_mark(shortcut.mark())?;
         let (id, over) = shortcut.open(&legs)?;
@@ -325,6 +348,14 @@ const SETTLE: Duration = Duration::from_millis(100);
 const BETWEEN_PROBES: Duration = Duration::from_secs(75);
 const PROBES: u32 = 9;
 
+/// What the application may send to a balancer that takes less than most do.
+pub fn small_segment(downstream: &TcpStream) -> Option<u32> {
+    /// What applications hear otherwise: see the spoof namespace's routes.
+    const USUAL: u32 = 1440;
+    let taken = socket2::SockRef::from(downstream).tcp_mss().ok()? + sys::TIMESTAMP_BYTES;
+    (taken < USUAL).then_some(taken)
+}
+
 /// Packets of one leg have to make sense on the other.
 fn fit(downstream: &TcpState, upstream: &TcpState) -> Result<(), &'static str> {
     if downstream.options != upstream.options {
@@ -358,11 +389,22 @@ struct Handed<'a> {
 
 impl Handed<'_> {
     /// The sockets have moved so much since the handover.
-    fn owe_more(&self, up: u32, down: u32) {
+    fn owe_more(&self, up: &Gauge<'_>, down: &Gauge<'_>) {
+        let Legs {
+            downstream,
+            upstream,
+            ..
+        } = &self.legs;
+        let heard = |state: &TcpState, gauge: &Gauge<'_>| {
+            let more = gauge.late_taken.get().saturating_sub(state.unread);
+            state.received.wrapping_add(more)
+        };
         self.owed.set(true);
         self.tell(Some(Owed {
-            by_app: self.legs.upstream.sent.wrapping_add(up),
-            by_balancer: self.legs.downstream.sent.wrapping_add(down),
+            by_app: upstream.sent.wrapping_add(up.late()),
+            by_balancer: downstream.sent.wrapping_add(down.late()),
+            heard_app: heard(upstream, down),
+            heard_balancer: heard(downstream, up),
         }));
     }
 

@@ -138,13 +138,13 @@ impl Half<'_, '_> {
                         Box::pin(flush(self.from, self.to, rest, self.gauge)).await?;
                     }
                     pieces = if large { pieces + 1 } else { 0 };
+                    self.candidate.moved(large);
                 }
                 Step::End => return Ok(()),
             }
-            self.candidate.moved();
             if pieces == BULK {
                 pieces = 0;
-                let moved = || self.candidate.moved();
+                let moved = |large| self.candidate.moved(large);
                 let spliced = splice::relay(self.from, self.to, self.gauge, moved);
                 if Box::pin(spliced).await? == splice::Ended::Source {
                     return Ok(());

@@ -88,12 +88,13 @@ pub enum Ended {
     Calm,
 }
 
-/// Moves data through a pipe for as long as that pays; says `moved` after each piece.
+/// Moves data through a pipe for as long as that pays; says `moved`, and whether it was large, after
+/// each piece.
 pub async fn relay(
     from: &TcpStream,
     to: &TcpStream,
     gauge: &Gauge<'_>,
-    moved: impl Fn(),
+    moved: impl Fn(bool),
 ) -> io::Result<Ended> {
     let Some(pipe) = Pipe::take() else {
         return Ok(Ended::Calm);
@@ -107,7 +108,7 @@ pub async fn relay(
         gauge.take(piece);
         // Emptied before the source is waited for again: a slow starter would wait for ever.
         empty(&pipe, from, to, piece, gauge).await?;
-        moved();
+        moved(piece >= SMALL);
         small = if piece < SMALL { small + 1 } else { 0 };
         if small == PATIENCE {
             break Ended::Calm;

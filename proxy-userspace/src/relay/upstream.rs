@@ -19,13 +19,14 @@ use crate::sys;
 pub async fn spoofed(
     client: Client,
     route: &Route,
+    segment: Option<u32>,
     service: &Service,
     shared: &Shared,
 ) -> io::Result<TcpStream> {
-    match connect_from(client.0, route).await {
+    match connect_with(client.0, route, segment).await {
         Err(error) if is_busy(&error) => {
             shared.report.port_busy(service, client);
-            connect_from(SocketAddr::new(client.0.ip(), 0), route).await
+            connect_with(SocketAddr::new(client.0.ip(), 0), route, segment).await
         }
         result => result,
     }
@@ -33,7 +34,19 @@ pub async fn spoofed(
 
 /// From exactly this source, unless its port is 0. The calling thread is in the spoof namespace.
 pub async fn connect_from(source: SocketAddr, route: &Route) -> io::Result<TcpStream> {
+    connect_with(source, route, None).await
+}
+
+/// The application shall send no larger segments than `segment`.
+async fn connect_with(
+    source: SocketAddr,
+    route: &Route,
+    segment: Option<u32>,
+) -> io::Result<TcpStream> {
     let socket = sys::transparent_socket(Domain::for_address(source))?;
+    if let Some(segment) = segment {
+        socket.set_tcp_mss(segment)?;
+    }
     socket.bind(&source.into())?;
     TcpSocket::from_std_stream(socket.into())
         .connect(route.steered)

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::{CLIENT_PORT, Family, MIB, Plan, families};
@@ -99,9 +99,12 @@ fn conntrack_forgets_what_a_kill_has_ended(family: Family) -> Result<()> {
 }
 
 fn wait_forgotten(lab: &Lab) -> Result<()> {
+    let mut left = Vec::new();
     poll::until("conntrack to forget", || {
-        Ok(established(lab)?.is_empty().then_some(()))
+        left = established(lab)?;
+        Ok(left.is_empty().then_some(()))
     })
+    .with_context(|| format!("left are {left:#?}"))
 }
 
 /// The connections that conntrack believes to be open.
