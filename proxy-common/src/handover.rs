@@ -41,9 +41,9 @@ pub struct Way {
     pub scale: u32,
     pub scale_expected: u32,
     // From here on the programs write, each those of its own direction.
-    /// What is added to timestamps, once there was one.
-    pub stamp: u32,
-    pub stamped: u32,
+    /// What is added to timestamps, and [`Self::STAMPED`] once that is known. One word: the packets of
+    /// one direction may meet on two CPUs.
+    pub stamp: u64,
     /// The end of all that was sent, as sent. FIN counts one.
     pub end: u32,
     /// A FIN was sent.
@@ -63,6 +63,10 @@ pub struct Way {
     pub seen: u64,
     /// What was acknowledged since the handover.
     pub acked: u64,
+}
+
+impl Way {
+    pub const STAMPED: u64 = 1 << 32;
 }
 
 /// Both directions.

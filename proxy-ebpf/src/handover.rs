@@ -325,20 +325,31 @@ fn options(ctx: &TcContext, version: Version, head: &Head, own: &mut Way, other:
     const MILLISECOND: u64 = 1_000_000;
     /// The clock was read a moment ago and rounded: never go back.
     const MARGIN: u32 = 4;
-    if own.stamped == 0
-        && let Some(stamp) = packet::timestamp(ctx, version, head)
+    let mut stamp = stamp_of(own);
+    if stamp.is_none()
+        && let Some(sent) = packet::timestamp(ctx, version, head)
     {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() } / MILLISECOND;
         let shown = own.clock.wrapping_add(now as u32).wrapping_add(MARGIN);
-        own.stamp = shown.wrapping_sub(stamp);
-        own.stamped = 1;
+        let plus = shown.wrapping_sub(sent);
+        // SAFETY: a plain store, of one word so that no other CPU sees half of it.
+        unsafe { (&raw mut own.stamp).write_volatile(Way::STAMPED | u64::from(plus)) };
+        stamp = Some(plus);
     }
     Options {
-        stamp: own.stamp,
-        echo: (other.stamped != 0).then_some(0_u32.wrapping_sub(other.stamp)),
+        stamp: stamp.unwrap_or(0),
+        echo: stamp_of(other).map(|stamp| 0_u32.wrapping_sub(stamp)),
         sack: 0_u32.wrapping_sub(other.seq),
     }
+}
+
+/// What is added to the timestamps of this direction.
+#[inline(always)]
+fn stamp_of(way: &Way) -> Option<u32> {
+    // SAFETY: a plain load.
+    let stamp = unsafe { (&raw const way.stamp).read_volatile() };
+    (stamp & Way::STAMPED != 0).then_some(stamp as u32)
 }
 
 /// Takes `options` back.

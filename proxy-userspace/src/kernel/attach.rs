@@ -107,12 +107,19 @@ pub struct Replies {
     links: HashMap<u32, Vec<SchedClassifierLink>>,
     /// Whether any target is beyond this host: without one, ingress costs nothing.
     remotes: bool,
+    /// Whether connections are handed over.
+    handover: bool,
 }
 
 impl Replies {
     /// Has replies from beyond this host steered as well, on devices that are followed from now on.
     pub fn follow_remotes(&mut self) {
         self.remotes = true;
+    }
+
+    /// Has the balancers' packets forwarded, on devices that are followed from now on.
+    pub fn follow_handed_over(&mut self) {
+        self.handover = true;
     }
 
     /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
@@ -131,7 +138,7 @@ impl Replies {
         let Entry::Vacant(vacant) = self.links.entry(link.index) else {
             return;
         };
-        let attached: Result<Vec<_>> = hooks(link.ethernet, self.remotes)
+        let attached: Result<Vec<_>> = hooks(link.ethernet, self.remotes, self.handover)
             .map(|(name, hook)| attach_reply(ebpf, tc, link, name, hook))
             .collect();
         match attached {
@@ -147,13 +154,17 @@ impl Replies {
 }
 
 /// Which programs a device needs, and where.
-fn hooks(ethernet: bool, remotes: bool) -> impl Iterator<Item = (&'static str, TcAttachType)> {
+fn hooks(
+    ethernet: bool,
+    remotes: bool,
+    handover: bool,
+) -> impl Iterator<Item = (&'static str, TcAttachType)> {
     let (local, remote) = match ethernet {
         true => (name::REPLY, name::REPLY_REMOTE),
         false => (name::REPLY_L3, name::REPLY_REMOTE_L3),
     };
     let remote = remotes.then_some((remote, TcAttachType::Ingress));
-    let forward = ethernet.then_some((name::FORWARD, TcAttachType::Ingress));
+    let forward = (handover && ethernet).then_some((name::FORWARD, TcAttachType::Ingress));
     let local = std::iter::once((local, TcAttachType::Egress));
     local.chain(remote).chain(forward)
 }

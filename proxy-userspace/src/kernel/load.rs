@@ -95,6 +95,7 @@ impl Kernel {
 
     /// Where connections are handed over to; hears of their ends on the current runtime.
     pub fn handover(&mut self, own: &Device) -> Result<Arc<Handover>> {
+        self.replies.follow_handed_over();
         Handover::new(&mut self.ebpf, own.index)
     }
 

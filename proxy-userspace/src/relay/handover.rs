@@ -151,16 +151,12 @@ const FIRST: u32 = 16;
 const LARGE: u32 = 4;
 /// The longest wait for a better moment.
 const LONGEST: u32 = 64;
-/// So many tries wait for a moment when the balancer has acknowledged everything, as it has while it
-/// waits for an answer. Then a firewall's connection tracking knows of no byte on the way, and takes
-/// our last reset for good.
+/// So many tries come at each piece.
 const PATIENT: u32 = 4;
 
 /// What a busy connection may have on the way at the handover. The receiver sees so much out of
 /// order.
 const ON_THE_WAY: u32 = 4 * 1024 * 1024;
-/// Beyond this the balancer is slow, and the application would send more than it takes.
-const UNACKNOWLEDGED: u32 = 4 * 1024 * 1024;
 
 impl<'a> Candidate<'a> {
     pub fn new(
@@ -186,10 +182,6 @@ impl<'a> Candidate<'a> {
     /// A half has moved a piece. It has none of it in hand.
     pub fn moved(&self, large: bool) {
         let weight = if large { LARGE } else { 1 };
-        if large && self.tries.get() < PATIENT {
-            // It would wait in vain.
-            self.tries.set(PATIENT);
-        }
         match self.wait.get() {
             0 => {}
             wait if wait > weight => self.wait.set(wait - weight),
@@ -227,15 +219,17 @@ impl<'a> Candidate<'a> {
         let Some(shortcut) = self.shortcut else {
             return Ok(None);
         };
+        // Only when the balancer has acknowledged everything, as it has while it waits for an answer
+        // or sends in bulk itself: what we sent it would have to be acknowledged past the kernel's
+        // shortcut, and a firewall's connection tracking takes our last reset for good only if it
+        // knows of no byte on the way.
+        if sys::unacknowledged(self.downstream)? != 0 {
+            return Ok(None);
+        }
         let downstream = sys::tcp_state(self.downstream)?;
         let upstream = sys::tcp_state(self.upstream)?;
-        let most = if self.tries.get() > PATIENT {
-            UNACKNOWLEDGED
-        } else {
-            0
-        };
         let on_the_way = [downstream.unread, upstream.unread, upstream.unacknowledged];
-        if downstream.unacknowledged > most || on_the_way.iter().any(|bytes| *bytes > ON_THE_WAY) {
+        if downstream.unacknowledged != 0 || on_the_way.iter().any(|bytes| *bytes > ON_THE_WAY) {
             return Ok(None);
         }
         fit(&downstream, &upstream).map_err(io::Error::other)?;

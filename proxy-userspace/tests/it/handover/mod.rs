@@ -1,5 +1,6 @@
-//! Connections that the daemon hands over to the kernel once they have moved some data: nobody at
-//! either end may notice, whatever happens to them afterwards.
+//! Connections that have moved some data, as they are handed over to the kernel with `--handover auto`
+//! (in `on`): nobody at either end may notice, whatever happens to them afterwards. The other files
+//! have the same and more of connections that stay with the daemon, as is the default.
 //!
 //! Both legs are of one family here, and the app is on this host, as a handover needs it.
 
@@ -16,6 +17,7 @@ mod killed;
 mod loss;
 mod mtu;
 mod numbers;
+mod on;
 mod options;
 mod reuse;
 mod several;
