@@ -76,7 +76,7 @@ fn reset(stream: TcpStream) -> Result<()> {
 }
 
 fn a_second_sigterm_resets_both_sides(family: Family) -> Result<()> {
-    let (mut site, mut talk) = handed_over(family)?;
+    let (site, mut talk) = handed_over(family)?;
     site.truepeer.signal(Signal::TERM)?;
     site.truepeer.wait_line("draining")?;
     site.truepeer.signal(Signal::TERM)?;
