@@ -86,6 +86,7 @@ fn a_connection_is_listed_from_its_header_to_its_end() -> Result<()> {
             "balancer": balancer.local_addr()?.to_string(),
             "target": LOOPBACK.v4(APP_PORT).to_string(),
             "spoofed": true,
+            "handed_over": false,
             "seconds": null,
             "header": {
                 "version": "v1",
