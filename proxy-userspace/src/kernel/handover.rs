@@ -16,14 +16,14 @@ use aya::{
 };
 use proxy_common::{
     MARK,
-    handover::{self, Ended, Flow, Handed, Way},
+    handover::{Ended, Flow, Handed, Owed, Way},
     map,
 };
 use tokio::sync::oneshot;
 
 use super::load::take;
 use crate::{
-    relay::{Legs, Over, Owed, Progress, Shortcut},
+    relay::{Legs, Over, Progress, Shortcut},
     sys::{self, TcpState},
 };
 
@@ -38,7 +38,7 @@ pub struct Handover {
 struct Maps {
     flows: HashMap<MapData, Flow, u32>,
     handed: HashMap<MapData, u32, Handed>,
-    owed: HashMap<MapData, u32, handover::Owed>,
+    owed: HashMap<MapData, u32, Owed>,
 }
 
 struct Waiting {
@@ -104,7 +104,7 @@ impl Shortcut for Handover {
     fn open(&self, legs: &Legs) -> io::Result<(u32, oneshot::Receiver<Over>)> {
         let id = self.next.fetch_add(1, Relaxed).max(1);
         let handed = handed(legs);
-        let owed = handover::Owed {
+        let owed = Owed {
             by_app: legs.upstream.sent,
             by_balancer: legs.downstream.sent,
             heard_app: legs.upstream.received,
@@ -134,20 +134,7 @@ impl Shortcut for Handover {
     fn owe(&self, id: u32, owed: Option<Owed>) -> io::Result<()> {
         let maps = &mut self.maps().owed;
         match owed {
-            Some(Owed {
-                by_app,
-                by_balancer,
-                heard_app,
-                heard_balancer,
-            }) => {
-                let owed = handover::Owed {
-                    by_app,
-                    by_balancer,
-                    heard_app,
-                    heard_balancer,
-                };
-                maps.insert(id, owed, 0)
-            }
+            Some(owed) => maps.insert(id, owed, 0),
             None => maps.remove(&id),
         }
         .map_err(io_error)

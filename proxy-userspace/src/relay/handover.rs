@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use proxy_common::handover::Owed;
 use tokio::{net::TcpStream, sync::oneshot, time::sleep};
 
 use super::{
@@ -61,15 +62,6 @@ pub trait Shortcut: Send + Sync {
 pub enum Over {
     Closed,
     Reset,
-}
-
-/// The next byte that our sockets would send to application and balancer, and would hear from them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
-    pub by_app: u32,
-    pub by_balancer: u32,
-    pub heard_app: u32,
-    pub heard_balancer: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
