@@ -81,19 +81,6 @@ pub struct Handed {
     pub down: Way,
 }
 
-/// Up to where the daemon's own sockets still wait for acknowledgments: of what it sent to the
-/// application, as that leg counts, and of what it sent to the balancer. There only until both have
-/// them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
-    pub by_app: u32,
-    pub by_balancer: u32,
-    /// Up to where the daemon's sockets have heard both.
-    pub heard_app: u32,
-    pub heard_balancer: u32,
-}
-
 /// What the programs tell the daemon.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,19 +105,16 @@ const _: () = {
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Way>() == 72);
     assert!(size_of::<Handed>() == 224);
-    assert!(size_of::<Owed>() == 16);
     assert!(size_of::<Ended>() == 8);
 };
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Flow, Handed, Owed};
+    use super::{Flow, Handed};
 
     // SAFETY: each is repr(C), made of integers only, and the size assertions above leave no room
     // for padding.
     unsafe impl aya::Pod for Flow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Handed {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Owed {}
 }

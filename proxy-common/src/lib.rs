@@ -16,6 +16,7 @@ pub mod program {
     pub const DISPATCH: &str = "dispatch";
     pub const REPLY: &str = "reply";
     pub const REPLY_L3: &str = "reply_l3";
+    pub const REPLY_OWN: &str = "reply_own";
     pub const REPLY_REMOTE: &str = "reply_remote";
     pub const REPLY_REMOTE_L3: &str = "reply_remote_l3";
     pub const INJECT: &str = "inject";
@@ -46,6 +47,7 @@ pub mod global {
     pub const DEVICE: &str = "DEVICE";
     pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
     pub const VIA_LO: &str = "VIA_LO";
+    pub const HANDOVER: &str = "HANDOVER";
 }
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own

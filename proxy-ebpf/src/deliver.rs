@@ -8,12 +8,12 @@
 //! A listener that can't be in a map, as MPTCP's, has the SYN assigned to it. That is the second
 //! choice: since Linux 6.16, nftables' `fib` takes such a packet's reverse path for wrong.
 
-use aya_ebpf::{bindings::BPF_F_CURRENT_NETNS, helpers::bpf_sk_assign, programs::TcContext};
+use aya_ebpf::{helpers::bpf_sk_assign, programs::TcContext};
 
 use crate::{
     maps,
     packet::{self, Unreadable, Version},
-    socket::with_socket,
+    socket::{HERE, with_socket},
 };
 
 pub enum Verdict {
@@ -31,8 +31,6 @@ pub enum Reason {
     NoListener,
     AssignFailed,
 }
-
-const HERE: u64 = BPF_F_CURRENT_NETNS as u64;
 
 #[inline(always)]
 pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {

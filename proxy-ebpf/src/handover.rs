@@ -5,9 +5,11 @@
 //! to the other side, so both wait for acknowledgments for a moment; their resets at the end are
 //! given the numbers of the day.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::BPF_F_INGRESS,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_tcp_sock},
     programs::TcContext,
 };
 use proxy_common::{
@@ -20,6 +22,7 @@ use crate::{
     maps,
     packet::{self, Face, Head, Numbers, Options, TooLarge, Unreadable, Version},
     route,
+    socket::{HERE, with_socket},
 };
 
 pub enum Forward {
@@ -48,7 +51,8 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
     let (up, down) = unsafe { (&mut (*handed).up, &(*handed).down) };
     if head.first() && is_over(up, down) {
         // The balancer opens the next connection from the same port.
-        return Ok(Forward::Foreign);
+        maps::forget(&head.flow);
+        return make_way(ctx, version, &head);
     }
     // A reset in the middle of nowhere is for the application to judge.
     let exact = head.numbers.seq == up.end || head.numbers.seq == down.ack.wrapping_sub(up.seq);
@@ -58,23 +62,36 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
     let flow = unsafe { &(*handed).to_app };
     let (own, after) = (head.face(), onwards(&head, flow, up, down));
     let options = options(ctx, version, &head, up, down);
-    let rewritten = packet::rewrite(ctx, version, &head, &own, &after)
+    let rewritten = packet::rewrite(ctx, version, &own, &after)
         .and_then(|()| packet::rewrite_options(ctx, version, &head, &options));
     rewritten.map_err(|Unreadable| Failed)?;
     let (device, mac) = entrance();
     packet::set_macs(ctx, mac).map_err(|Unreadable| Failed)?;
     if head.acknowledges()
-        && let Some(owed) = maps::owed(id)
+        && maps::is_owed(id)
+        && let Some(known) = known(ctx, version, &head, HERE)
     {
         // The application gets a copy of it, the daemon's socket the packet.
         let _ = ctx.clone_redirect(device, BPF_F_INGRESS.into());
-        let own = for_daemon(own, head.payload, owed.by_balancer, owed.heard_balancer);
-        let restored = packet::rewrite(ctx, version, &head, &after, &own)
+        let own = for_daemon(own, head.payload, known);
+        let restored = packet::rewrite(ctx, version, &after, &own)
             .and_then(|()| packet::rewrite_options(ctx, version, &head, &undone(&options)));
         restored.map_err(|Unreadable| Failed)?;
         return Ok(Forward::Foreign);
     }
     Ok(Forward::ToApp(device))
+}
+
+/// The daemon may not have closed its socket yet, which would answer a stranger. A reset does that,
+/// and the segment comes again right behind it.
+#[inline(always)]
+fn make_way(ctx: &TcContext, version: Version, head: &Head) -> Result<Forward, Failed> {
+    if let Some(Known { heard, .. }) = known(ctx, version, head, HERE) {
+        let _ = ctx.clone_redirect(packet::device(ctx), BPF_F_INGRESS.into());
+        packet::rewrite(ctx, version, &head.face(), &head.as_reset(heard))
+            .map_err(|Unreadable| Failed)?;
+    }
+    Ok(Forward::Foreign)
 }
 
 /// A router's word on a packet that the application sent is for the application.
@@ -121,20 +138,24 @@ pub fn reply(ctx: &TcContext, version: Version) -> Result<Reply, Failed> {
         return Ok(Reply::Steer);
     }
     if head.acknowledges()
-        && let Some(owed) = maps::owed(id)
+        && maps::is_owed(id)
+        && let Some(known) = known(ctx, version, &head, maps::spoof_netns())
     {
         // The daemon's socket gets a copy of it.
-        let own = for_daemon(head.face(), head.payload, owed.by_app, owed.heard_app);
-        packet::rewrite(ctx, version, &head, &head.face(), &own)
+        let own = for_daemon(head.face(), head.payload, known);
+        packet::rewrite(ctx, version, &head.face(), &own)
             .and_then(|()| packet::set_macs(ctx, VETH_MAC))
             .map_err(|Unreadable| Failed)?;
+        let mark = packet::mark(ctx);
+        ctx.set_mark(maps::mark());
         let _ = ctx.clone_redirect(maps::device(), 0);
-        packet::rewrite(ctx, version, &head, &own, &head.face()).map_err(|Unreadable| Failed)?;
+        ctx.set_mark(mark);
+        packet::rewrite(ctx, version, &own, &head.face()).map_err(|Unreadable| Failed)?;
     }
     note(&head, id, [Ended::UP, 1], down, up);
     let after = onwards(&head, flow, down, up);
     let options = options(ctx, version, &head, down, up);
-    packet::rewrite(ctx, version, &head, &head.face(), &after)
+    packet::rewrite(ctx, version, &head.face(), &after)
         .and_then(|()| packet::rewrite_options(ctx, version, &head, &options))
         .map_err(|Unreadable| Failed)?;
     Ok(Reply::ToBalancer(device))
@@ -147,9 +168,16 @@ pub enum Leave {
     Unheard,
 }
 
-/// A packet of the daemon's to the balancer.
+/// Whom a packet is for.
+#[derive(Clone, Copy)]
+pub enum Receiver {
+    App,
+    Balancer,
+}
+
+/// A packet that one of the daemon's own sockets sends.
 #[inline(always)]
-pub fn leave_balancer(ctx: &TcContext, version: Version) -> Leave {
+pub fn leave(ctx: &TcContext, version: Version, receiver: Receiver) -> Leave {
     let Some(head) = packet::head(ctx, version) else {
         return Leave::AsItIs;
     };
@@ -158,53 +186,50 @@ pub fn leave_balancer(ctx: &TcContext, version: Version) -> Leave {
     };
     // SAFETY: read only.
     let (up, down) = unsafe { (&(*handed).up, &(*handed).down) };
-    leave(ctx, version, &head, id, up, down)
-}
-
-/// A packet of the daemon's to the application.
-#[inline(always)]
-pub fn leave_app(ctx: &TcContext, version: Version) -> Leave {
-    let Some(head) = packet::head(ctx, version) else {
-        return Leave::AsItIs;
-    };
-    if !head.rst() {
+    // What the receiver sends, and what it is sent.
+    let over = is_over(up, down);
+    if head.first() && over {
+        // The client's next connection.
+        maps::forget(&head.flow.reversed());
         return Leave::AsItIs;
     }
-    let Some((id, handed)) = maps::handed(&head.flow.reversed()) else {
-        return Leave::AsItIs;
+    let (from, to) = match receiver {
+        Receiver::App => (down, up),
+        Receiver::Balancer => (up, down),
     };
-    // SAFETY: read only.
-    let (up, down) = unsafe { (&(*handed).up, &(*handed).down) };
-    leave(ctx, version, &head, id, down, up)
-}
-
-/// `from` is what the receiver of this packet sends, `to` what it is sent.
-#[inline(always)]
-fn leave(ctx: &TcContext, version: Version, head: &Head, id: u32, from: &Way, to: &Way) -> Leave {
     let seq = to.end.wrapping_add(to.seq);
     let numbers = if head.rst() {
-        if is_over(from, to) {
+        if over {
             return Leave::Unheard;
         }
         Numbers {
             seq,
             ..head.numbers
         }
-    } else if head.bare() && maps::owed(id).is_none() {
-        // It asks whether anybody is there.
-        Numbers {
-            seq: seq.wrapping_sub(1),
-            ack: from.end,
-            window: scaled(to.window, to),
-        }
     } else {
-        return Leave::AsItIs;
+        up_to_date(&head, id, seq, from, to)
     };
     // On failure it goes as it is, and is asked back.
     let flow = &head.flow;
     let after = Face { flow, numbers };
-    let _ = packet::rewrite(ctx, version, head, &head.face(), &after);
+    let _ = packet::rewrite(ctx, version, &head.face(), &after);
     Leave::AsItIs
+}
+
+/// The socket knows no acknowledgment that was passed on since, and a receiver throws away whatever
+/// comes with too old a one. What has no byte in it and isn't owed asks whether anybody is there.
+#[inline(always)]
+fn up_to_date(head: &Head, id: u32, seq: u32, from: &Way, to: &Way) -> Numbers {
+    let mut numbers = head.numbers;
+    if head.bare() && !maps::is_owed(id) {
+        numbers.seq = seq.wrapping_sub(1);
+    }
+    let ack = to.ack.wrapping_sub(from.seq);
+    if is_after(ack, numbers.ack) {
+        numbers.ack = ack;
+        numbers.window = scaled(to.window, to);
+    }
+    numbers
 }
 
 /// Where the balancer's packets enter the host, and the MAC that is taken there.
@@ -274,7 +299,9 @@ fn way_out(ctx: &TcContext, version: Version, flow: &Flow, up: &Way, down: &mut 
     let now = (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32 + 1;
     if down.device_since != now {
         down.device_since = now;
-        down.device = route::device(ctx, version, flow).unwrap_or(up.device);
+        down.device = route::device(ctx, version, flow)
+            .filter(|device| *device != maps::device())
+            .unwrap_or(up.device);
     }
     down.device
 }
@@ -286,6 +313,7 @@ const fn onwards<'a>(head: &Head, flow: &'a Flow, own: &Way, other: &Way) -> Fac
         seq: head.numbers.seq.wrapping_add(own.seq),
         ack: head.numbers.ack.wrapping_sub(other.seq),
         window: scaled(head.numbers.window, own),
+        ..head.numbers
     };
     Face { flow, numbers }
 }
@@ -294,7 +322,7 @@ const fn onwards<'a>(head: &Head, flow: &'a Flow, own: &Way, other: &Way) -> Fac
 /// it hasn't heard, so that it takes nothing else from it. A leap ahead would look like somebody
 /// else's packet to a firewall that follows what the socket hears.
 #[inline(always)]
-const fn for_daemon(face: Face<'_>, payload: u32, sent: u32, heard: u32) -> Face<'_> {
+const fn for_daemon(face: Face<'_>, payload: u32, Known { sent, heard }: Known) -> Face<'_> {
     let numbers = Numbers {
         seq: match payload {
             0 => earlier(face.numbers.seq, heard),
@@ -304,6 +332,52 @@ const fn for_daemon(face: Face<'_>, payload: u32, sent: u32, heard: u32) -> Face
         ..face.numbers
     };
     Face { numbers, ..face }
+}
+
+/// Up to where one of the daemon's own sockets has sent and heard.
+struct Known {
+    sent: u32,
+    heard: u32,
+}
+
+/// Of the socket that would hear the packet in `netns`.
+#[inline(always)]
+fn known(ctx: &TcContext, version: Version, head: &Head, netns: u64) -> Option<Known> {
+    let mut known = MaybeUninit::uninit();
+    // SAFETY: it says whether it has filled it.
+    (read_known(ctx, version, &head.flow, netns, &mut known) != 0)
+        .then(|| unsafe { known.assume_init() })
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn read_known(
+    ctx: &TcContext,
+    version: Version,
+    flow: &Flow,
+    netns: u64,
+    known: &mut MaybeUninit<Known>,
+) -> u64 {
+    /// TCP_LISTEN.
+    const LISTEN: u32 = 10;
+    let tuple = [&flow.source, &flow.destination];
+    let found = with_socket(ctx, version, tuple, netns, |socket| {
+        // SAFETY: a live socket; what is no full TCP socket gives null.
+        let tcp = unsafe { bpf_tcp_sock(socket) };
+        // SAFETY: the kernel's own structs, the second if it isn't null.
+        let (socket, tcp) = unsafe { (&*socket, tcp.as_ref()?) };
+        (socket.state != LISTEN).then_some(Known {
+            sent: tcp.snd_nxt,
+            heard: tcp.rcv_nxt,
+        })
+    });
+    match found.flatten() {
+        Some(found) => {
+            known.write(found);
+            1
+        }
+        None => 0,
+    }
 }
 
 /// A window of `own` in the scale that its receiver expects.

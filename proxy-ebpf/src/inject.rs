@@ -10,7 +10,9 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::handover::Flow;
 
 use crate::{
-    deliver, handover, maps,
+    deliver,
+    handover::{self, Receiver},
+    maps,
     packet::{self, Unreadable, Version},
     route,
 };
@@ -42,9 +44,10 @@ pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
     if !maps::is_steer(&destination) {
         return beyond(ctx, version);
     }
-    match handover::leave_app(ctx, version) {
-        handover::Leave::AsItIs => {}
-        handover::Leave::Unheard => return Err(Reason::Stray),
+    if maps::hands_over()
+        && let handover::Leave::Unheard = handover::leave(ctx, version, Receiver::App)
+    {
+        return Err(Reason::Stray);
     }
     if !maps::via_lo() {
         return Ok(Verdict::Here(deliver::deliver(ctx, version)));

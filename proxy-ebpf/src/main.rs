@@ -46,6 +46,11 @@ pub fn reply_l3(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+pub fn reply_own(ctx: TcContext) -> i32 {
+    steer(reply::reply_own(&ctx))
+}
+
+#[classifier]
 pub fn reply_remote(ctx: TcContext) -> i32 {
     steer(reply::reply_remote(&ctx, Link::Ethernet))
 }

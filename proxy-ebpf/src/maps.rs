@@ -13,7 +13,7 @@ use aya_ebpf::{
 use proxy_common::{
     Addr, Allowed, Counter, Endpoint, Listener, MARK, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS,
     Steer, counter,
-    handover::{Ended, Flow, Handed, MAX_HANDED, Owed, PORT_WORDS},
+    handover::{Ended, Flow, Handed, MAX_HANDED, PORT_WORDS},
 };
 
 /// Networks of the steer addresses, set at load.
@@ -30,6 +30,9 @@ static SPOOF_NETNS: Global<u32> = Global::new(0);
 /// Whether packets enter the host by `lo` (1) or by the veth itself (0).
 #[unsafe(no_mangle)]
 static VIA_LO: Global<u32> = Global::new(1);
+/// Whether connections are handed over (1) or not (0).
+#[unsafe(no_mangle)]
+static HANDOVER: Global<u32> = Global::new(0);
 
 #[map(name = "allow4")]
 static ALLOW4: LpmTrie<Allowed<1>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
@@ -56,8 +59,10 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
 static FLOWS: HashMap<Flow, u32> = HashMap::with_max_entries(2 * MAX_HANDED, BPF_F_NO_PREALLOC);
 #[map(name = "handed")]
 static HANDED: HashMap<u32, Handed> = HashMap::with_max_entries(MAX_HANDED, BPF_F_NO_PREALLOC);
+/// Ids of connections whose sockets at the daemon still wait for acknowledgments of what they sent;
+/// the value says nothing.
 #[map(name = "owed")]
-static OWED: HashMap<u32, Owed> = HashMap::with_max_entries(MAX_HANDED, BPF_F_NO_PREALLOC);
+static OWED: HashMap<u32, u32> = HashMap::with_max_entries(MAX_HANDED, BPF_F_NO_PREALLOC);
 #[map(name = "ends")]
 static ENDS: RingBuf = RingBuf::with_byte_size(ENDS_BYTES, 0);
 #[map(name = "counters")]
@@ -82,7 +87,8 @@ pub fn device() -> u32 {
     DEVICE.load()
 }
 
-/// What `inject` puts on a packet for this instance's `deliver`.
+/// What `inject` puts on a packet for this instance's `deliver`, the daemon on what it sends to the
+/// balancer of a connection that is handed over, and `reply` on what leaves for the spoof namespace.
 #[inline(always)]
 pub fn mark() -> u32 {
     MARK ^ DEVICE.load()
@@ -91,6 +97,11 @@ pub fn mark() -> u32 {
 #[inline(always)]
 pub fn via_lo() -> bool {
     VIA_LO.load() != 0
+}
+
+#[inline(always)]
+pub fn hands_over() -> bool {
+    HANDOVER.load() != 0
 }
 
 #[inline(always)]
@@ -147,10 +158,16 @@ pub fn handed(flow: &Flow) -> Option<(u32, *mut Handed)> {
     Some((id, HANDED.get_ptr_mut(id)?))
 }
 
+/// What comes of this flow from now on is another connection's.
 #[inline(always)]
-pub fn owed(id: u32) -> Option<Owed> {
-    // SAFETY: nothing writes it in place; a replaced value is a new element.
-    unsafe { OWED.get(id) }.copied()
+pub fn forget(flow: &Flow) {
+    // It may have been forgotten already.
+    let _ = FLOWS.remove(flow);
+}
+
+#[inline(always)]
+pub fn is_owed(id: u32) -> bool {
+    OWED.get_ptr(id).is_some()
 }
 
 /// Tells the daemon. Should the ring be full, it finds out later by itself.

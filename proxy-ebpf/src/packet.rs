@@ -153,6 +153,8 @@ pub struct Numbers {
     pub seq: u32,
     pub ack: u32,
     pub window: u32,
+    /// The header's length in words, and the flags, as they lie in memory.
+    pub offset_flags: [u8; 2],
 }
 
 /// A TCP header, all of it but its options.
@@ -160,8 +162,6 @@ pub struct Numbers {
 pub struct Head {
     pub flow: Flow,
     pub numbers: Numbers,
-    /// The header's length in words, and the flags, as they lie in memory.
-    pub offset_flags: [u8; 2],
     /// Bytes behind the header.
     pub payload: u32,
 }
@@ -180,9 +180,21 @@ impl Head {
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
 
+    /// What it would be as a reset.
+    #[inline(always)]
+    pub const fn as_reset(&self, seq: u32) -> Face<'_> {
+        let mut numbers = self.numbers;
+        numbers.seq = seq;
+        numbers.offset_flags[1] = Self::RST;
+        Face {
+            flow: &self.flow,
+            numbers,
+        }
+    }
+
     #[inline(always)]
     const fn has(&self, flag: u8) -> bool {
-        self.offset_flags[1] & flag != 0
+        self.numbers.offset_flags[1] & flag != 0
     }
 
     #[inline(always)]
@@ -229,15 +241,20 @@ impl Head {
 
     #[inline(always)]
     const fn len(&self) -> usize {
-        (self.offset_flags[0] >> 4) as usize * 4
+        (self.numbers.offset_flags[0] >> 4) as usize * 4
     }
 }
 
 impl Face<'_> {
     /// The header up to the checksum, with these in it.
     #[inline(always)]
-    fn words(&self, [offset, flags]: [u8; 2]) -> [u32; 4] {
-        let Numbers { seq, ack, window } = self.numbers;
+    fn words(&self) -> [u32; 4] {
+        let Numbers {
+            seq,
+            ack,
+            window,
+            offset_flags: [offset, flags],
+        } = self.numbers;
         let [window0, window1] = (window as u16).to_be_bytes();
         let ports = self.flow.source.port() << 16 | self.flow.destination.port();
         let last = u32::from_ne_bytes([offset, flags, window0, window1]);
@@ -306,8 +323,8 @@ fn try_read_head(ctx: &TcContext, version: Version) -> Option<Head> {
             seq: u32::from_be(seq),
             ack: u32::from_be(ack),
             window: u16::from_be_bytes([window0, window1]).into(),
+            offset_flags: [offset, flags],
         },
-        offset_flags: [offset, flags],
         payload: 0,
     };
     // A packet of more than 64 KiB has no length of its own.
@@ -350,11 +367,10 @@ pub struct Face<'a> {
 pub fn rewrite(
     ctx: &TcContext,
     version: Version,
-    head: &Head,
     old: &Face<'_>,
     new: &Face<'_>,
 ) -> Result<(), Unreadable> {
-    if rewrite_words(ctx, version, head.offset_flags, old, new) != 0
+    if rewrite_words(ctx, version, old, new) != 0
         || rewrite_addresses(ctx, version, old.flow, new.flow) != 0
     {
         return Err(Unreadable);
@@ -365,15 +381,9 @@ pub fn rewrite(
 /// Of TCP's header, up to the checksum. A function of its own, as a program's stack has 512 bytes;
 /// 1 is a failure.
 #[inline(never)]
-fn rewrite_words(
-    ctx: &TcContext,
-    version: Version,
-    offset_flags: [u8; 2],
-    old: &Face<'_>,
-    new: &Face<'_>,
-) -> u64 {
+fn rewrite_words(ctx: &TcContext, version: Version, old: &Face<'_>, new: &Face<'_>) -> u64 {
     let at = tcp_offset(version);
-    let (old, new) = (old.words(offset_flags), new.words(offset_flags));
+    let (old, new) = (old.words(), new.words());
     let rewritten = difference(&old, &new).and_then(|sum| {
         store(ctx, at, &new)?;
         replace_sum(ctx, at, sum, 0)

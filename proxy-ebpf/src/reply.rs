@@ -9,7 +9,8 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::VETH_MAC;
 
 use crate::{
-    handover, maps,
+    handover::{self, Receiver},
+    maps,
     packet::{self, Unreadable, Version},
     socket::with_socket,
 };
@@ -42,6 +43,7 @@ pub fn reply(ctx: &TcContext, link: Link) -> Result<Verdict, Reason> {
         return Ok(Verdict::Foreign);
     };
     if let Link::Ethernet = link
+        && maps::hands_over()
         && packet::mark(ctx) == maps::mark()
     {
         return leave(ctx, version);
@@ -56,7 +58,7 @@ pub fn reply(ctx: &TcContext, link: Link) -> Result<Verdict, Reason> {
 #[inline(always)]
 fn leave(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
     ctx.set_mark(0);
-    match handover::leave_balancer(ctx, version) {
+    match handover::leave(ctx, version, Receiver::Balancer) {
         handover::Leave::AsItIs => Ok(Verdict::Foreign),
         handover::Leave::Unheard => Err(Reason::Late),
     }
@@ -67,10 +69,26 @@ fn from_app(ctx: &TcContext, link: Link, version: Version) -> Result<Verdict, Re
     if let Link::Bare = link {
         packet::add_ethernet(ctx, VETH_MAC, version).map_err(|Unreadable| Reason::NoHeader)?;
     }
+    if !maps::hands_over() {
+        return steer(ctx, Link::Ethernet, version);
+    }
     match handover::reply(ctx, version) {
         Ok(handover::Reply::ToBalancer(device)) => Ok(Verdict::ToBalancer(device)),
         Ok(handover::Reply::Steer) => steer(ctx, Link::Ethernet, version),
         Err(handover::Failed) => Err(Reason::NoHeader),
+    }
+}
+
+/// What leaves by our own device: steered here, or led by the default route that it may have.
+#[inline(always)]
+pub fn reply_own(ctx: &TcContext) -> Result<Verdict, Reason> {
+    if packet::mark(ctx) == maps::mark() {
+        ctx.set_mark(0);
+        return Ok(Verdict::Foreign);
+    }
+    match reply(ctx, Link::Ethernet) {
+        Ok(Verdict::Steer) => Ok(Verdict::Foreign),
+        verdict => verdict,
     }
 }
 
@@ -100,6 +118,9 @@ fn steer(ctx: &TcContext, link: Link, version: Version) -> Result<Verdict, Reaso
         Link::Ethernet => packet::set_macs(ctx, VETH_MAC),
         Link::Bare => packet::add_ethernet(ctx, VETH_MAC, version),
     }
-    .map(|()| Verdict::Steer)
+    .map(|()| {
+        ctx.set_mark(maps::mark());
+        Verdict::Steer
+    })
     .map_err(|Unreadable| Reason::NoHeader)
 }

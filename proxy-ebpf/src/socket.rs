@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{
-        bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
     },
     helpers::{bpf_sk_release, bpf_skc_lookup_tcp},
@@ -12,8 +12,11 @@ use proxy_common::Endpoint;
 
 use crate::packet::Version;
 
+/// The namespace of the device at which the program runs.
+pub const HERE: u64 = BPF_F_CURRENT_NETNS as u64;
+
 /// Runs `f` on the TCP socket of `netns` that hears a segment from `from` to `to`, if there is one.
-/// `netns` is an id, or BPF_F_CURRENT_NETNS.
+/// `netns` is an id, or [`HERE`].
 #[inline(always)]
 pub fn with_socket<R>(
     ctx: &TcContext,
@@ -40,24 +43,33 @@ pub fn with_socket<R>(
 fn tuple(version: Version, from: &Endpoint, to: &Endpoint) -> Option<(bpf_sock_tuple, usize)> {
     let sport = (from.port() as u16).to_be();
     let dport = (to.port() as u16).to_be();
-    let (addrs, len) = match version {
+    // The verifier has to see no leftovers of registers behind an IPv4 tuple.
+    let mut addrs = bpf_sock_tuple__bindgen_ty_1 {
+        ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+            saddr: [0; 4],
+            daddr: [0; 4],
+            sport: 0,
+            dport: 0,
+        },
+    };
+    let len = match version {
         Version::V4 => {
-            let ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+            addrs.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
                 saddr: from.addr().v4()?,
                 daddr: to.addr().v4()?,
                 sport,
                 dport,
             };
-            (bpf_sock_tuple__bindgen_ty_1 { ipv4 }, size_of_val(&ipv4))
+            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>()
         }
         Version::V6 => {
-            let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+            addrs.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
                 saddr: from.addr().words(),
                 daddr: to.addr().words(),
                 sport,
                 dport,
             };
-            (bpf_sock_tuple__bindgen_ty_1 { ipv6 }, size_of_val(&ipv6))
+            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>()
         }
     };
     let tuple = bpf_sock_tuple {

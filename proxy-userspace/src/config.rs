@@ -28,8 +28,8 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Handover {
     /// Where both legs allow it.
-    Auto,
     #[default]
+    Auto,
     Off,
 }
 

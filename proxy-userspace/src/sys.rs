@@ -115,9 +115,8 @@ pub struct TcpState {
     /// The sequence numbers of the next byte to send and to receive.
     pub sent: u32,
     pub received: u32,
-    /// Bytes that nobody has read yet, and that the peer hasn't acknowledged.
+    /// Bytes that nobody has read yet.
     pub unread: u32,
-    pub unacknowledged: u32,
     pub options: TcpOptions,
     /// The window scales: what the peer's windows are sent in, and ours.
     pub peer_scale: u32,
@@ -146,12 +145,23 @@ impl TcpOptions {
     }
 }
 
+/// Bytes that the peer takes beyond those that were written, by the last window that it has shown.
+pub fn room(socket: impl AsFd) -> io::Result<u32> {
+    let socket = socket.as_fd();
+    let window = tcp_info(socket)?.tcpi_snd_wnd;
+    Ok(window.saturating_sub(unacknowledged(socket)?))
+}
+
+fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
+    // SAFETY: it is made of integers.
+    unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }
+}
+
 /// Needs CAP_NET_ADMIN.
 pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
     const ESTABLISHED: u8 = 1;
     let socket = socket.as_fd();
-    // SAFETY: it is made of integers.
-    let info: libc::tcp_info = unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_INFO) }?;
+    let info = tcp_info(socket)?;
     let options = info.tcpi_options
         & (TcpOptions::TIMESTAMPS | TcpOptions::SACK | TcpOptions::ECN | TcpOptions::USEC_TS);
     let timestamps = u32::from(options & TcpOptions::TIMESTAMPS) * TIMESTAMP_BYTES;
@@ -163,7 +173,6 @@ pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
         sent,
         received,
         unread,
-        unacknowledged: unacknowledged(socket)?,
         options: TcpOptions(options),
         peer_scale: (info.tcpi_snd_rcv_wscale & 15).into(),
         scale: (info.tcpi_snd_rcv_wscale >> 4).into(),

@@ -9,7 +9,7 @@ mod workers;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use setup::SetUp;
 use tokio::sync::Semaphore;
@@ -18,7 +18,7 @@ use crate::{
     admin, check,
     config::{Config, ConfigError, Handover, Service},
     drain::Drain,
-    kernel::{self, Allowlist},
+    kernel::{self, Allowlist, LowFds},
     netns,
     privileges::{self, Role},
     relay::{Connections, HostSockets, Shared, Shortcut},
@@ -28,6 +28,7 @@ use crate::{
 
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
 pub fn run(config: &Config) -> Result<()> {
+    let low = LowFds::hold().context("opening /dev/null")?;
     config.check()?;
     privileges::no_new()?;
     // Before the allowlists: what a reload could not read shall not be readable at start either.
@@ -38,7 +39,7 @@ pub fn run(config: &Config) -> Result<()> {
         // An idle thread of the pool would keep the capabilities of the start.
         .thread_keep_alive(Duration::ZERO)
         .build()?
-        .block_on(serve(config, &allowed))
+        .block_on(serve(config, &allowed, low))
 }
 
 /// The prefixes of each service, by its id.
@@ -50,7 +51,7 @@ pub fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
     config.services.iter().map(read).collect()
 }
 
-async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
+async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<()> {
     check::at_start(config).await?;
     let _lock = admin::Lock::take(&config.instance)?;
     let mut allowlist = Allowlist::open(&config.instance)?;
@@ -58,7 +59,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<()> {
         allowlist.configure(*service, prefixes)?;
     }
     let host = netns::watch().await?;
-    let mut set_up = SetUp::new(config, &host, &kernel::pins(&config.instance)).await?;
+    let mut set_up = SetUp::new(config, &host, &kernel::pins(&config.instance), low).await?;
     set_up.kernel.forward_log()?;
     let claims = listen::claim(config, &mut set_up.kernel)?;
     set_up.attach()?;

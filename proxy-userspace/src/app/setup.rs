@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::routes::Routes;
 use crate::{
-    config::Config,
-    kernel::{Kernel, Placement},
+    config::{Config, Handover},
+    kernel::{Kernel, LowFds, Placement},
     netns::{Host, SpoofNs},
 };
 
@@ -18,36 +18,42 @@ pub struct SetUp {
     pub routes: Routes,
     pub kernel: Kernel,
     via_lo: bool,
+    handover: bool,
 }
 
 impl SetUp {
     /// The programs adopt the maps pinned at `pins`. They see no packet before [`Self::attach`].
-    pub async fn new(config: &Config, host: &Host, pins: &Path) -> Result<Self> {
+    pub async fn new(config: &Config, host: &Host, pins: &Path, low: LowFds) -> Result<Self> {
         let spoof = Arc::new(SpoofNs::create(config.steer).await?);
         let routes = Routes::plan(config, &spoof, host)?;
         spoof.add_addresses(routes.addresses()).await?;
         let via_lo = !is_lo_strict();
-        let mut kernel = Kernel::load(&config.instance, pins, &placement(&spoof, via_lo))?;
+        let handover = config.handover == Handover::Auto;
+        let placement = placement(&spoof, via_lo, handover);
+        let mut kernel = Kernel::load(&config.instance, pins, &placement, low)?;
         routes.fill(&mut kernel)?;
         Ok(Self {
             spoof,
             routes,
             kernel,
             via_lo,
+            handover,
         })
     }
 
     pub fn attach(&mut self) -> Result<()> {
-        self.kernel.attach(&placement(&self.spoof, self.via_lo))
+        let placement = placement(&self.spoof, self.via_lo, self.handover);
+        self.kernel.attach(&placement)
     }
 }
 
-fn placement(spoof: &SpoofNs, via_lo: bool) -> Placement<'_> {
+fn placement(spoof: &SpoofNs, via_lo: bool, handover: bool) -> Placement<'_> {
     Placement {
         device: &spoof.device,
         steer: &spoof.steer,
         spoof_netns: spoof.id,
         via_lo,
+        handover,
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     app::setup::SetUp,
     config::Config,
-    kernel::Unmounted,
+    kernel::{LowFds, Unmounted},
     netns::{Host, SpoofNs, SteerNet, SteerNets},
     relay::Route,
 };
@@ -23,7 +23,7 @@ impl Steering {
             ..config.clone()
         };
         let pins = Unmounted::new()?;
-        let mut set_up = SetUp::new(&config, host, &pins.path()).await?;
+        let mut set_up = SetUp::new(&config, host, &pins.path(), LowFds::default()).await?;
         set_up.attach()?;
         while let Ok(event) = host.links.try_recv() {
             set_up.kernel.follow(event, &set_up.spoof.device);

@@ -193,9 +193,9 @@ impl From<FallbackChoice> for Fallback {
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub enum HandoverChoice {
     /// Those that both legs allow it for
+    #[default]
     Auto,
     /// None: all go through the daemon
-    #[default]
     Off,
 }
 

@@ -14,7 +14,7 @@ use aya::{
 };
 use proxy_common::{LO, program as name};
 
-use super::{Placement, clsact::Clsact};
+use super::{LowFds, Placement, clsact::Clsact};
 use crate::{
     netns::{Device, Link, LinkEvent},
     sys,
@@ -23,6 +23,7 @@ use crate::{
 pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result<()> {
     let host = sys::current_netns()?;
     let dispatch: &mut SkLookup = program(ebpf, name::DISPATCH)?;
+    tc.low.release();
     dispatch.attach(&host).context("attaching to sk_lookup")?;
     let Device { name, index, .. } = placement.device;
     let veth = On {
@@ -31,6 +32,10 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     };
     tc.attach(program(ebpf, name::INJECT)?, veth, TcAttachType::Ingress)
         .with_context(|| format!("attaching inject to {name}"))?;
+    if placement.handover {
+        tc.attach(program(ebpf, name::REPLY_OWN)?, veth, TcAttachType::Egress)
+            .with_context(|| format!("attaching reply_own to {name}"))?;
+    }
     if placement.via_lo {
         let lo = On {
             name: "lo",
@@ -60,20 +65,27 @@ pub struct On<'a> {
 }
 
 /// How programs come onto devices.
-pub enum Tc {
+pub struct Tc {
+    by: By,
+    low: LowFds,
+}
+
+enum By {
     Tcx,
     Clsact(Clsact),
 }
 
 impl Tc {
     /// What this kernel has.
-    pub fn new(instance: &str) -> Self {
-        if KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(6, 6, 0)) {
-            Self::Tcx
+    pub fn new(instance: &str, low: LowFds) -> Self {
+        let tcx = KernelVersion::new(6, 6, 0);
+        let by = if KernelVersion::current().is_ok_and(|current| current >= tcx) {
+            By::Tcx
         } else {
             tracing::info!("a kernel before 6.6: attaching by clsact, which kill -9 doesn't undo");
-            Self::Clsact(Clsact::new(instance))
-        }
+            By::Clsact(Clsact::new(instance))
+        };
+        Self { by, low }
     }
 
     /// In front of other programs: one of them may end the chain with a verdict of its own. Ours
@@ -84,25 +96,26 @@ impl Tc {
         on: On<'_>,
         hook: TcAttachType,
     ) -> Result<SchedClassifierLinkId> {
-        match self {
-            Self::Tcx => {
+        match &mut self.by {
+            By::Tcx => {
+                self.low.release();
                 let first = TcAttachOptions::TcxOrder(LinkOrder::first());
                 Ok(program.attach_with_options(on.name, hook, first)?)
             }
-            Self::Clsact(clsact) => clsact.attach(program, on, hook),
+            By::Clsact(clsact) => clsact.attach(program, on, hook),
         }
     }
 
-    fn forget(&mut self, index: u32) {
-        match self {
-            Self::Tcx => {}
-            Self::Clsact(clsact) => clsact.forget(index),
+    /// The device is gone, and `links` with it.
+    fn forget(&mut self, index: u32, links: usize) {
+        match &mut self.by {
+            By::Tcx => (0..links).for_each(|_| self.low.refill()),
+            By::Clsact(clsact) => clsact.forget(index),
         }
     }
 }
 
 /// The reply programs' links, by the index of the host's device.
-#[derive(Default)]
 pub struct Replies {
     links: HashMap<u32, Vec<SchedClassifierLink>>,
     /// Whether any target is beyond this host: without one, ingress costs nothing.
@@ -112,22 +125,25 @@ pub struct Replies {
 }
 
 impl Replies {
+    pub fn new(handover: bool) -> Self {
+        Self {
+            links: HashMap::new(),
+            remotes: false,
+            handover,
+        }
+    }
+
     /// Has replies from beyond this host steered as well, on devices that are followed from now on.
     pub fn follow_remotes(&mut self) {
         self.remotes = true;
-    }
-
-    /// Has the balancers' packets forwarded, on devices that are followed from now on.
-    pub fn follow_handed_over(&mut self) {
-        self.handover = true;
     }
 
     /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
     pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
         match event {
             LinkEvent::Gone { index } => {
-                self.links.remove(&index);
-                tc.forget(index);
+                let links = self.links.remove(&index).map_or(0, |links| links.len());
+                tc.forget(index, links);
             }
             LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
             LinkEvent::Present(link) => self.add(ebpf, tc, &link),

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap as Table,
     io,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -16,7 +17,7 @@ use aya::{
 };
 use proxy_common::{
     MARK,
-    handover::{Ended, Flow, Handed, Owed, Way},
+    handover::{Ended, Flow, Handed, Way},
     map,
 };
 use tokio::sync::oneshot;
@@ -38,7 +39,7 @@ pub struct Handover {
 struct Maps {
     flows: HashMap<MapData, Flow, u32>,
     handed: HashMap<MapData, u32, Handed>,
-    owed: HashMap<MapData, u32, Owed>,
+    owed: HashMap<MapData, u32, u32>,
 }
 
 struct Waiting {
@@ -104,12 +105,6 @@ impl Shortcut for Handover {
     fn open(&self, legs: &Legs) -> io::Result<(u32, oneshot::Receiver<Over>)> {
         let id = self.next.fetch_add(1, Relaxed).max(1);
         let handed = handed(legs);
-        let owed = Owed {
-            by_app: legs.upstream.sent,
-            by_balancer: legs.downstream.sent,
-            heard_app: legs.upstream.received,
-            heard_balancer: legs.downstream.received,
-        };
         let (over, end) = oneshot::channel();
         let (up, down) = (false, false);
         self.waiting().insert(id, Waiting { up, down, over });
@@ -117,7 +112,7 @@ impl Shortcut for Handover {
         let mut maps = self.maps();
         let opened = (|| {
             maps.handed.insert(id, handed, 0)?;
-            maps.owed.insert(id, owed, 0)?;
+            maps.owed.insert(id, 0, 0)?;
             // From here on packets take the shortcut.
             flows
                 .iter()
@@ -131,13 +126,8 @@ impl Shortcut for Handover {
         Ok((id, end))
     }
 
-    fn owe(&self, id: u32, owed: Option<Owed>) -> io::Result<()> {
-        let maps = &mut self.maps().owed;
-        match owed {
-            Some(owed) => maps.insert(id, owed, 0),
-            None => maps.remove(&id),
-        }
-        .map_err(io_error)
+    fn settled(&self, id: u32) -> io::Result<()> {
+        self.maps().owed.remove(&id).map_err(io_error)
     }
 
     fn progress(&self, id: u32) -> io::Result<Progress> {
@@ -148,6 +138,7 @@ impl Shortcut for Handover {
             up: bytes(&down),
             down: bytes(&up),
             heard: up.seen,
+            over: over(&up, &down),
         })
     }
 
@@ -164,9 +155,27 @@ impl Shortcut for Handover {
         let _ = maps.owed.remove(&id);
     }
 
+    fn has_ended(&self, client: SocketAddr, steered: SocketAddr) -> bool {
+        let flow = Flow {
+            source: steered.into(),
+            destination: client.into(),
+        };
+        let maps = self.maps();
+        let handed = maps.flows.get(&flow, 0);
+        let handed = handed.and_then(|id| maps.handed.get(&id, 0));
+        handed.is_ok_and(|Handed { up, down, .. }| over(&up, &down).is_some())
+    }
+
     fn mark(&self) -> u32 {
         self.mark
     }
+}
+
+fn over(up: &Way, down: &Way) -> Option<Over> {
+    if up.reset | down.reset != 0 {
+        return Some(Over::Reset);
+    }
+    (up.fin_acked & down.fin_acked != 0).then_some(Over::Closed)
 }
 
 fn io_error(error: MapError) -> io::Error {
@@ -188,7 +197,7 @@ fn handed(legs: &Legs) -> Handed {
         in_hand,
         ..
     } = legs;
-    let flow = |from: std::net::SocketAddr, to: std::net::SocketAddr| Flow {
+    let flow = |from: SocketAddr, to: SocketAddr| Flow {
         source: from.into(),
         destination: to.into(),
     };

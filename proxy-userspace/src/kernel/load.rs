@@ -16,6 +16,7 @@ use super::{
     counters::Counters,
     handover::Handover,
     log,
+    low::LowFds,
 };
 use crate::netns::{Device, LinkEvent, SteerNet, SteerNets};
 
@@ -29,6 +30,8 @@ pub struct Placement<'a> {
     pub spoof_netns: u32,
     /// Whether packets enter the host by `lo` rather than by the veth.
     pub via_lo: bool,
+    /// Whether connections are handed over.
+    pub handover: bool,
 }
 
 /// The loaded programs. Dropping it detaches and unloads them all; the allowlist stays pinned.
@@ -49,7 +52,12 @@ pub struct Kernel {
 impl Kernel {
     /// The programs adopt the maps pinned at `pins`, or make and pin them. Where programs have to be
     /// told apart by name, it is `instance`'s.
-    pub fn load(instance: &str, pins: &Path, placement: &Placement<'_>) -> Result<Self> {
+    pub fn load(
+        instance: &str,
+        pins: &Path,
+        placement: &Placement<'_>,
+        low: LowFds,
+    ) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(pins);
         let unset = Default::default();
@@ -62,6 +70,7 @@ impl Kernel {
             .override_global(global::DEVICE, &placement.device.index, true)
             .override_global(global::SPOOF_NETNS, &placement.spoof_netns, true)
             .override_global(global::VIA_LO, &via_lo, true)
+            .override_global(global::HANDOVER, &u32::from(placement.handover), true)
             .load(OBJECT)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
         load_programs(&mut ebpf)?;
@@ -72,8 +81,8 @@ impl Kernel {
             remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             next_socket: 0,
-            replies: Replies::default(),
-            tc: Tc::new(instance),
+            replies: Replies::new(placement.handover),
+            tc: Tc::new(instance, low),
             ebpf,
         })
     }
@@ -95,7 +104,6 @@ impl Kernel {
 
     /// Where connections are handed over to; hears of their ends on the current runtime.
     pub fn handover(&mut self, own: &Device) -> Result<Arc<Handover>> {
-        self.replies.follow_handed_over();
         Handover::new(&mut self.ebpf, own.index)
     }
 
@@ -169,6 +177,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
     for name in [
         program::REPLY,
         program::REPLY_L3,
+        program::REPLY_OWN,
         program::REPLY_REMOTE,
         program::REPLY_REMOTE_L3,
         program::INJECT,

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use proxy_common::handover::Owed;
 use tokio::{net::TcpStream, sync::oneshot, time::sleep};
 
 use super::{
@@ -48,11 +47,14 @@ pub struct InHand {
 pub trait Shortcut: Send + Sync {
     /// From here on packets don't come to the sockets any more. The receiver hears of the end.
     fn open(&self, legs: &Legs) -> io::Result<(u32, oneshot::Receiver<Over>)>;
-    /// The sockets wait for acknowledgments up to here, or for none any more.
-    fn owe(&self, id: u32, owed: Option<Owed>) -> io::Result<()>;
-    /// What was acknowledged since the handover, and when the last packet came.
+    /// The sockets have nothing more to bring to the other side.
+    fn settled(&self, id: u32) -> io::Result<()>;
+    /// What was acknowledged since the handover, when the last packet came, and whether it is over.
     fn progress(&self, id: u32) -> io::Result<Progress>;
     fn close(&self, id: u32, legs: &Legs);
+    /// Whether such a connection was handed over and has ended, so that its socket is about to be
+    /// closed.
+    fn has_ended(&self, client: SocketAddr, steered: SocketAddr) -> bool;
     /// For the socket towards the balancer.
     fn mark(&self) -> u32;
 }
@@ -71,6 +73,7 @@ pub struct Progress {
     pub down: u64,
     /// Anything that changes with each packet from the balancer.
     pub heard: u64,
+    pub over: Option<Over>,
 }
 
 /// What one half has moved.
@@ -78,10 +81,8 @@ pub struct Gauge<'a> {
     moved: &'a Bytes,
     /// Taken from the source and not yet given to the sink.
     in_hand: Cell<u32>,
-    /// Given since the handover: from then on the kernel counts.
-    late: Cell<Option<u32>>,
-    /// Taken since.
-    late_taken: Cell<u32>,
+    /// From the handover on the kernel counts.
+    handed: Cell<bool>,
 }
 
 impl<'a> Gauge<'a> {
@@ -89,8 +90,7 @@ impl<'a> Gauge<'a> {
         Self {
             moved,
             in_hand: Cell::new(0),
-            late: Cell::new(None),
-            late_taken: Cell::new(0),
+            handed: Cell::new(false),
         }
     }
 
@@ -98,28 +98,19 @@ impl<'a> Gauge<'a> {
     #[expect(clippy::cast_possible_truncation, reason = "below the size of a pipe")]
     pub fn take(&self, count: usize) {
         self.in_hand.set(self.in_hand.get() + count as u32);
-        if self.late.get().is_some() {
-            let taken = self.late_taken.get().wrapping_add(count as u32);
-            self.late_taken.set(taken);
-        }
     }
 
     /// To the sink.
     #[expect(clippy::cast_possible_truncation, reason = "as much was taken before")]
     pub fn give(&self, count: usize) {
         self.in_hand.set(self.in_hand.get() - count as u32);
-        match self.late.get() {
-            None => self.moved.add(count),
-            Some(late) => self.late.set(Some(late.wrapping_add(count as u32))),
+        if !self.handed.get() {
+            self.moved.add(count);
         }
     }
 
     pub fn get(&self) -> u64 {
         self.moved.get()
-    }
-
-    fn late(&self) -> u32 {
-        self.late.get().unwrap_or_default()
     }
 }
 
@@ -133,7 +124,6 @@ pub struct Candidate<'a> {
     pub down: Gauge<'a>,
     /// Pieces until the next try; 0: never.
     wait: Cell<u32>,
-    tries: Cell<u32>,
     handed: RefCell<Option<Handed<'a>>>,
 }
 
@@ -141,14 +131,8 @@ pub struct Candidate<'a> {
 /// of a busy connection grow.
 const FIRST: u32 = 16;
 const LARGE: u32 = 4;
-/// The longest wait for a better moment.
-const LONGEST: u32 = 64;
-/// So many tries come at each piece.
-const PATIENT: u32 = 4;
-
-/// What a busy connection may have on the way at the handover. The receiver sees so much out of
-/// order.
-const ON_THE_WAY: u32 = 4 * 1024 * 1024;
+/// Until a better moment.
+const AGAIN: u32 = LARGE;
 
 impl<'a> Candidate<'a> {
     pub fn new(
@@ -166,7 +150,6 @@ impl<'a> Candidate<'a> {
             up: Gauge::new(up),
             down: Gauge::new(down),
             wait: Cell::new(if shortcut.is_some() { FIRST } else { 0 }),
-            tries: Cell::new(0),
             handed: RefCell::new(None),
         }
     }
@@ -182,20 +165,11 @@ impl<'a> Candidate<'a> {
     }
 
     fn try_now(&self) {
-        if let Some(handed) = &*self.handed.borrow() {
-            return handed.owe_more(&self.up, &self.down);
-        }
-        let tries = self.tries.get() + 1;
-        self.tries.set(tries);
-        self.wait.set(match tries {
-            ..=PATIENT => 1,
-            _ => LONGEST,
-        });
+        self.wait.set(AGAIN);
         match self.hand_over() {
             Ok(None) => {}
             Ok(Some(handed)) => {
-                // Whatever comes from now on has to be told at once.
-                self.wait.set(1);
+                self.wait.set(0);
                 self.connection.moved.handed.set(handed.id);
                 *self.handed.borrow_mut() = Some(handed);
             }
@@ -211,19 +185,17 @@ impl<'a> Candidate<'a> {
         let Some(shortcut) = self.shortcut else {
             return Ok(None);
         };
-        // Only when the balancer has acknowledged everything, as it has while it waits for an answer
-        // or sends in bulk itself: what we sent it would have to be acknowledged past the kernel's
-        // shortcut, and a firewall's connection tracking takes our last reset for good only if it
-        // knows of no byte on the way.
-        if sys::unacknowledged(self.downstream)? != 0 {
+        let in_hand = InHand {
+            up: self.up.in_hand.get(),
+            down: self.down.in_hand.get(),
+        };
+        if !takes(self.upstream, self.downstream, in_hand.up)?
+            || !takes(self.downstream, self.upstream, in_hand.down)?
+        {
             return Ok(None);
         }
         let downstream = sys::tcp_state(self.downstream)?;
         let upstream = sys::tcp_state(self.upstream)?;
-        let on_the_way = [downstream.unread, upstream.unread, upstream.unacknowledged];
-        if downstream.unacknowledged != 0 || on_the_way.iter().any(|bytes| *bytes > ON_THE_WAY) {
-            return Ok(None);
-        }
         fit(&downstream, &upstream).map_err(io::Error::other)?;
         let legs = Legs {
             balancer: canonical(self.downstream.peer_addr()?),
@@ -232,10 +204,7 @@ impl<'a> Candidate<'a> {
             steered: canonical(self.upstream.peer_addr()?),
             downstream,
             upstream,
-            in_hand: InHand {
-                up: self.up.in_hand.get(),
-                down: self.down.in_hand.get(),
-            },
+            in_hand,
         };
         if legs.balancer.is_ipv4() != legs.client.is_ipv4() {
             return Err(io::Error::other("the legs are of two IP families"));
@@ -244,7 +213,7 @@ impl<'a> Candidate<'a> {
         socket2::SockRef::from(self.downstream).set_mark(shortcut.mark())?;
         let (id, over) = shortcut.open(&legs)?;
         for gauge in [&self.up, &self.down] {
-            gauge.late.set(Some(0));
+            gauge.handed.set(true);
         }
         for socket in [self.downstream, self.upstream] {
             // It would find nobody alive.
@@ -274,15 +243,23 @@ impl<'a> Candidate<'a> {
             never = self.settle() => match never {},
             error = self.dead_balancer() => return End::Reset(error),
         };
-        let progress = match &*self.handed.borrow() {
-            Some(handed) => handed.total(),
-            None => None,
-        };
-        match (over, progress) {
-            (Ok(Over::Closed), Some((up, down))) => End::Closed { up, down },
-            (Ok(Over::Reset), _) => End::Reset(io::ErrorKind::ConnectionReset.into()),
-            (Ok(Over::Closed), None) | (Err(_), _) => End::Stopped,
-        }
+        over.ok()
+            .and_then(|over| self.end(over))
+            .unwrap_or(End::Stopped)
+    }
+
+    /// How it has ended, if it is handed over and the kernel has seen an end.
+    pub fn ended(&self) -> Option<End> {
+        let over = self.handed.borrow().as_ref()?.progress()?.over?;
+        self.end(over)
+    }
+
+    fn end(&self, over: Over) -> Option<End> {
+        let (up, down) = self.handed.borrow().as_ref()?.total()?;
+        Some(match over {
+            Over::Closed => End::Closed { up, down },
+            Over::Reset => End::Reset(io::ErrorKind::ConnectionReset.into()),
+        })
     }
 
     async fn settle(&self) -> Infallible {
@@ -342,6 +319,12 @@ pub fn small_segment(downstream: &TcpStream) -> Option<u32> {
     (taken < USUAL).then_some(taken)
 }
 
+/// Whether the peer behind `to` has room for all that is still to come from us. It may send itself,
+/// and it takes no acknowledgment that lies beyond its window.
+fn takes(to: &TcpStream, from: &TcpStream, in_hand: u32) -> io::Result<bool> {
+    Ok(sys::unread(from)?.saturating_add(in_hand) <= sys::room(to)?)
+}
+
 /// Packets of one leg have to make sense on the other.
 fn fit(downstream: &TcpState, upstream: &TcpState) -> Result<(), &'static str> {
     if downstream.options != upstream.options {
@@ -369,36 +352,18 @@ struct Handed<'a> {
     id: u32,
     legs: Legs,
     over: Cell<Option<oneshot::Receiver<Over>>>,
-    /// Whether the kernel is told what the sockets wait for.
+    /// Whether the sockets may still wait for acknowledgments.
     owed: Cell<bool>,
 }
 
 impl Handed<'_> {
-    /// The sockets have moved so much since the handover.
-    fn owe_more(&self, up: &Gauge<'_>, down: &Gauge<'_>) {
-        let Legs {
-            downstream,
-            upstream,
-            ..
-        } = &self.legs;
-        let heard = |state: &TcpState, gauge: &Gauge<'_>| {
-            let more = gauge.late_taken.get().saturating_sub(state.unread);
-            state.received.wrapping_add(more)
-        };
-        self.owed.set(true);
-        self.tell(Some(Owed {
-            by_app: upstream.sent.wrapping_add(up.late()),
-            by_balancer: downstream.sent.wrapping_add(down.late()),
-            heard_app: heard(upstream, down),
-            heard_balancer: heard(downstream, up),
-        }));
-    }
-
     /// Nothing is owed once both sockets have nothing more to bring to the other side.
     fn settle(&self, in_hand: u32) {
         if self.owed.get() && in_hand == 0 && self.is_done().unwrap_or(false) {
             self.owed.set(false);
-            self.tell(None);
+            if let Err(error) = self.shortcut.settled(self.id) {
+                tracing::debug!(%error, "telling the kernel that nothing is owed");
+            }
         }
     }
 
@@ -409,12 +374,6 @@ impl Handed<'_> {
             }
         }
         Ok(true)
-    }
-
-    fn tell(&self, owed: Option<Owed>) {
-        if let Err(error) = self.shortcut.owe(self.id, owed) {
-            tracing::debug!(%error, "telling the kernel what is owed");
-        }
     }
 
     fn progress(&self) -> Option<Progress> {

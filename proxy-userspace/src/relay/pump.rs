@@ -86,7 +86,8 @@ async fn until_end<T>(
     let mut watch = None;
     poll_fn(|cx| {
         if let Poll::Ready(ended) = halves.poll_unpin(cx) {
-            return Poll::Ready(Ok(ended));
+            // Where the kernel has seen the end, our sockets only hear of it.
+            return Poll::Ready(candidate.ended().map_or(Ok(ended), Err));
         }
         if let Some(over) = candidate.take_handed() {
             watch = Some(Box::pin(candidate.watch(over)));

@@ -3,16 +3,23 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use socket2::{Domain, Socket};
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
+    time::sleep,
 };
 
 use super::{Client, Route, Service, Shared};
 use crate::sys;
+
+/// How long the worker may take to close the socket of a connection that was handed over and has
+/// ended, when the client's next one is there already.
+const TRIES: u32 = 100;
+const SHORTLY: Duration = Duration::from_millis(1);
 
 /// From the client's own port, or from another one of the same address if that is busy: then the
 /// same client has a connection to this application from this port already.
@@ -23,7 +30,19 @@ pub async fn spoofed(
     service: &Service,
     shared: &Shared,
 ) -> io::Result<TcpStream> {
-    match connect_with(client.0, route, segment).await {
+    let mut connected = connect_with(client.0, route, segment).await;
+    for _ in 0..TRIES {
+        match (&connected, &shared.shortcut) {
+            (Err(error), Some(shortcut))
+                if is_busy(error) && shortcut.has_ended(client.0, route.steered) =>
+            {
+                sleep(SHORTLY).await;
+                connected = connect_with(client.0, route, segment).await;
+            }
+            _ => break,
+        }
+    }
+    match connected {
         Err(error) if is_busy(&error) => {
             shared.report.port_busy(service, client);
             connect_with(SocketAddr::new(client.0.ip(), 0), route, segment).await

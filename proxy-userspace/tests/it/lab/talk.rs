@@ -17,7 +17,7 @@ use super::stream::{expect, expect_end};
 
 /// Whether `truepeer connections` says which ones are handed over to the kernel. Where it doesn't,
 /// nobody waits for that, and all else is tested as it is.
-pub const HANDOVER_IS_SHOWN: bool = false;
+pub const HANDOVER_IS_SHOWN: bool = true;
 /// More messages than it takes until a connection is handed over.
 const WARM_UP: usize = 64;
 const MESSAGE: usize = 64;
