@@ -38,12 +38,9 @@ pub struct Way {
     /// The receiver has seen timestamps up to the kernel's clock in milliseconds plus this.
     pub clock: u32,
     /// The window scales: the sender's, and the one that the receiver expects.
-    pub scale: u32,
-    pub scale_expected: u32,
+    pub scale: u16,
+    pub scale_expected: u16,
     // From here on the programs write, each those of its own direction.
-    /// What is added to timestamps, and [`Self::STAMPED`] once that is known. One word: the packets of
-    /// one direction may meet on two CPUs.
-    pub stamp: u64,
     /// The end of all that was sent, as sent. FIN counts one.
     pub end: u32,
     /// A FIN was sent.
@@ -54,11 +51,17 @@ pub struct Way {
     pub fin_acked: u32,
     /// The last window that was sent, as sent.
     pub window: u32,
+    /// Up to where the sender takes what the other direction brings: the highest acknowledgment plus
+    /// window, in bytes.
+    pub edge: u32,
     /// The device that leads to the receiver, and when that was found out, in seconds.
     pub device: u32,
     pub device_since: u32,
     /// 1 after a reset.
     pub reset: u32,
+    /// What is added to timestamps, and [`Self::STAMPED`] once that is known. One word: the packets of
+    /// one direction may meet on two CPUs.
+    pub stamp: u64,
     /// When the last packet came, in nanoseconds of the kernel's coarse clock.
     pub seen: u64,
     /// What was acknowledged since the handover.

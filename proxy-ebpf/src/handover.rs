@@ -5,8 +5,6 @@
 //! to the other side, so both wait for acknowledgments for a moment; their resets at the end are
 //! given the numbers of the day.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
     bindings::BPF_F_INGRESS,
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_tcp_sock},
@@ -54,10 +52,17 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
         maps::forget(&head.flow);
         return make_way(ctx, version, &head);
     }
-    // A reset in the middle of nowhere is for the application to judge.
-    let exact = head.numbers.seq == up.end || head.numbers.seq == down.ack.wrapping_sub(up.seq);
     up.device = packet::device(ctx);
-    note(&head, id, [Ended::DOWN, exact.into()], up, down);
+    let mut known = Known::NOTHING;
+    if maps::is_owed(id) {
+        known = Known::read(ctx, version, &head, HERE);
+    }
+    // What was on its way at the handover the programs may not have seen.
+    let mut sent = down.end.wrapping_add(down.seq);
+    if known.live {
+        sent = later(sent, known.sent);
+    }
+    note(&head, id, Ended::DOWN, Some(later(sent, up.ack)), up, down);
     // SAFETY: written once, before the flows that lead here.
     let flow = unsafe { &(*handed).to_app };
     let (own, after) = (head.face(), onwards(&head, flow, up, down));
@@ -67,10 +72,7 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
     rewritten.map_err(|Unreadable| Failed)?;
     let (device, mac) = entrance();
     packet::set_macs(ctx, mac).map_err(|Unreadable| Failed)?;
-    if head.acknowledges()
-        && maps::is_owed(id)
-        && let Some(known) = known(ctx, version, &head, HERE)
-    {
+    if head.acknowledges() && known.live {
         // The application gets a copy of it, the daemon's socket the packet.
         let _ = ctx.clone_redirect(device, BPF_F_INGRESS.into());
         let own = for_daemon(own, head.payload, known);
@@ -86,7 +88,8 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
 /// and the segment comes again right behind it.
 #[inline(always)]
 fn make_way(ctx: &TcContext, version: Version, head: &Head) -> Result<Forward, Failed> {
-    if let Some(Known { heard, .. }) = known(ctx, version, head, HERE) {
+    let Known { live, heard, .. } = Known::read(ctx, version, head, HERE);
+    if live {
         let _ = ctx.clone_redirect(packet::device(ctx), BPF_F_INGRESS.into());
         packet::rewrite(ctx, version, &head.face(), &head.as_reset(heard))
             .map_err(|Unreadable| Failed)?;
@@ -137,10 +140,11 @@ pub fn reply(ctx: &TcContext, version: Version) -> Result<Reply, Failed> {
     if device == 0 {
         return Ok(Reply::Steer);
     }
-    if head.acknowledges()
-        && maps::is_owed(id)
-        && let Some(known) = known(ctx, version, &head, maps::spoof_netns())
-    {
+    let mut known = Known::NOTHING;
+    if head.acknowledges() && maps::is_owed(id) {
+        known = Known::read(ctx, version, &head, maps::spoof_netns());
+    }
+    if known.live {
         // The daemon's socket gets a copy of it.
         let own = for_daemon(head.face(), head.payload, known);
         packet::rewrite(ctx, version, &head.face(), &own)
@@ -152,7 +156,7 @@ pub fn reply(ctx: &TcContext, version: Version) -> Result<Reply, Failed> {
         ctx.set_mark(mark);
         packet::rewrite(ctx, version, &own, &head.face()).map_err(|Unreadable| Failed)?;
     }
-    note(&head, id, [Ended::UP, 1], down, up);
+    note(&head, id, Ended::UP, None, down, up);
     let after = onwards(&head, flow, down, up);
     let options = options(ctx, version, &head, down, up);
     packet::rewrite(ctx, version, &head.face(), &after)
@@ -203,7 +207,7 @@ pub fn leave(ctx: &TcContext, version: Version, receiver: Receiver) -> Leave {
             return Leave::Unheard;
         }
         Numbers {
-            seq,
+            seq: later(seq, head.numbers.seq),
             ..head.numbers
         }
     } else {
@@ -255,20 +259,49 @@ const fn is_over(one: &Way, other: &Way) -> bool {
     one.reset | other.reset != 0 || one.fin_acked & other.fin_acked != 0
 }
 
-/// Keeps track of a packet of `own`; `other` is the direction that it acknowledges, and `all` what
-/// the daemon hears when that was all. `exact` is a reset that its receiver will obey.
+/// Keeps track of a packet of `own`; `other` is the direction that it acknowledges. Tells the daemon
+/// of an end: `all` when everything that the other side sent is acknowledged.
+///
+/// Anybody can send in the balancer's name: what its receiver will throw away changes nothing, nor
+/// does an acknowledgment beyond `most`. The application sends from this host: it has none.
 #[inline(always)]
-fn note(head: &Head, id: u32, [all, exact]: [u32; 2], own: &mut Way, other: &Way) {
+fn note(head: &Head, id: u32, all: u32, most: Option<u32>, own: &mut Way, other: &Way) {
     // SAFETY: a helper without arguments.
     own.seen = unsafe { bpf_ktime_get_coarse_ns() };
-    own.window = head.numbers.window;
+    let how = match keep_track(head, most, own, other) {
+        NOTHING => return,
+        ALL => all,
+        _ => Ended::RESET,
+    };
+    maps::tell(&Ended { id, how });
+}
+
+const NOTHING: u64 = 0;
+const ALL: u64 = 1;
+const RESET: u64 = 2;
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn keep_track(head: &Head, most: Option<u32>, own: &mut Way, other: &Way) -> u64 {
+    let Numbers {
+        seq, ack, window, ..
+    } = head.numbers;
+    let next = other.ack.wrapping_sub(own.seq);
     if head.rst() {
-        if exact != 0 && own.reset == 0 {
-            own.reset = 1;
-            let how = Ended::RESET;
-            maps::tell(&Ended { id, how });
+        let exact = most.is_none() || seq == next || seq == own.end;
+        if !exact || own.reset != 0 {
+            return NOTHING;
         }
-        return;
+        own.reset = 1;
+        return RESET;
+    }
+    let edge = other.edge.wrapping_sub(own.seq);
+    if let Some(most) = most
+        && (is_after(next, head.end())
+            || is_after(seq, edge)
+            || head.has_ack() && is_after(ack, most))
+    {
+        return NOTHING;
     }
     if is_after(head.end(), own.end) {
         own.end = head.end();
@@ -277,18 +310,24 @@ fn note(head: &Head, id: u32, [all, exact]: [u32; 2], own: &mut Way, other: &Way
         own.fin = 1;
     }
     if !head.has_ack() {
-        return;
+        return NOTHING;
     }
-    let more = head.numbers.ack.wrapping_sub(own.ack);
+    own.window = window;
+    let promised = ack.wrapping_add(window << (own.scale & 15));
+    if is_after(promised, own.edge) {
+        own.edge = promised;
+    }
+    let more = ack.wrapping_sub(own.ack);
     if more.cast_signed() > 0 {
-        own.ack = head.numbers.ack;
+        own.ack = ack;
         own.acked += u64::from(more);
     }
     let end = other.end.wrapping_add(other.seq);
     if other.fin != 0 && own.fin_acked == 0 && !is_after(end, own.ack) {
         own.fin_acked = 1;
-        maps::tell(&Ended { id, how: all });
+        return ALL;
     }
+    NOTHING
 }
 
 /// The device that leads to the balancer: what the routes say, looked up once a second, or else
@@ -322,7 +361,8 @@ const fn onwards<'a>(head: &Head, flow: &'a Flow, own: &Way, other: &Way) -> Fac
 /// it hasn't heard, so that it takes nothing else from it. A leap ahead would look like somebody
 /// else's packet to a firewall that follows what the socket hears.
 #[inline(always)]
-const fn for_daemon(face: Face<'_>, payload: u32, Known { sent, heard }: Known) -> Face<'_> {
+const fn for_daemon(face: Face<'_>, payload: u32, known: Known) -> Face<'_> {
+    let Known { sent, heard, .. } = known;
     let numbers = Numbers {
         seq: match payload {
             0 => earlier(face.numbers.seq, heard),
@@ -335,18 +375,28 @@ const fn for_daemon(face: Face<'_>, payload: u32, Known { sent, heard }: Known) 
 }
 
 /// Up to where one of the daemon's own sockets has sent and heard.
+#[derive(Clone, Copy)]
 struct Known {
+    /// Whether there is such a socket.
+    live: bool,
     sent: u32,
     heard: u32,
 }
 
-/// Of the socket that would hear the packet in `netns`.
-#[inline(always)]
-fn known(ctx: &TcContext, version: Version, head: &Head, netns: u64) -> Option<Known> {
-    let mut known = MaybeUninit::uninit();
-    // SAFETY: it says whether it has filled it.
-    (read_known(ctx, version, &head.flow, netns, &mut known) != 0)
-        .then(|| unsafe { known.assume_init() })
+impl Known {
+    const NOTHING: Self = Self {
+        live: false,
+        sent: 0,
+        heard: 0,
+    };
+
+    /// Of the socket that would hear the packet in `netns`.
+    #[inline(always)]
+    fn read(ctx: &TcContext, version: Version, head: &Head, netns: u64) -> Self {
+        let mut known = Self::NOTHING;
+        read_known(ctx, version, &head.flow, netns, &mut known);
+        known
+    }
 }
 
 /// A function of its own, as a program's stack has 512 bytes.
@@ -356,28 +406,27 @@ fn read_known(
     version: Version,
     flow: &Flow,
     netns: u64,
-    known: &mut MaybeUninit<Known>,
+    known: &mut Known,
 ) -> u64 {
     /// TCP_LISTEN.
     const LISTEN: u32 = 10;
     let tuple = [&flow.source, &flow.destination];
-    let found = with_socket(ctx, version, tuple, netns, |socket| {
+    with_socket(ctx, version, tuple, netns, |socket| {
         // SAFETY: a live socket; what is no full TCP socket gives null.
         let tcp = unsafe { bpf_tcp_sock(socket) };
         // SAFETY: the kernel's own structs, the second if it isn't null.
-        let (socket, tcp) = unsafe { (&*socket, tcp.as_ref()?) };
-        (socket.state != LISTEN).then_some(Known {
-            sent: tcp.snd_nxt,
-            heard: tcp.rcv_nxt,
-        })
-    });
-    match found.flatten() {
-        Some(found) => {
-            known.write(found);
-            1
+        let (socket, tcp) = unsafe { (&*socket, tcp.as_ref()) };
+        if let Some(tcp) = tcp
+            && socket.state != LISTEN
+        {
+            *known = Known {
+                live: true,
+                sent: tcp.snd_nxt,
+                heard: tcp.rcv_nxt,
+            };
         }
-        None => 0,
-    }
+    });
+    0
 }
 
 /// A window of `own` in the scale that its receiver expects.
@@ -448,4 +497,9 @@ const fn is_after(one: u32, other: u32) -> bool {
 #[inline(always)]
 const fn earlier(one: u32, other: u32) -> u32 {
     if is_after(one, other) { other } else { one }
+}
+
+#[inline(always)]
+const fn later(one: u32, other: u32) -> u32 {
+    if is_after(one, other) { one } else { other }
 }

@@ -117,10 +117,12 @@ pub struct TcpState {
     pub received: u32,
     /// Bytes that nobody has read yet.
     pub unread: u32,
+    /// Bytes that the peer takes beyond those that were written, by the last window that it has shown.
+    pub room: u32,
     pub options: TcpOptions,
     /// The window scales: what the peer's windows are sent in, and ours.
-    pub peer_scale: u32,
-    pub scale: u32,
+    pub peer_scale: u16,
+    pub scale: u16,
     /// The segments that the peer takes, and that we have said we take.
     pub mss: u32,
     pub mss_expected: u32,
@@ -145,7 +147,7 @@ impl TcpOptions {
     }
 }
 
-/// Bytes that the peer takes beyond those that were written, by the last window that it has shown.
+/// See [`TcpState::room`].
 pub fn room(socket: impl AsFd) -> io::Result<u32> {
     let socket = socket.as_fd();
     let window = tcp_info(socket)?.tcpi_snd_wnd;
@@ -173,6 +175,7 @@ pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
         sent,
         received,
         unread,
+        room: room(socket)?,
         options: TcpOptions(options),
         peer_scale: (info.tcpi_snd_rcv_wscale & 15).into(),
         scale: (info.tcpi_snd_rcv_wscale >> 4).into(),

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use super::load::take;
 use crate::{
-    relay::{Legs, Over, Progress, Shortcut},
+    relay::{Direction, Legs, Over, Progress, Shortcut},
     sys::{self, TcpState},
 };
 
@@ -76,7 +76,7 @@ impl Handover {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ended(&self, Ended { id, how }: Ended) {
+    fn hear(&self, Ended { id, how }: Ended) {
         let mut waiting = self.waiting();
         let Some(one) = waiting.get_mut(&id) else {
             return;
@@ -128,6 +128,14 @@ impl Shortcut for Handover {
 
     fn settled(&self, id: u32) -> io::Result<()> {
         self.maps().owed.remove(&id).map_err(io_error)
+    }
+
+    fn ended(&self, id: u32, direction: Direction) {
+        let how = match direction {
+            Direction::Up => Ended::UP,
+            Direction::Down => Ended::DOWN,
+        };
+        self.hear(Ended { id, how });
     }
 
     fn progress(&self, id: u32) -> io::Result<Progress> {
@@ -219,6 +227,7 @@ fn way(from: &TcpState, to: &TcpState, in_hand: u32) -> Way {
         scale_expected: to.scale,
         end: from.received,
         ack: from.sent,
+        edge: from.sent.wrapping_add(from.room),
         ..Way::default()
     }
 }
@@ -230,7 +239,7 @@ fn listen(ends: RingBuf<MapData>, handover: Arc<Handover>) -> Result<()> {
             while let Some(end) = guard.get_inner_mut().next() {
                 if let Some(([id, how], [])) = end.as_chunks().0.split_first_chunk() {
                     let [id, how] = [id, how].map(|bytes| u32::from_ne_bytes(*bytes));
-                    handover.ended(Ended { id, how });
+                    handover.hear(Ended { id, how });
                 }
             }
             guard.clear_ready();

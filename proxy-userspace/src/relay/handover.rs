@@ -8,6 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
+    future::pending,
     io,
     net::SocketAddr,
     sync::Arc,
@@ -49,6 +50,8 @@ pub trait Shortcut: Send + Sync {
     fn open(&self, legs: &Legs) -> io::Result<(u32, oneshot::Receiver<Over>)>;
     /// The sockets have nothing more to bring to the other side.
     fn settled(&self, id: u32) -> io::Result<()>;
+    /// A socket has heard the end of this direction, and the other socket has passed it on.
+    fn ended(&self, id: u32, direction: Direction);
     /// What was acknowledged since the handover, when the last packet came, and whether it is over.
     fn progress(&self, id: u32) -> io::Result<Progress>;
     fn close(&self, id: u32, legs: &Legs);
@@ -57,6 +60,12 @@ pub trait Shortcut: Send + Sync {
     fn has_ended(&self, client: SocketAddr, steered: SocketAddr) -> bool;
     /// For the socket towards the balancer.
     fn mark(&self) -> u32;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Up,
+    Down,
 }
 
 /// How a connection that was handed over has ended.
@@ -83,6 +92,8 @@ pub struct Gauge<'a> {
     in_hand: Cell<u32>,
     /// From the handover on the kernel counts.
     handed: Cell<bool>,
+    /// The source has no more.
+    ended: Cell<bool>,
 }
 
 impl<'a> Gauge<'a> {
@@ -91,7 +102,12 @@ impl<'a> Gauge<'a> {
             moved,
             in_hand: Cell::new(0),
             handed: Cell::new(false),
+            ended: Cell::new(false),
         }
+    }
+
+    pub fn end(&self) {
+        self.ended.set(true);
     }
 
     /// From the source.
@@ -227,7 +243,6 @@ impl<'a> Candidate<'a> {
             id,
             legs,
             over: Cell::new(Some(over)),
-            owed: Cell::new(true),
         }))
     }
 
@@ -263,16 +278,32 @@ impl<'a> Candidate<'a> {
     }
 
     async fn settle(&self) -> Infallible {
-        loop {
+        while !self.is_settled() {
             sleep(SETTLE).await;
-            if let Some(handed) = &*self.handed.borrow() {
-                handed.settle(self.in_hand());
-            }
         }
+        pending().await
     }
 
-    fn in_hand(&self) -> u32 {
-        self.up.in_hand.get() + self.down.in_hand.get()
+    /// Nothing is owed once both sockets have nothing more to bring to the other side.
+    fn is_settled(&self) -> bool {
+        let handed = self.handed.borrow();
+        let Some(handed) = &*handed else {
+            return true;
+        };
+        let in_hand = self.up.in_hand.get() + self.down.in_hand.get();
+        if in_hand != 0 || !handed.is_done().unwrap_or(false) {
+            return false;
+        }
+        let ended = [(&self.up, Direction::Up), (&self.down, Direction::Down)];
+        let settled = handed.shortcut.settled(handed.id).map(|()| {
+            // An end that came while the connection was handed over has come to us.
+            let ended = ended.iter().filter(|(gauge, _)| gauge.ended.get());
+            ended.for_each(|(_, direction)| handed.shortcut.ended(handed.id, *direction));
+        });
+        if let Err(error) = settled {
+            tracing::debug!(%error, "telling the kernel that nothing is owed");
+        }
+        true
     }
 
     /// What TCP's keepalive does for connections that are not handed over.
@@ -352,21 +383,9 @@ struct Handed<'a> {
     id: u32,
     legs: Legs,
     over: Cell<Option<oneshot::Receiver<Over>>>,
-    /// Whether the sockets may still wait for acknowledgments.
-    owed: Cell<bool>,
 }
 
 impl Handed<'_> {
-    /// Nothing is owed once both sockets have nothing more to bring to the other side.
-    fn settle(&self, in_hand: u32) {
-        if self.owed.get() && in_hand == 0 && self.is_done().unwrap_or(false) {
-            self.owed.set(false);
-            if let Err(error) = self.shortcut.settled(self.id) {
-                tracing::debug!(%error, "telling the kernel that nothing is owed");
-            }
-        }
-    }
-
     fn is_done(&self) -> io::Result<bool> {
         for socket in [self.downstream, self.upstream] {
             if sys::unread(socket)? != 0 || sys::unacknowledged(socket)? != 0 {

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use client::{Martian, OwnAddresses, check as check_client};
-pub use handover::{Legs, Over, Progress, Shortcut};
+pub use handover::{Direction, Legs, Over, Progress, Shortcut};
 pub use open::{Connection, Connections};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report, Weight};

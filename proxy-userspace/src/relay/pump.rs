@@ -119,6 +119,7 @@ impl Half<'_, '_> {
             Box::pin(flush(self.from, self.to, payload, self.gauge)).await?;
         }
         self.relay().await?;
+        self.gauge.end();
         if self.other_ended.replace(true) {
             // Closing the sockets ends this half as well.
             return Ok(());

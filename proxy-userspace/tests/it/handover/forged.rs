@@ -12,6 +12,7 @@ use crate::lab::wire::Wire;
 families! {
     a_reset_needs_the_number;
     data_needs_the_number;
+    a_reset_after_forged_data_needs_the_number;
     a_syn_changes_nothing;
     an_acknowledgment_of_the_unsent_changes_nothing;
     the_right_number_does_reset;
@@ -76,6 +77,17 @@ fn data_needs_the_number(family: Family) -> Result<()> {
     let target = Target::new(family)?;
     for ahead in &WRONG[..3] {
         target.forge(*ahead, ACK, b"FORGED")?;
+    }
+    target.goes_on()
+}
+
+/// Nobody makes a number right by sending up to it.
+fn a_reset_after_forged_data_needs_the_number(family: Family) -> Result<()> {
+    let target = Target::new(family)?;
+    for ahead in &WRONG[..3] {
+        target.forge(*ahead, ACK, b"FORGED")?;
+        target.forge(ahead + 6, RST, b"")?;
+        target.forge(ahead + 6, RST | ACK, b"")?;
     }
     target.goes_on()
 }
