@@ -418,10 +418,11 @@ fn try_rewrite_addresses(
             replace_sum(ctx, at, sum, BPF_F_PSEUDO_HDR.into())
         }
         Version::V6 => {
-            let old = [old.source.addr().words(), old.destination.addr().words()];
-            let new = [new.source.addr().words(), new.destination.addr().words()];
-            let sum = difference(&old, &new)?;
-            store(ctx, offset_of!(Ipv6Hdr, src_addr), &new)?;
+            let source = offset_of!(Ipv6Hdr, src_addr);
+            let source = replace_v6(ctx, source, &old.source, &new.source)?;
+            let destination = offset_of!(Ipv6Hdr, dst_addr);
+            let destination = replace_v6(ctx, destination, &old.destination, &new.destination)?;
+            let sum = add_sums(source, destination);
             let flags = u64::from(BPF_F_PSEUDO_HDR);
             // Kernels that don't know the flag refuse it.
             replace_sum(ctx, at, sum, flags | BPF_F_IPV6)
@@ -546,19 +547,32 @@ fn try_rewrite_quoted(
                 .map_err(|_| Unreadable)?;
         }
         Version::V6 => {
-            let words = |endpoint: &Endpoint| endpoint.addr().words();
-            let old_addrs = [words(&old.flow.source), words(&old.flow.destination)];
-            let new_addrs = [words(to), words(&new.flow.destination)];
-            sum = add_sums(sum, difference(&old_addrs, &new_addrs)?);
-            store(ctx, quoted + offset_of!(Ipv6Hdr, src_addr), &new_addrs)?;
-            let outer = difference(&words(&old.flow.source), &words(to))?;
-            store(ctx, offset_of!(Ipv6Hdr, dst_addr), &words(to))?;
+            let outer = replace_v6(ctx, offset_of!(Ipv6Hdr, dst_addr), &old.flow.source, to)?;
+            let source = quoted + offset_of!(Ipv6Hdr, src_addr);
+            sum = add_sums(sum, replace_v6(ctx, source, &old.flow.source, to)?);
+            let destination = quoted + offset_of!(Ipv6Hdr, dst_addr);
+            let (old, new) = (&old.flow.destination, &new.flow.destination);
+            sum = add_sums(sum, replace_v6(ctx, destination, old, new)?);
             ctx.l4_csum_replace(checksum, 0, outer.into(), BPF_F_PSEUDO_HDR.into())
                 .map_err(|_| Unreadable)?;
         }
     }
     ctx.l4_csum_replace(checksum, 0, sum.into(), 0)
         .map_err(|_| Unreadable)
+}
+
+/// Puts in another address, and returns what that does to a checksum. One at a time, as a program's
+/// stack has 512 bytes.
+#[inline(always)]
+fn replace_v6(
+    ctx: &TcContext,
+    at: usize,
+    old: &Endpoint,
+    new: &Endpoint,
+) -> Result<u32, Unreadable> {
+    let (old, new) = (old.addr().words(), new.addr().words());
+    store(ctx, at, &new)?;
+    difference(&old, &new)
 }
 
 /// Of two changes, as checksums add up.
@@ -645,17 +659,18 @@ fn try_rewrite_sack(
     if [one, two, kind] != PADDED_SACK || 4 + words * 4 > left {
         return Ok(());
     }
-    let (mut old, mut new) = ([0_u32; SACK_WORDS], [0_u32; SACK_WORDS]);
-    for (index, (old, new)) in old.iter_mut().zip(&mut new).enumerate() {
+    let mut sum = 0;
+    for index in 0..SACK_WORDS {
         if index >= words {
             break;
         }
         let edge = next + 4 + index * 4;
-        *old = load(ctx, edge)?;
-        *new = add(*old, plus);
-        store(ctx, edge, new)?;
+        let old: u32 = load(ctx, edge)?;
+        let new = add(old, plus);
+        store(ctx, edge, &new)?;
+        sum = add_sums(sum, difference(&old, &new)?);
     }
-    replace_sum(ctx, at, difference(&old, &new)?, 0)
+    replace_sum(ctx, at, sum, 0)
 }
 
 /// Adds to a number of network order.

@@ -30,10 +30,10 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
         name,
         index: *index,
     };
-    tc.attach(program(ebpf, name::INJECT)?, veth, TcAttachType::Ingress)
+    tc.attach(ebpf, name::INJECT, veth, TcAttachType::Ingress)
         .with_context(|| format!("attaching inject to {name}"))?;
     if placement.handover {
-        tc.attach(program(ebpf, name::REPLY_OWN)?, veth, TcAttachType::Egress)
+        tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress)
             .with_context(|| format!("attaching reply_own to {name}"))?;
     }
     if placement.via_lo {
@@ -41,7 +41,7 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
             name: "lo",
             index: LO,
         };
-        tc.attach(program(ebpf, name::DELIVER)?, lo, TcAttachType::Ingress)
+        tc.attach(ebpf, name::DELIVER, lo, TcAttachType::Ingress)
             .context("attaching deliver to lo")?;
     }
     Ok(())
@@ -92,17 +92,19 @@ impl Tc {
     /// pass all packets on that are none of ours.
     fn attach(
         &mut self,
-        program: &mut SchedClassifier,
+        ebpf: &mut Ebpf,
+        name: &str,
         on: On<'_>,
         hook: TcAttachType,
     ) -> Result<SchedClassifierLinkId> {
+        let program: &mut SchedClassifier = program(ebpf, name)?;
         match &mut self.by {
             By::Tcx => {
                 self.low.release();
                 let first = TcAttachOptions::TcxOrder(LinkOrder::first());
                 Ok(program.attach_with_options(on.name, hook, first)?)
             }
-            By::Clsact(clsact) => clsact.attach(program, on, hook),
+            By::Clsact(clsact) => clsact.attach(program, on, hook, name),
         }
     }
 
@@ -192,11 +194,10 @@ fn attach_reply(
     name: &str,
     hook: TcAttachType,
 ) -> Result<SchedClassifierLink> {
-    let program: &mut SchedClassifier = program(ebpf, name)?;
     let on = On {
         name: &link.name,
         index: link.index,
     };
-    let id = tc.attach(program, on, hook)?;
-    Ok(program.take_link(id)?)
+    let id = tc.attach(ebpf, name, on, hook)?;
+    Ok(program::<SchedClassifier>(ebpf, name)?.take_link(id)?)
 }

@@ -14,6 +14,7 @@ use aya::programs::{
         TcHandle,
     },
 };
+use proxy_common::program::FORWARD;
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
@@ -35,11 +36,13 @@ const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=16;
 
 /// In a handle: the qdisc is ours as well. The next start knows it by this.
 const WITH_QDISC: u32 = 1;
+/// In a handle: the filter is `forward`, which may stand beside another one of ours.
+const SECOND: u32 = 2;
 
 const KIND: &str = "clsact";
 
 pub struct Clsact {
-    /// Of all our filters but for [`WITH_QDISC`]. The same at the instance's next start, and not one
+    /// Of all our filters but for [`WITH_QDISC`] and [`SECOND`]. The same at the instance's next start, and not one
     /// of the small numbers that the kernel gives out.
     handle: u32,
     /// Devices whose qdisc we added.
@@ -49,7 +52,7 @@ pub struct Clsact {
 impl Clsact {
     pub fn new(instance: &str) -> Self {
         Self {
-            handle: crc32c::crc32c(instance.as_bytes()) & !WITH_QDISC,
+            handle: crc32c::crc32c(instance.as_bytes()) & !(WITH_QDISC | SECOND),
             added: BTreeSet::new(),
         }
     }
@@ -59,10 +62,12 @@ impl Clsact {
         program: &mut SchedClassifier,
         on: On<'_>,
         hook: TcAttachType,
+        name: &str,
     ) -> Result<SchedClassifierLinkId> {
         self.ensure_qdisc(on)?;
+        let which = if name == FORWARD { SECOND } else { 0 };
         for priority in PRIORITIES {
-            match self.attach_at(priority, program, on, hook) {
+            match self.attach_at(priority, program, on, hook, which) {
                 Err(error) if errno(&error) == Some(Errno::INVAL) => {}
                 done => return Ok(done?),
             }
@@ -99,16 +104,17 @@ impl Clsact {
         program: &mut SchedClassifier,
         on: On<'_>,
         hook: TcAttachType,
+        which: u32,
     ) -> Result<SchedClassifierLinkId, ProgramError> {
         if !self.added.contains(&on.index) {
-            let left = replace(program, on, hook, priority, self.handle(WITH_QDISC));
+            let left = replace(program, on, hook, priority, self.handle(WITH_QDISC | which));
             if left.is_ok() {
                 self.added.insert(on.index);
                 return left;
             }
         }
         let added = self.added.contains(&on.index);
-        let handle = self.handle(if added { WITH_QDISC } else { 0 });
+        let handle = self.handle(if added { WITH_QDISC | which } else { which });
         let options = TcAttachOptions::Netlink(NlOptions {
             priority,
             handle,
@@ -122,8 +128,8 @@ impl Clsact {
         }
     }
 
-    fn handle(&self, with_qdisc: u32) -> TcHandle {
-        (self.handle | with_qdisc).into()
+    fn handle(&self, bits: u32) -> TcHandle {
+        (self.handle | bits).into()
     }
 }
 
