@@ -41,8 +41,6 @@ pub fn truepeer(dir: &Path, instance: &str, prefixes: usize) -> Result<Command> 
     command.args(["--listen", &format!("0.0.0.0:{TRUEPEER_PORT}")]);
     command.args(["--target4", &LOOPBACK.v4(APP_PORT).to_string()]);
     command.arg("--allow-file").arg(allow_file(dir, prefixes)?);
-    // Like HAProxy's splice-auto: what it can do, not what it does unasked.
-    command.args(["--handover", "auto"]);
     Ok(command)
 }
 

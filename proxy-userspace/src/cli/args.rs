@@ -97,7 +97,7 @@ pub struct RunArgs {
     /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows]
     #[arg(long, value_name = "N")]
     pub maxconn: Option<NonZeroUsize>,
-    /// Have the kernel pass the packets of long-lived connections on by itself (experimental)
+    /// Have the kernel pass the packets of long-lived connections on by itself
     #[arg(long, value_enum, default_value_t)]
     pub handover: HandoverChoice,
     /// Worker threads [default: one per core]

@@ -21,10 +21,13 @@ pub async fn serve(
 ) {
     let list = shared.connections.list();
     let each = listeners.into_iter().map(|(service, listener)| {
+        let (shared, list) = (shared.clone(), list.clone());
         let worker = Worker {
-            service,
-            shared: shared.clone(),
-            list: list.clone(),
+            at: Arc::new(At {
+                service,
+                shared,
+                list,
+            }),
             draining: draining.clone(),
             open: JoinSet::new(),
         };
@@ -33,10 +36,15 @@ pub async fn serve(
     join_all(each).await;
 }
 
+/// Where a connection is: of which service, at which worker.
+pub struct At {
+    pub service: Arc<Service>,
+    pub shared: Arc<Shared>,
+    pub list: Arc<List>,
+}
+
 struct Worker {
-    service: Arc<Service>,
-    shared: Arc<Shared>,
-    list: Arc<List>,
+    at: Arc<At>,
     draining: Draining,
     open: JoinSet<()>,
 }
@@ -68,12 +76,15 @@ impl Worker {
                 Ok((stream, balancer)) => {
                     backoff = Backoff::default();
                     // With no slot free this one waits, and those behind it in the backlog.
-                    let slot = self.shared.slots.clone().acquire_owned().await;
+                    let slot = self.at.shared.slots.clone().acquire_owned().await;
                     let Ok(slot) = slot else { return };
                     self.spawn(stream, balancer, slot);
                 }
                 Err(error) => {
-                    self.shared.report.accept_failed(&self.service, &error);
+                    let At {
+                        service, shared, ..
+                    } = &*self.at;
+                    shared.report.accept_failed(service, &error);
                     sleep(backoff.grow()).await;
                 }
             }
@@ -83,21 +94,18 @@ impl Worker {
     /// Those whose handshake is over would be reset with the listener.
     fn accept_queued(&mut self, listener: TcpListener) {
         while let Ok((stream, balancer)) = accept_now(&listener)
-            && let Ok(slot) = self.shared.slots.clone().try_acquire_owned()
+            && let Ok(slot) = self.at.shared.slots.clone().try_acquire_owned()
         {
             self.spawn(stream, balancer, slot);
         }
     }
 
     fn spawn(&mut self, stream: TcpStream, balancer: SocketAddr, slot: OwnedSemaphorePermit) {
-        let (service, shared) = (self.service.clone(), self.shared.clone());
-        let list = self.list.clone();
-        let balancer = Balancer(canonical(balancer));
+        let unfinished = Unfinished::new(self.at.clone(), Balancer(canonical(balancer)), slot);
         self.open.spawn_local(async move {
-            let unfinished = Unfinished::new(&service, &shared, balancer);
-            let end = connection::run(stream, balancer, &service, &shared, &list).await;
+            let end = connection::run(&stream, &unfinished.balancer, &unfinished.at).await;
+            drop(stream);
             unfinished.finish(&end);
-            drop(slot);
         });
     }
 }
@@ -109,20 +117,20 @@ fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((TcpStream::from_std(socket.into())?, balancer))
 }
 
-/// Tells that a connection ended, also when its task is aborted.
-struct Unfinished<'a> {
-    service: &'a Service,
-    shared: &'a Shared,
+/// Tells that a connection ended and gives its slot back, also when its task is aborted.
+struct Unfinished {
+    at: Arc<At>,
     balancer: Balancer,
     told: bool,
 }
 
-impl<'a> Unfinished<'a> {
-    fn new(service: &'a Service, shared: &'a Shared, balancer: Balancer) -> Self {
-        shared.report.accepted(service, balancer);
+impl Unfinished {
+    fn new(at: Arc<At>, balancer: Balancer, slot: OwnedSemaphorePermit) -> Self {
+        at.shared.report.accepted(&at.service, balancer);
+        // It would hold a pointer that is here already.
+        slot.forget();
         Self {
-            service,
-            shared,
+            at,
             balancer,
             told: false,
         }
@@ -130,17 +138,23 @@ impl<'a> Unfinished<'a> {
 
     fn finish(mut self, end: &End) {
         self.told = true;
-        self.shared.report.ended(self.service, self.balancer, end);
+        self.tell(end);
+    }
+
+    fn tell(&self, end: &End) {
+        let At {
+            service, shared, ..
+        } = &*self.at;
+        shared.report.ended(service, self.balancer, end);
     }
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.told {
-            self.shared
-                .report
-                .ended(self.service, self.balancer, &End::Stopped);
+            self.tell(&End::Stopped);
         }
+        self.at.shared.slots.add_permits(1);
     }
 }
 

@@ -6,35 +6,33 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     Balancer, Client, Connection, End, Service, Shared,
+    accept::At,
     addr::canonical,
-    handover,
-    open::{List, Moved},
+    handover::{self, Candidate},
+    open::Moved,
     policy::Way,
     pump,
     read_header::{self, Head},
     upstream,
 };
 
-pub async fn run(
-    mut downstream: TcpStream,
-    balancer: Balancer,
-    service: &Arc<Service>,
-    shared: &Shared,
-    list: &List,
-) -> End {
+pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     // On the heap, so that an open connection doesn't hold the room that opening takes.
-    let opening = Box::pin(open(&mut downstream, balancer, service, shared));
-    let opened = match opening.await {
+    let opening = Box::pin(open(downstream, *balancer, &at.service, &at.shared));
+    let Opened {
+        upstream,
+        payload,
+        steered,
+        connection,
+    } = match opening.await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let listed = list.enter(opened.connection.clone());
-    shared.report.opened(&listed.connection);
-    let shortcut = shared.shortcut.as_ref().filter(|_| opened.steered);
-    let Opened {
-        upstream, payload, ..
-    } = opened;
-    pump::pump(downstream, upstream, payload, &listed.connection, shortcut).await
+    let listed = at.list.enter(connection);
+    at.shared.report.opened(&listed.connection);
+    let shortcut = at.shared.shortcut.as_ref().filter(|_| steered);
+    let candidate = Candidate::new(shortcut, &listed.connection, downstream, &upstream);
+    pump::pump(&candidate, payload).await
 }
 
 struct Opened {
@@ -48,7 +46,7 @@ struct Opened {
 
 /// Nothing goes to the application before the whole header is there and its client is believed.
 async fn open(
-    downstream: &mut TcpStream,
+    downstream: &TcpStream,
     balancer: Balancer,
     service: &Arc<Service>,
     shared: &Shared,
@@ -93,7 +91,8 @@ async fn connect(
         if way.spoofed {
             upstream::spoofed(way.client, route, segment, service, shared).await
         } else {
-            upstream::plain(route, shared).await
+            // On the heap, as it is rare.
+            Box::pin(upstream::plain(route, shared)).await
         }
     };
     timeout(service.connect_timeout, connecting)

@@ -68,6 +68,15 @@ pub enum Direction {
     Down,
 }
 
+impl Direction {
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Up => Self::Down,
+            Self::Down => Self::Up,
+        }
+    }
+}
+
 /// How a connection that was handed over has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
@@ -110,6 +119,10 @@ impl<'a> Gauge<'a> {
         self.ended.set(true);
     }
 
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
     /// From the source.
     #[expect(clippy::cast_possible_truncation, reason = "below the size of a pipe")]
     pub fn take(&self, count: usize) {
@@ -140,7 +153,8 @@ pub struct Candidate<'a> {
     pub down: Gauge<'a>,
     /// Pieces until the next try; 0: never.
     wait: Cell<u32>,
-    handed: RefCell<Option<Handed<'a>>>,
+    /// On the heap, as most connections never have it.
+    handed: RefCell<Option<Box<Handed<'a>>>>,
 }
 
 /// A dozen messages or a few large pieces: who has moved that will move more. Early, as the buffers
@@ -170,6 +184,21 @@ impl<'a> Candidate<'a> {
         }
     }
 
+    /// Where this direction comes from.
+    pub const fn from(&self, direction: Direction) -> &'a TcpStream {
+        match direction {
+            Direction::Up => self.downstream,
+            Direction::Down => self.upstream,
+        }
+    }
+
+    pub const fn gauge(&self, direction: Direction) -> &Gauge<'a> {
+        match direction {
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
+        }
+    }
+
     /// A half has moved a piece. It has none of it in hand.
     pub fn moved(&self, large: bool) {
         let weight = if large { LARGE } else { 1 };
@@ -187,7 +216,7 @@ impl<'a> Candidate<'a> {
             Ok(Some(handed)) => {
                 self.wait.set(0);
                 self.connection.moved.handed.set(handed.id);
-                *self.handed.borrow_mut() = Some(handed);
+                *self.handed.borrow_mut() = Some(Box::new(handed));
             }
             Err(error) => {
                 tracing::debug!(client = %self.connection.client, "not handed over: {error}");
@@ -294,14 +323,14 @@ impl<'a> Candidate<'a> {
         if in_hand != 0 || !handed.is_done().unwrap_or(false) {
             return false;
         }
-        let ended = [(&self.up, Direction::Up), (&self.down, Direction::Down)];
-        let settled = handed.shortcut.settled(handed.id).map(|()| {
-            // An end that came while the connection was handed over has come to us.
-            let ended = ended.iter().filter(|(gauge, _)| gauge.ended.get());
-            ended.for_each(|(_, direction)| handed.shortcut.ended(handed.id, *direction));
-        });
-        if let Err(error) = settled {
+        if let Err(error) = handed.shortcut.settled(handed.id) {
             tracing::debug!(%error, "telling the kernel that nothing is owed");
+        }
+        for direction in [Direction::Up, Direction::Down] {
+            // It came in the moment of the handover, and to us.
+            if self.gauge(direction).has_ended() {
+                handed.shortcut.ended(handed.id, direction);
+            }
         }
         true
     }

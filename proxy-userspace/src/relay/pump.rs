@@ -4,11 +4,11 @@
 //! ended: an orderly close. Anything else drops the sockets, which resets both sides.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     future::poll_fn,
     io,
     net::Shutdown,
-    sync::Arc,
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -19,8 +19,8 @@ use futures_util::{
 use tokio::{io::Interest, net::TcpStream};
 
 use super::{
-    Connection, End,
-    handover::{Candidate, Gauge, Shortcut},
+    End,
+    handover::{Candidate, Direction, Gauge},
     splice,
 };
 use crate::sys;
@@ -33,54 +33,41 @@ thread_local! {
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
 }
 
+/// The worker's buffer, for as long as nothing is waited for.
+pub fn with_buffer<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
+    SHARED.with_borrow_mut(|buffer| f(buffer))
+}
+
 /// Relays until both halves have ended; `payload` came with the header and goes up first.
-pub async fn pump(
-    downstream: TcpStream,
-    upstream: TcpStream,
+pub fn pump<'a, 'b>(
+    candidate: &'a Candidate<'b>,
     payload: Vec<u8>,
-    connection: &Connection,
-    shortcut: Option<&Arc<dyn Shortcut>>,
-) -> End {
-    let candidate = Candidate::new(shortcut, connection, &downstream, &upstream);
-    let ended = {
-        let other_ended = Cell::new(false);
-        let upward = Half {
-            from: &downstream,
-            to: &upstream,
-            gauge: &candidate.up,
-            candidate: &candidate,
-            other_ended: &other_ended,
-        };
-        let downward = Half {
-            from: &upstream,
-            to: &downstream,
-            gauge: &candidate.down,
-            ..upward
-        };
-        let halves = select(
-            Box::pin(upward.run(payload)),
-            Box::pin(downward.run(Vec::new())),
-        );
-        match until_end(halves, &candidate).await {
+) -> impl Future<Output = End> + use<'a, 'b> {
+    let mut halves = select(
+        Half::new(candidate, Direction::Up, payload),
+        Half::new(candidate, Direction::Down, Vec::new()),
+    );
+    async move {
+        let ended = match until_end(&mut halves, candidate).await {
             Ok(ended) => ended.factor_first().0,
             Err(end) => return end,
+        };
+        let closed = ended
+            .and_then(|()| sys::end_cleanly(candidate.from(Direction::Up)))
+            .and_then(|()| sys::end_cleanly(candidate.from(Direction::Down)));
+        match closed {
+            Ok(()) => End::Closed {
+                up: candidate.up.get(),
+                down: candidate.down.get(),
+            },
+            Err(error) => End::Reset(error),
         }
-    };
-    let closed = ended
-        .and_then(|()| sys::end_cleanly(&downstream))
-        .and_then(|()| sys::end_cleanly(&upstream));
-    match closed {
-        Ok(()) => End::Closed {
-            up: candidate.up.get(),
-            down: candidate.down.get(),
-        },
-        Err(error) => End::Reset(error),
     }
 }
 
 /// The halves' end, or that of the connection after it was handed over.
 async fn until_end<T>(
-    mut halves: impl Future<Output = T> + Unpin,
+    halves: &mut (impl Future<Output = T> + Unpin),
     candidate: &Candidate<'_>,
 ) -> Result<T, End> {
     let mut watch = None;
@@ -100,57 +87,126 @@ async fn until_end<T>(
     .await
 }
 
-/// One direction.
-#[derive(Clone, Copy)]
+/// One direction. Comes back when both have ended, or with what broke.
+///
+/// A future by hand: an idle connection holds room for the next piece only, not for what else there
+/// may be to wait for.
 struct Half<'a, 'b> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
-    gauge: &'a Gauge<'b>,
     candidate: &'a Candidate<'b>,
-    other_ended: &'a Cell<bool>,
+    direction: Direction,
+    /// Large ones in a row.
+    pieces: u32,
+    /// What is waited for before the next piece.
+    busy: Option<Busy<'a>>,
 }
 
-impl Half<'_, '_> {
-    /// Comes back when both halves have ended, or with what broke. The half that ends first goes on
-    /// watching its source, which may still be reset.
-    async fn run(self, payload: Vec<u8>) -> io::Result<()> {
+type Busy<'a> = Pin<Box<dyn Future<Output = io::Result<Next>> + 'a>>;
+
+enum Next {
+    Piece,
+    End,
+}
+
+impl<'a, 'b> Half<'a, 'b> {
+    fn new(candidate: &'a Candidate<'b>, direction: Direction, payload: Vec<u8>) -> Self {
+        let mut half = Self {
+            candidate,
+            direction,
+            pieces: 0,
+            busy: None,
+        };
         if !payload.is_empty() {
-            self.gauge.take(payload.len());
-            Box::pin(flush(self.from, self.to, payload, self.gauge)).await?;
+            half.gauge().take(payload.len());
+            half.flush(payload, false);
         }
-        self.relay().await?;
-        self.gauge.end();
-        if self.other_ended.replace(true) {
-            // Closing the sockets ends this half as well.
-            return Ok(());
-        }
-        socket2::SockRef::from(self.to).shutdown(Shutdown::Write)?;
-        Err(reset(self.from).await)
+        half
     }
 
-    /// Moves data until the source has no more: copied, or spliced while there is plenty. What waits
-    /// for room and what splices is on the heap, so that an idle connection doesn't hold room for
-    /// them.
-    async fn relay(&self) -> io::Result<()> {
-        let mut pieces = 0;
-        loop {
-            match poll_fn(|cx| step(cx, self.from, self.to, self.gauge)).await? {
-                Step::Moved { large, rest } => {
-                    if !rest.is_empty() {
-                        Box::pin(flush(self.from, self.to, rest, self.gauge)).await?;
-                    }
-                    pieces = if large { pieces + 1 } else { 0 };
+    fn from(&self) -> &'a TcpStream {
+        self.candidate.from(self.direction)
+    }
+
+    fn to(&self) -> &'a TcpStream {
+        self.candidate.from(self.direction.opposite())
+    }
+
+    fn gauge(&self) -> &'a Gauge<'b> {
+        self.candidate.gauge(self.direction)
+    }
+
+    /// Moves what the source has: copied, or spliced while there is plenty.
+    fn piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        if self.pieces == BULK {
+            self.pieces = 0;
+            self.splice();
+            return Poll::Ready(Ok(Next::Piece));
+        }
+        match ready!(step(cx, self.from(), self.to(), self.gauge()))? {
+            Step::Moved { large, rest } => {
+                self.pieces = if large { self.pieces + 1 } else { 0 };
+                if rest.is_empty() {
                     self.candidate.moved(large);
+                } else {
+                    self.flush(rest, large);
                 }
-                Step::End => return Ok(()),
+                Poll::Ready(Ok(Next::Piece))
             }
-            if pieces == BULK {
-                pieces = 0;
-                let moved = |large| self.candidate.moved(large);
-                let spliced = splice::relay(self.from, self.to, self.gauge, moved);
-                if Box::pin(spliced).await? == splice::Ended::Source {
-                    return Ok(());
+            Step::End => Poll::Ready(Ok(Next::End)),
+        }
+    }
+
+    fn flush(&mut self, bytes: Vec<u8>, large: bool) {
+        let (from, to, gauge) = (self.from(), self.to(), self.gauge());
+        let candidate = self.candidate;
+        self.busy = Some(Box::pin(async move {
+            flush(from, to, bytes, gauge).await?;
+            candidate.moved(large);
+            Ok(Next::Piece)
+        }));
+    }
+
+    fn splice(&mut self) {
+        let (from, to, gauge) = (self.from(), self.to(), self.gauge());
+        let candidate = self.candidate;
+        self.busy = Some(Box::pin(async move {
+            let moved = |large| candidate.moved(large);
+            Ok(match splice::relay(from, to, gauge, moved).await? {
+                splice::Ended::Source => Next::End,
+                splice::Ended::Calm => Next::Piece,
+            })
+        }));
+    }
+
+    /// The source has no more. Whoever ends first goes on watching it: it may still be reset.
+    fn end(&mut self) -> io::Result<()> {
+        self.gauge().end();
+        socket2::SockRef::from(self.to()).shutdown(Shutdown::Write)?;
+        let from = self.from();
+        self.busy = Some(Box::pin(async move { Err(reset(from).await) }));
+        Ok(())
+    }
+}
+
+impl Future for Half<'_, '_> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let next = if let Some(busy) = &mut self.busy {
+                let next = ready!(busy.as_mut().poll(cx))?;
+                self.busy = None;
+                next
+            } else {
+                ready!(self.piece(cx))?
+            };
+            match next {
+                Next::Piece => {}
+                Next::End if self.candidate.gauge(self.direction.opposite()).has_ended() => {
+                    // Closing the sockets ends this half as well.
+                    self.gauge().end();
+                    return Poll::Ready(Ok(()));
                 }
+                Next::End => self.end()?,
             }
         }
     }
@@ -176,7 +232,7 @@ fn step(
     to: &TcpStream,
     gauge: &Gauge<'_>,
 ) -> Poll<io::Result<Step>> {
-    SHARED.with_borrow_mut(|buffer| {
+    with_buffer(|buffer| {
         let read = ready!(poll_read(cx, from, buffer))?;
         let bytes = buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
@@ -189,7 +245,11 @@ fn step(
     })
 }
 
-fn poll_read(cx: &mut Context<'_>, from: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+pub fn poll_read(
+    cx: &mut Context<'_>,
+    from: &TcpStream,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
     // Others of this worker want their turn.
     let coop = ready!(tokio::task::coop::poll_proceed(cx));
     loop {

@@ -1,14 +1,22 @@
 //! Reading a header as it comes, in whatever pieces.
 
-use std::{io, net::SocketAddr};
+use std::{
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    task::{Poll, ready},
+};
 
 use tokio::{
-    io::AsyncReadExt as _,
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-use super::{End, Service, open::Heard};
+use super::{
+    End, Service,
+    open::Heard,
+    pump::{poll_read, with_buffer},
+};
 use crate::header::{Parse, parse};
 
 /// What the header said, and what came behind it.
@@ -23,7 +31,7 @@ pub struct Head {
 const CHUNK: usize = 2048;
 
 /// The clock runs from accept, however the bytes trickle.
-pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End> {
+pub async fn read(stream: &TcpStream, service: &Service) -> Result<Head, End> {
     let deadline = Instant::now() + service.header_timeout;
     let mut received = Vec::new();
     loop {
@@ -49,7 +57,7 @@ pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End
                 return Ok(Head {
                     source,
                     heard,
-                    // In room of its own, mostly none: the rest of the buffer goes now.
+                    // In room of its own, mostly none.
                     payload: received.split_off(len),
                 });
             }
@@ -57,9 +65,15 @@ pub async fn read(stream: &mut TcpStream, service: &Service) -> Result<Head, End
     }
 }
 
-/// Waits before it takes memory: a connection that is silent has none.
-async fn read_some(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
-    stream.readable().await?;
-    received.reserve(CHUNK);
-    stream.read_buf(received).await
+/// By the worker's buffer, so that a connection holds what has come and no more.
+async fn read_some(stream: &TcpStream, received: &mut Vec<u8>) -> io::Result<usize> {
+    poll_fn(|cx| {
+        with_buffer(|buffer| {
+            let (chunk, _) = buffer.split_at_mut(CHUNK);
+            let read = ready!(poll_read(cx, stream, chunk))?;
+            received.extend_from_slice(chunk.get(..read).unwrap_or_default());
+            Poll::Ready(Ok(read))
+        })
+    })
+    .await
 }

@@ -30,25 +30,37 @@ pub async fn spoofed(
     service: &Service,
     shared: &Shared,
 ) -> io::Result<TcpStream> {
-    let mut connected = connect_with(client.0, route, segment).await;
-    for _ in 0..TRIES {
-        match (&connected, &shared.shortcut) {
-            (Err(error), Some(shortcut))
-                if is_busy(error) && shortcut.has_ended(client.0, route.steered) =>
-            {
-                sleep(SHORTLY).await;
-                connected = connect_with(client.0, route, segment).await;
-            }
-            _ => break,
-        }
-    }
-    match connected {
+    match connect_with(client.0, route, segment).await {
+        // On the heap, as it is rare.
         Err(error) if is_busy(&error) => {
-            shared.report.port_busy(service, client);
-            connect_with(SocketAddr::new(client.0.ip(), 0), route, segment).await
+            Box::pin(although_busy(client, route, segment, service, shared)).await
         }
         result => result,
     }
+}
+
+async fn although_busy(
+    client: Client,
+    route: &Route,
+    segment: Option<u32>,
+    service: &Service,
+    shared: &Shared,
+) -> io::Result<TcpStream> {
+    let has_ended = || {
+        let shortcut = shared.shortcut.as_ref();
+        shortcut.is_some_and(|shortcut| shortcut.has_ended(client.0, route.steered))
+    };
+    let mut tries = 0;
+    while tries < TRIES && has_ended() {
+        tries += 1;
+        sleep(SHORTLY).await;
+        match connect_with(client.0, route, segment).await {
+            Err(error) if is_busy(&error) => {}
+            result => return result,
+        }
+    }
+    shared.report.port_busy(service, client);
+    connect_with(SocketAddr::new(client.0.ip(), 0), route, segment).await
 }
 
 /// From exactly this source, unless its port is 0. The calling thread is in the spoof namespace.
