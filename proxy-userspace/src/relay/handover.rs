@@ -307,6 +307,8 @@ impl<'a> Candidate<'a> {
     }
 
     async fn settle(&self) -> Infallible {
+        // For what was on its way to us at the handover.
+        sleep(SETTLE).await;
         while !self.is_settled() {
             sleep(SETTLE).await;
         }
