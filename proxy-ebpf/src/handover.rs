@@ -363,12 +363,15 @@ const fn onwards<'a>(head: &Head, flow: &'a Flow, own: &Way, other: &Way) -> Fac
 #[inline(always)]
 const fn for_daemon(face: Face<'_>, payload: u32, known: Known) -> Face<'_> {
     let Known { sent, heard, .. } = known;
+    let [offset, flags] = face.numbers.offset_flags;
     let numbers = Numbers {
         seq: match payload {
             0 => earlier(face.numbers.seq, heard),
             payload => heard.wrapping_sub(payload),
         },
         ack: earlier(face.numbers.ack, sent),
+        // The end isn't for it, though the acknowledgment beside it may be.
+        offset_flags: [offset, flags & !Head::FIN],
         ..face.numbers
     };
     Face { numbers, ..face }

@@ -175,7 +175,7 @@ impl Head {
         }
     }
 
-    const FIN: u8 = 0x01;
+    pub const FIN: u8 = 0x01;
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
@@ -224,10 +224,10 @@ impl Head {
         self.payload == 0 && !self.has(Self::FIN | Self::SYN | Self::RST)
     }
 
-    /// Acknowledges, and neither opens nor ends anything.
+    /// Acknowledges, and neither opens nor breaks anything.
     #[inline(always)]
     pub const fn acknowledges(&self) -> bool {
-        self.has(Self::ACK) && !self.has(Self::FIN | Self::SYN | Self::RST)
+        self.has(Self::ACK) && !self.has(Self::SYN | Self::RST)
     }
 
     /// What its sequence number will be next.
