@@ -147,6 +147,8 @@ impl Shortcut for Handover {
             down: bytes(&up),
             heard: up.seen,
             over: over(&up, &down),
+            up_ended: down.fin_acked != 0,
+            down_ended: up.fin_acked != 0,
         })
     }
 

@@ -92,6 +92,9 @@ pub struct Progress {
     /// Anything that changes with each packet from the balancer.
     pub heard: u64,
     pub over: Option<Over>,
+    /// Whether the end of this direction was acknowledged.
+    pub up_ended: bool,
+    pub down_ended: bool,
 }
 
 /// What one half has moved.
@@ -299,10 +302,17 @@ impl<'a> Candidate<'a> {
     }
 
     fn end(&self, over: Over) -> Option<End> {
-        let (up, down) = self.handed.borrow().as_ref()?.total()?;
-        Some(match over {
-            Over::Closed => End::Closed { up, down },
-            Over::Reset => End::Reset(io::ErrorKind::ConnectionReset.into()),
+        let handed = self.handed.borrow();
+        let handed = handed.as_ref()?;
+        let (up, down) = handed.total()?;
+        let progress = handed.progress()?;
+        // A side that has closed answers a straggler with a reset.
+        let both_ended = (progress.up_ended || self.up.has_ended())
+            && (progress.down_ended || self.down.has_ended());
+        Some(if over == Over::Closed || both_ended {
+            End::Closed { up, down }
+        } else {
+            End::Reset(io::ErrorKind::ConnectionReset.into())
         })
     }
 
