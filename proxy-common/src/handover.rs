@@ -104,6 +104,13 @@ impl Ended {
 /// Words of the bitmap of ports that services listen at.
 pub const PORT_WORDS: u32 = (u16::MAX as u32 + 1) / u32::BITS;
 
+/// Where a port is in that bitmap: the word, and the bit in it.
+#[must_use]
+pub const fn port_bit(port: u16) -> (u32, u32) {
+    let port = port as u32;
+    (port / u32::BITS, port % u32::BITS)
+}
+
 const _: () = {
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<Way>() == 72);

@@ -59,7 +59,13 @@ pub const LO: u32 = 1;
 
 /// The packet mark between `inject` and `deliver`, combined with the device's index, so that each
 /// instance knows its own. `deliver` clears it: nothing else on the host ever meets it.
-pub const MARK: u32 = 0x7472_7065;
+const MARK: u32 = 0x7472_7065;
+
+/// Of the instance whose veth's host end has this index.
+#[must_use]
+pub const fn mark(device: u32) -> u32 {
+    MARK ^ device
+}
 
 /// Upper bound of listen addresses of all services together.
 pub const MAX_LISTENERS: u32 = 1024;

@@ -190,13 +190,13 @@ pub fn leave(ctx: &TcContext, version: Version, receiver: Receiver) -> Leave {
     };
     // SAFETY: read only.
     let (up, down) = unsafe { (&(*handed).up, &(*handed).down) };
-    // What the receiver sends, and what it is sent.
     let over = is_over(up, down);
     if head.first() && over {
         // The client's next connection.
         maps::forget(&head.flow.reversed());
         return Leave::AsItIs;
     }
+    // What the receiver sends, and what it is sent.
     let (from, to) = match receiver {
         Receiver::App => (down, up),
         Receiver::Balancer => (up, down),

@@ -11,9 +11,9 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Addr, Allowed, Counter, Endpoint, Listener, MARK, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS,
-    Steer, counter,
-    handover::{Ended, Flow, Handed, MAX_HANDED, PORT_WORDS},
+    Addr, Allowed, Counter, Endpoint, Listener, MAX_ALLOWED, MAX_LISTENERS, MAX_TARGETS, Steer,
+    counter,
+    handover::{Ended, Flow, Handed, MAX_HANDED, PORT_WORDS, port_bit},
 };
 
 /// Networks of the steer addresses, set at load.
@@ -91,7 +91,7 @@ pub fn device() -> u32 {
 /// balancer of a connection that is handed over, and `reply` on what leaves for the spoof namespace.
 #[inline(always)]
 pub fn mark() -> u32 {
-    MARK ^ DEVICE.load()
+    proxy_common::mark(DEVICE.load())
 }
 
 #[inline(always)]
@@ -146,7 +146,7 @@ pub fn is_remote(endpoint: &Endpoint) -> bool {
 /// Whether a service listens at this port.
 #[inline(always)]
 pub fn is_served(port: u16) -> bool {
-    let (word, bit) = (u32::from(port) / u32::BITS, u32::from(port) % u32::BITS);
+    let (word, bit) = port_bit(port);
     PORTS.get(word).is_some_and(|bits| bits >> bit & 1 != 0)
 }
 

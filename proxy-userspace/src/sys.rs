@@ -150,7 +150,11 @@ impl TcpOptions {
 /// See [`TcpState::room`].
 pub fn room(socket: impl AsFd) -> io::Result<u32> {
     let socket = socket.as_fd();
-    let window = tcp_info(socket)?.tcpi_snd_wnd;
+    room_of(&tcp_info(socket)?, socket)
+}
+
+fn room_of(info: &libc::tcp_info, socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let window = info.tcpi_snd_wnd;
     Ok(window.saturating_sub(unacknowledged(socket)?))
 }
 
@@ -167,6 +171,7 @@ pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
     let options = info.tcpi_options
         & (TcpOptions::TIMESTAMPS | TcpOptions::SACK | TcpOptions::ECN | TcpOptions::USEC_TS);
     let timestamps = u32::from(options & TcpOptions::TIMESTAMPS) * TIMESTAMP_BYTES;
+    let room = room_of(&info, socket)?;
     let (sent, received, unread) = with_repair(socket, || sequence(socket))??;
     // SAFETY: an integer.
     let shown: u32 = unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP) }?;
@@ -175,7 +180,7 @@ pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
         sent,
         received,
         unread,
-        room: room(socket)?,
+        room,
         options: TcpOptions(options),
         peer_scale: (info.tcpi_snd_rcv_wscale & 15).into(),
         scale: (info.tcpi_snd_rcv_wscale >> 4).into(),
@@ -246,9 +251,7 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQ, by its other name, writes one integer.
     let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    succeeded(done)?;
     Ok(u32::try_from(bytes).unwrap_or_default())
 }
 
@@ -283,9 +286,7 @@ unsafe fn get<T>(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) 
             &raw mut len,
         )
     };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    succeeded(done)?;
     Ok(value)
 }
 
@@ -306,6 +307,11 @@ fn set(
             len,
         )
     };
+    succeeded(done)
+}
+
+/// What a system call of libc's returned.
+fn succeeded(done: libc::c_int) -> io::Result<()> {
     if done < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -42,8 +42,8 @@ const SECOND: u32 = 2;
 const KIND: &str = "clsact";
 
 pub struct Clsact {
-    /// Of all our filters but for [`WITH_QDISC`] and [`SECOND`]. The same at the instance's next start, and not one
-    /// of the small numbers that the kernel gives out.
+    /// Of all our filters but for [`WITH_QDISC`] and [`SECOND`]. The same at the instance's next
+    /// start, and not one of the small numbers that the kernel gives out.
     handle: u32,
     /// Devices whose qdisc we added.
     added: BTreeSet<u32>,

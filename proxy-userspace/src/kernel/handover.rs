@@ -16,7 +16,6 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
 };
 use proxy_common::{
-    MARK,
     handover::{Ended, Flow, Handed, Way},
     map,
 };
@@ -62,7 +61,7 @@ impl Handover {
             maps: Mutex::new(maps),
             waiting: Mutex::default(),
             next: AtomicU32::new(1),
-            mark: MARK ^ device,
+            mark: proxy_common::mark(device),
         });
         listen(ends, handover.clone())?;
         Ok(handover)

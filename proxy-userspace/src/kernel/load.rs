@@ -9,7 +9,7 @@ use aya::{
     programs::{SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{Endpoint, Listener, global, map, program};
+use proxy_common::{Endpoint, Listener, global, handover::port_bit, map, program};
 
 use super::{
     attach::{Replies, Tc},
@@ -125,8 +125,7 @@ impl Kernel {
                 0,
             )
             .with_context(|| format!("too many listen addresses at {listen}"))?;
-        let port = u32::from(listen.port());
-        let (word, bit) = (port / u32::BITS, port % u32::BITS);
+        let (word, bit) = port_bit(listen.port());
         let bits = self.ports.get(&word, 0)? | 1 << bit;
         self.ports.set(word, bits, 0)?;
         self.next_socket += 1;

@@ -269,9 +269,6 @@ impl<'a> Candidate<'a> {
         }
         Ok(Some(Handed {
             shortcut,
-            connection: self.connection,
-            downstream: self.downstream,
-            upstream: self.upstream,
             id,
             legs,
             over: Cell::new(Some(over)),
@@ -290,30 +287,36 @@ impl<'a> Candidate<'a> {
             never = self.settle() => match never {},
             error = self.dead_balancer() => return End::Reset(error),
         };
-        over.ok()
-            .and_then(|over| self.end(over))
-            .unwrap_or(End::Stopped)
+        match (over, self.progress()) {
+            (Ok(over), Some(progress)) => self.end(over, &progress),
+            (Err(_), _) | (_, None) => End::Stopped,
+        }
     }
 
     /// How it has ended, if it is handed over and the kernel has seen an end.
     pub fn ended(&self) -> Option<End> {
-        let over = self.handed.borrow().as_ref()?.progress()?.over?;
-        self.end(over)
+        let progress = self.progress()?;
+        Some(self.end(progress.over?, &progress))
     }
 
-    fn end(&self, over: Over) -> Option<End> {
+    fn progress(&self) -> Option<Progress> {
         let handed = self.handed.borrow();
-        let handed = handed.as_ref()?;
-        let (up, down) = handed.total()?;
-        let progress = handed.progress()?;
+        let Handed { shortcut, id, .. } = &**handed.as_ref()?;
+        shortcut.progress(*id).ok()
+    }
+
+    fn end(&self, over: Over, progress: &Progress) -> End {
         // A side that has closed answers a straggler with a reset.
         let both_ended = (progress.up_ended || self.up.has_ended())
             && (progress.down_ended || self.down.has_ended());
-        Some(if over == Over::Closed || both_ended {
-            End::Closed { up, down }
+        if over == Over::Closed || both_ended {
+            End::Closed {
+                up: self.up.get() + progress.up,
+                down: self.down.get() + progress.down,
+            }
         } else {
             End::Reset(io::ErrorKind::ConnectionReset.into())
-        })
+        }
     }
 
     async fn settle(&self) -> Infallible {
@@ -332,7 +335,7 @@ impl<'a> Candidate<'a> {
             return true;
         };
         let in_hand = self.up.in_hand.get() + self.down.in_hand.get();
-        if in_hand != 0 || !handed.is_done().unwrap_or(false) {
+        if in_hand != 0 || !self.is_done().unwrap_or(false) {
             return false;
         }
         if let Err(error) = handed.shortcut.settled(handed.id) {
@@ -347,13 +350,18 @@ impl<'a> Candidate<'a> {
         true
     }
 
+    fn is_done(&self) -> io::Result<bool> {
+        for socket in [self.downstream, self.upstream] {
+            if sys::unread(socket)? != 0 || sys::unacknowledged(socket)? != 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What TCP's keepalive does for connections that are not handed over.
     async fn dead_balancer(&self) -> io::Error {
-        let heard = || {
-            let handed = self.handed.borrow();
-            let progress = handed.as_ref()?.progress()?;
-            Some(progress.heard)
-        };
+        let heard = || self.progress().map(|progress| progress.heard);
         let mut last = heard();
         let mut asked = 0;
         loop {
@@ -418,34 +426,9 @@ fn fit(downstream: &TcpState, upstream: &TcpState) -> Result<(), &'static str> {
 /// last packets.
 struct Handed<'a> {
     shortcut: &'a Arc<dyn Shortcut>,
-    connection: &'a Connection,
-    downstream: &'a TcpStream,
-    upstream: &'a TcpStream,
     id: u32,
     legs: Legs,
     over: Cell<Option<oneshot::Receiver<Over>>>,
-}
-
-impl Handed<'_> {
-    fn is_done(&self) -> io::Result<bool> {
-        for socket in [self.downstream, self.upstream] {
-            if sys::unread(socket)? != 0 || sys::unacknowledged(socket)? != 0 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        self.shortcut.progress(self.id).ok()
-    }
-
-    /// All bytes up and down.
-    fn total(&self) -> Option<(u64, u64)> {
-        let progress = self.progress()?;
-        let Moved { up, down, .. } = &self.connection.moved;
-        Some((up.get() + progress.up, down.get() + progress.down))
-    }
 }
 
 impl Drop for Handed<'_> {

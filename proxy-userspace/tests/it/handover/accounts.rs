@@ -8,7 +8,7 @@ use crate::lab::addr::CLIENT;
 use crate::lab::payload::Payload;
 use crate::lab::poll;
 use crate::lab::stream::{expect_reset, reset};
-use crate::lab::talk::{HANDOVER_IS_SHOWN, Side, Talk, WARM_UP_BYTES};
+use crate::lab::talk::{Side, Talk, WARM_UP_BYTES};
 
 families! {
     bytes_are_counted_on;
@@ -86,9 +86,7 @@ fn an_open_connection_is_open(family: Family) -> Result<()> {
     let shown = site.lab.shown_of(&talk)?;
     assert_eq!(shown["client"], site.of(CLIENT, CLIENT_PORT).to_string());
     assert_eq!(shown["spoofed"], true);
-    if HANDOVER_IS_SHOWN {
-        assert_eq!(shown["handed_over"], true);
-    }
+    assert_eq!(shown["handed_over"], true);
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::{CLIENT_PORT, Family, MIB, Plan, families};
 use crate::lab::Lab;
 use crate::lab::poll;
 use crate::lab::talk::Side;
+use crate::steering::firewalls::STATELESS;
 use crate::steering::reuse::{
     the_app_closes_first, the_app_resets, the_client_closes_first, the_client_resets,
 };
@@ -21,13 +22,6 @@ families! {
     conntrack_forgets_what_has_ended;
     conntrack_forgets_what_a_kill_has_ended;
 }
-
-/// Without icmpv6 a host doesn't learn its router's address, whatever it runs.
-const STATELESS: &str = "add table inet bare
-    add chain inet bare input { type filter hook input priority 0 ; policy drop ; }
-    add rule inet bare input iif lo accept
-    add rule inet bare input meta l4proto ipv6-icmp accept
-    add rule inet bare input tcp dport 7000 accept";
 
 /// In both directions, so that it is not enough to come in.
 const STATEFUL: &str = "add table inet guard

@@ -7,7 +7,7 @@ use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, Pair, TRUEPEER_PORT, WILDCARD};
 use crate::lab::app::App;
 use crate::lab::header::Version;
-use crate::lab::talk::{HANDOVER_IS_SHOWN, Side, Talk};
+use crate::lab::talk::{Side, Talk};
 
 families! {
     all_if_it_is_off;
@@ -17,9 +17,7 @@ families! {
 
 fn all_if_it_is_off(family: Family) -> Result<()> {
     let mut plan = Plan::new(family);
-    if HANDOVER_IS_SHOWN {
-        plan.args = &["--handover", "off"];
-    }
+    plan.args = &["--handover", "off"];
     let site = plan.start()?;
     let talk = site.open(CLIENT_PORT)?;
     stays(&site.lab, talk)

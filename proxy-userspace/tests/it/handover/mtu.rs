@@ -4,10 +4,10 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{CLIENT_PORT, Family, MIB, Plan, families};
+use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
 use crate::lab::Lab;
 use crate::lab::addr::BALANCER;
-use crate::lab::talk::Side;
+use crate::lab::talk::{Side, Talk};
 
 families! {
     smaller_at_the_balancer;
@@ -41,20 +41,23 @@ fn smaller_on_the_path(family: Family) -> Result<()> {
     router_had_to_say_so(&site.lab, family)
 }
 
-fn shrinks_on_the_path(family: Family) -> Result<()> {
+/// A connection whose path has just become narrow.
+fn shrunk(family: Family) -> Result<(Site, Talk)> {
     let site = Plan::far(family).start()?;
     let mut talk = site.warm(CLIENT_PORT)?;
     talk.ping_pong(4, 20_000)?;
     narrow(&site.lab)?;
+    Ok((site, talk))
+}
+
+fn shrinks_on_the_path(family: Family) -> Result<()> {
+    let (site, talk) = shrunk(family)?;
     talk.transfer(&[Side::App], 8 * MIB)?;
     router_had_to_say_so(&site.lab, family)
 }
 
 fn shrinks_at_the_balancer(family: Family) -> Result<()> {
-    let site = Plan::far(family).start()?;
-    let mut talk = site.warm(CLIENT_PORT)?;
-    talk.ping_pong(4, 20_000)?;
-    narrow(&site.lab)?;
+    let (site, talk) = shrunk(family)?;
     site.lab.client.ip("link set edge mtu 1280")?;
     talk.transfer(&Side::BOTH, 8 * MIB)
 }

@@ -12,7 +12,7 @@ use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
 use crate::lab::Lab;
 use crate::lab::payload::Payload;
 use crate::lab::poll;
-use crate::lab::talk::{HANDOVER_IS_SHOWN, Side};
+use crate::lab::talk::Side;
 use crate::steering::site::sysctl;
 
 /// Of the sockets of balancer and app, in bytes: 10 MiB with one sender and one receiver.
@@ -20,13 +20,9 @@ const BUFFERS: [(&str, &str); 2] = [
     ("ipv4/tcp_rmem", "4096 131072 6291456"),
     ("ipv4/tcp_wmem", "4096 16384 4194304"),
 ];
+const TAKEN_MOST: usize = 16 * MIB;
 /// A daemon in between has another pair, and a pipe.
 const RELAYED_MOST: usize = 64 * MIB;
-const TAKEN_MOST: usize = if HANDOVER_IS_SHOWN {
-    16 * MIB
-} else {
-    RELAYED_MOST
-};
 /// The kernel counts for the whole machine, so other tests are in it.
 const MEMORY_MOST: usize = 256 * MIB;
 

@@ -15,9 +15,6 @@ use super::payload::Payload;
 use super::poll;
 use super::stream::{expect, expect_end};
 
-/// Whether `truepeer connections` says which ones are handed over to the kernel. Where it doesn't,
-/// nobody waits for that, and all else is tested as it is.
-pub const HANDOVER_IS_SHOWN: bool = true;
 /// More messages than it takes until a connection is handed over.
 const WARM_UP: usize = 64;
 const MESSAGE: usize = 64;
@@ -148,9 +145,6 @@ fn transfer(from: &TcpStream, to: &TcpStream, length: usize) -> Result<()> {
 
 impl Lab {
     pub fn wait_handed_over(&self, talk: &Talk) -> Result<()> {
-        if !HANDOVER_IS_SHOWN {
-            return Ok(());
-        }
         let mut last = Value::Null;
         poll::until("a handover", || {
             last = self.shown_of(talk)?;

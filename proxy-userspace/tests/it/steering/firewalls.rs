@@ -31,7 +31,7 @@ const INPUT_DROP: &str = "add table inet guard
     add rule inet guard input meta l4proto ipv6-icmp accept
     add rule inet guard input tcp dport 7000 accept";
 
-const STATELESS: &str = "add table inet bare
+pub const STATELESS: &str = "add table inet bare
     add chain inet bare input { type filter hook input priority 0 ; policy drop ; }
     add rule inet bare input iif lo accept
     add rule inet bare input meta l4proto ipv6-icmp accept

@@ -10,7 +10,7 @@ pub mod capture;
 mod container;
 mod devices;
 mod elsewhere;
-mod firewalls;
+pub mod firewalls;
 mod instances;
 mod leaks;
 mod others;
