@@ -167,12 +167,13 @@ fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
 pub fn tcp_state(socket: impl AsFd) -> io::Result<TcpState> {
     const ESTABLISHED: u8 = 1;
     let socket = socket.as_fd();
+    let (sent, received, unread) = with_repair(socket, || sequence(socket))??;
+    // Afterwards: a FIN would be one of the numbers, and no byte that is unread.
     let info = tcp_info(socket)?;
     let options = info.tcpi_options
         & (TcpOptions::TIMESTAMPS | TcpOptions::SACK | TcpOptions::ECN | TcpOptions::USEC_TS);
     let timestamps = u32::from(options & TcpOptions::TIMESTAMPS) * TIMESTAMP_BYTES;
     let room = room_of(&info, socket)?;
-    let (sent, received, unread) = with_repair(socket, || sequence(socket))??;
     // SAFETY: an integer.
     let shown: u32 = unsafe { get(socket, libc::IPPROTO_TCP, libc::TCP_TIMESTAMP) }?;
     Ok(TcpState {
