@@ -7,6 +7,7 @@ use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, Pair, TRUEPEER_PORT, WILDCARD};
 use crate::lab::app::App;
 use crate::lab::header::Version;
+use crate::lab::poll;
 use crate::lab::talk::{Side, Talk};
 
 families! {
@@ -49,11 +50,12 @@ fn stays(lab: &Lab, mut talk: Talk) -> Result<()> {
 }
 
 fn not_handed_over(lab: &Lab, talk: &Talk) -> Result<()> {
-    let shown = lab.shown_of(talk)?;
-    ensure!(
-        shown.is_object() && shown["handed_over"] != true,
-        "{shown:#}"
-    );
+    // The app may hear of a connection before the daemon lists it.
+    let shown = poll::until("the connection to be listed", || {
+        let shown = lab.shown_of(talk)?;
+        Ok(shown.is_object().then_some(shown))
+    })?;
+    ensure!(shown["handed_over"] != true, "{shown:#}");
     Ok(())
 }
 

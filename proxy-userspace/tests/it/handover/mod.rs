@@ -1,6 +1,6 @@
-//! Connections that have moved some data, as they are handed over to the kernel with `--handover auto`
-//! (in `on`): nobody at either end may notice, whatever happens to them afterwards. The other files
-//! have the same and more of connections that stay with the daemon, as is the default.
+//! Connections that have moved some data, so that they are handed over to the kernel: nobody at
+//! either end may notice, whatever happens to them afterwards. `kept` has those that stay with the
+//! daemon.
 //!
 //! Both legs are of one family here, and the app is on this host, as a handover needs it.
 
@@ -17,7 +17,6 @@ mod killed;
 mod loss;
 mod mtu;
 mod numbers;
-mod on;
 mod options;
 mod reuse;
 mod several;

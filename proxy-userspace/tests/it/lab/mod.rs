@@ -42,6 +42,7 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use netns::Netns;
 
@@ -58,6 +59,7 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Result<Self> {
+        raise_nofile()?;
         let lab = Self {
             client: Netns::new("client")?,
             edge: Netns::new("edge")?,
@@ -187,6 +189,13 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// For all labs of this process at once.
+fn raise_nofile() -> Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).context("raising the limit of files")
 }
 
 fn unique_instance() -> String {
