@@ -70,11 +70,12 @@ pub fn forward(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
     let rewritten = packet::rewrite(ctx, version, &own, &after)
         .and_then(|()| packet::rewrite_options(ctx, version, &head, &options));
     rewritten.map_err(|Unreadable| Failed)?;
-    let (device, mac) = entrance();
-    packet::set_macs(ctx, mac).map_err(|Unreadable| Failed)?;
+    let mark = packet::mark(ctx);
+    let device = to_entrance(ctx).map_err(|Unreadable| Failed)?;
     if head.acknowledges() && known.live {
         // The application gets a copy of it, the daemon's socket the packet.
         let _ = ctx.clone_redirect(device, BPF_F_INGRESS.into());
+        ctx.set_mark(mark);
         let own = for_daemon(own, head.payload, known);
         let restored = packet::rewrite(ctx, version, &after, &own)
             .and_then(|()| packet::rewrite_options(ctx, version, &head, &undone(&options)));
@@ -112,11 +113,10 @@ fn too_large(ctx: &TcContext, version: Version) -> Result<Forward, Failed> {
         flow: handed.to_app.reversed(),
         seq: told.seq.wrapping_sub(handed.down.seq),
     };
-    let (device, mac) = entrance();
     packet::rewrite_too_large(ctx, version, &told, &meant)
-        .and_then(|()| packet::set_macs(ctx, mac))
-        .map_err(|Unreadable| Failed)?;
-    Ok(Forward::ToApp(device))
+        .and_then(|()| to_entrance(ctx))
+        .map(Forward::ToApp)
+        .map_err(|Unreadable| Failed)
 }
 
 pub enum Reply {
@@ -236,14 +236,17 @@ fn up_to_date(head: &Head, id: u32, seq: u32, from: &Way, to: &Way) -> Numbers {
     numbers
 }
 
-/// Where the balancer's packets enter the host, and the MAC that is taken there.
+/// Makes a packet of the balancer's ready for where it enters the host: the device. At the veth the
+/// mark tells it from what comes out of the spoof namespace.
 #[inline(always)]
-fn entrance() -> (u32, [u8; 6]) {
+fn to_entrance(ctx: &TcContext) -> Result<u32, Unreadable> {
     if maps::via_lo() {
-        (LO, LO_MAC)
-    } else {
-        (maps::device(), VETH_MAC)
+        packet::set_macs(ctx, LO_MAC)?;
+        return Ok(LO);
     }
+    packet::set_macs(ctx, VETH_MAC)?;
+    ctx.set_mark(maps::mark());
+    Ok(maps::device())
 }
 
 #[inline(always)]

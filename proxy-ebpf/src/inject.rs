@@ -18,6 +18,8 @@ use crate::{
 };
 
 pub enum Verdict {
+    /// A packet of a balancer, which `forward` sent in through this device.
+    Forwarded,
     /// To `lo`, marked for `deliver`.
     Lo,
     /// In through this device, with what `deliver` says.
@@ -38,6 +40,10 @@ pub const LO_MAC: [u8; 6] = [0; 6];
 
 #[inline(always)]
 pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
+    if packet::mark(ctx) == maps::mark() {
+        ctx.set_mark(0);
+        return Ok(Verdict::Forwarded);
+    }
     let version = packet::version(ctx).ok_or(Reason::Stray)?;
     let destination = packet::destination(ctx, version);
     let destination = destination.map_err(|Unreadable| Reason::Stray)?;

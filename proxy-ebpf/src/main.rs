@@ -104,6 +104,7 @@ pub fn forward(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn inject(ctx: TcContext) -> i32 {
     match inject::inject(&ctx) {
+        Ok(inject::Verdict::Forwarded) => TCX_NEXT,
         Ok(inject::Verdict::Lo) => {
             count(Counter::InjectSteered);
             ctx.set_mark(maps::mark());

@@ -87,8 +87,9 @@ pub fn device() -> u32 {
     DEVICE.load()
 }
 
-/// What `inject` puts on a packet for this instance's `deliver`, the daemon on what it sends to the
-/// balancer of a connection that is handed over, and `reply` on what leaves for the spoof namespace.
+/// What `inject` puts on a packet for this instance's `deliver`, `forward` on one that `inject` is to
+/// let pass, the daemon on what it sends to the balancer of a connection that is handed over, and
+/// `reply` on what leaves for the spoof namespace.
 #[inline(always)]
 pub fn mark() -> u32 {
     proxy_common::mark(DEVICE.load())

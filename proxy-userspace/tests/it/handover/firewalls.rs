@@ -1,14 +1,17 @@
 //! Hosts with rules that see only a part of the packets, or count on seeing them all.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use super::{CLIENT_PORT, Family, MIB, Plan, families};
 use crate::lab::Lab;
+use crate::lab::payload::Payload;
 use crate::lab::poll;
-use crate::lab::talk::Side;
+use crate::lab::talk::{Side, Talk};
 use crate::steering::firewalls::STATELESS;
 use crate::steering::reuse::{
     the_app_closes_first, the_app_resets, the_client_closes_first, the_client_resets,
@@ -56,7 +59,30 @@ fn carries(family: Family, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {
     let site = plan.start()?;
     let mut talk = site.warm(CLIENT_PORT)?;
     talk.ping_pong(16, 1000)?;
+    in_turns(&talk)?;
     talk.transfer(&Side::BOTH, 8 * MIB)
+}
+
+/// One side sends and the other has nothing to say but acknowledgments, for longer than the daemon's
+/// own sockets have to bring something to either.
+fn in_turns(talk: &Talk) -> Result<()> {
+    const LONG: Duration = Duration::from_secs(2);
+    let payload = &Payload::new(8);
+    let start = Instant::now();
+    for (turn, side) in Side::BOTH.into_iter().cycle().enumerate() {
+        let (from, to) = talk.ends(side);
+        let (first, end) = (turn * MIB, (turn + 1) * MIB);
+        thread::scope(|scope| {
+            let sending = scope.spawn(move || payload.send_from(&mut &*from, first, end));
+            payload.receive_from(&mut &*to, first, end)?;
+            sending.join().expect("no panic on the way")
+        })
+        .with_context(|| format!("{side:?} sends in turn {turn}"))?;
+        if start.elapsed() > LONG {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// It would keep them for five days.
