@@ -75,10 +75,10 @@ impl Routes {
     /// Tells the programs where the targets are.
     pub fn fill(&self, kernel: &mut Kernel) -> Result<()> {
         self.routes.iter().try_for_each(|route| {
-            if route.steered == route.target.0 {
-                kernel.add_remote(route.steered)
-            } else {
+            if route.is_steered() {
                 kernel.add_target(route.steered, route.target.0)
+            } else {
+                kernel.add_remote(route.steered)
             }
         })
     }

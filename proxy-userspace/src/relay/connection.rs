@@ -75,7 +75,7 @@ async fn open(
     Ok(Opened {
         upstream,
         payload,
-        steered: way.spoofed && way.route.steered != way.route.target.0,
+        steered: way.spoofed && way.route.is_steered(),
         connection: Arc::new(connection),
     })
 }

@@ -52,6 +52,13 @@ pub struct Route {
     pub target: Target,
 }
 
+impl Route {
+    /// Whether the application is on this host. One elsewhere is connected to by its own address.
+    pub fn is_steered(&self) -> bool {
+        self.steered != self.target.0
+    }
+}
+
 impl Service {
     /// The ways for a client's family and for the other one.
     fn routes(&self, client: &Client) -> (Option<Route>, Option<Route>) {

@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    future::poll_fn,
+    future::{poll_fn, ready},
     io,
     net::Shutdown,
     pin::Pin,
@@ -16,6 +16,7 @@ use futures_util::{
     FutureExt as _,
     future::{Either, select},
 };
+use rustix::{io::Errno, net::SendFlags};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::{
@@ -116,10 +117,30 @@ impl<'a, 'b> Half<'a, 'b> {
             busy: None,
         };
         if !payload.is_empty() {
-            half.gauge().take(payload.len());
-            half.flush(payload, false);
+            half.first(payload);
         }
         half
+    }
+
+    /// What came with the header. The sink is new and has room, which tokio doesn't know yet.
+    fn first(&mut self, mut payload: Vec<u8>) {
+        let (to, gauge) = (self.to(), self.gauge());
+        gauge.take(payload.len());
+        let written = match rustix::net::send(to, &payload, SendFlags::NOSIGNAL) {
+            Ok(written) => written,
+            Err(Errno::AGAIN) => 0,
+            Err(error) => {
+                self.busy = Some(Box::pin(ready(Err(error.into()))));
+                return;
+            }
+        };
+        gauge.give(written);
+        let rest = payload.split_off(written);
+        if rest.is_empty() {
+            self.candidate.moved(false);
+        } else {
+            self.flush(rest, false);
+        }
     }
 
     fn from(&self) -> &'a TcpStream {
@@ -254,7 +275,7 @@ pub fn poll_read(
     let coop = ready!(tokio::task::coop::poll_proceed(cx));
     loop {
         ready!(from.poll_read_ready(cx))?;
-        match from.try_read(buffer) {
+        match try_read(from, buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => {
                 coop.made_progress();
@@ -262,6 +283,21 @@ pub fn poll_read(
             }
         }
     }
+}
+
+/// What leaves room in the buffer has emptied the socket: tokio waits for more, and doesn't ask in
+/// vain first.
+fn try_read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut last = None;
+    let read = from.try_io(Interest::READABLE, || {
+        let read = rustix::io::read(from, &mut *buffer)?;
+        if read == 0 || read == buffer.len() {
+            return Ok(read);
+        }
+        last = Some(read);
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    last.map_or(read, Ok)
 }
 
 /// Writes what fits; returns the rest.

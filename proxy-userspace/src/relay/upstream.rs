@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Socket};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     sync::{mpsc, oneshot},
     time::sleep,
 };
@@ -75,13 +75,42 @@ async fn connect_with(
     segment: Option<u32>,
 ) -> io::Result<TcpStream> {
     let socket = sys::transparent_socket(Domain::for_address(source))?;
+    if !route.is_steered() {
+        sys::keep_alive(&socket)?;
+    }
     if let Some(segment) = segment {
         socket.set_tcp_mss(segment)?;
     }
     socket.bind(&source.into())?;
-    TcpSocket::from_std_stream(socket.into())
-        .connect(route.steered)
-        .await
+    connect(socket, route.steered).await
+}
+
+/// An application on this host has answered by the time that the call comes back, and the second
+/// call says so.
+async fn connect(socket: Socket, target: SocketAddr) -> io::Result<TcpStream> {
+    let mut connected = started(socket.connect(&target.into()))?;
+    if !connected {
+        connected = started(socket.connect(&target.into()))?;
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    if !connected {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
+}
+
+/// Whether it is connected already.
+fn started(connect: io::Result<()>) -> io::Result<bool> {
+    let Err(error) = connect else {
+        return Ok(true);
+    };
+    match error.raw_os_error() {
+        Some(libc::EINPROGRESS | libc::EALREADY) => Ok(false),
+        _ => Err(error),
+    }
 }
 
 /// bind says AddrInUse, connect AddrNotAvailable.
@@ -96,9 +125,7 @@ fn is_busy(error: &io::Error) -> bool {
 pub async fn plain(route: &Route, shared: &Shared) -> io::Result<TcpStream> {
     let target = route.target.0;
     let socket = shared.host_sockets.socket(target.ip()).await?;
-    TcpSocket::from_std_stream(socket.into())
-        .connect(target)
-        .await
+    connect(socket, target).await
 }
 
 /// Asks the thread that stayed on the host for a socket: those made here are in the spoof namespace.
