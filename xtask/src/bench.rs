@@ -23,7 +23,7 @@ pub struct Options {
     /// Rounds in which each contender has its turn
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Idle connections held, as far as `ulimit -Hn` has room for them
+    /// Idle connections held, by as many processes as `ulimit -Hn` demands
     #[arg(long, value_name = "N")]
     idle: Option<usize>,
     /// Count each proxy's system calls per connection as well

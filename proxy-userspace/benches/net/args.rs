@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::files;
 use crate::peers::Kind;
 use crate::window::Window;
 
@@ -30,7 +29,8 @@ pub struct Args {
     /// Where to draw the chart
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// Idle connections held; above 20000 by direct and truepeer only [default: 10000, quick: 2000]
+    /// Idle connections held, by as many processes as their limits of files demand [default: 10000,
+    /// quick: 2000]
     #[arg(long, value_name = "N")]
     idle: Option<usize>,
     /// Count each proxy's system calls per connection as well
@@ -45,9 +45,6 @@ pub struct Args {
 }
 
 impl Args {
-    /// Peers hold some ten times the memory, and aren't set up for more.
-    const IDLE_FOR_ALL: usize = 20_000;
-
     pub fn wants(&self, scenario: &str) -> bool {
         self.only.is_empty()
             || self
@@ -65,19 +62,8 @@ impl Args {
         self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
     }
 
-    /// As many as were asked for, as far as the limit of open files has room for them.
-    pub fn idle(&self, kind: Kind) -> usize {
-        let possible = files::connections(kind.files_each());
-        self.wanted_idle().min(possible)
-    }
-
-    fn wanted_idle(&self) -> usize {
+    pub fn idle(&self) -> usize {
         self.idle.unwrap_or(if self.quick { 2_000 } else { 10_000 })
-    }
-
-    /// Whether this contender is to hold so many idle connections.
-    pub fn holds_idle(&self, kind: Kind) -> bool {
-        self.wanted_idle() <= Self::IDLE_FOR_ALL || !kind.is_peer()
     }
 
     pub fn window(&self) -> Window {

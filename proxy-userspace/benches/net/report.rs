@@ -95,7 +95,7 @@ pub fn write_json(path: &Path, results: &Results, notes: &[Notes], args: &Args) 
         "load_at_the_end": about("/proc/loadavg"),
         "rounds": args.rounds(),
         "seconds": args.window().run.as_secs_f64(),
-        "idle_connections": args.idle(Kind::Truepeer),
+        "idle_connections": args.idle(),
         "streams_are_read": args.copy,
         "metrics": results.rows.iter().map(Row::json).collect::<Vec<_>>(),
         "notes": notes.iter().map(Notes::json).collect::<Vec<_>>(),

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::args::Args;
 use crate::bars;
 use crate::connects;
+use crate::idle;
 use crate::peers::Kind;
 use crate::report::{self, Notes};
 use crate::results::Results;
@@ -25,7 +26,7 @@ pub fn run(args: &Args) -> Result<()> {
     let sites = sites(&contenders, &app, 1)?;
     let mut results = Results::default();
     // First, while the kernel's slabs have no room that earlier connections left.
-    idle(&sites, args, &mut results)?;
+    idle(&contenders, args, &mut results)?;
     rounds(&sites, &app, args, &mut results)?;
     allowlists(&contenders, &app, args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
@@ -35,10 +36,12 @@ pub fn run(args: &Args) -> Result<()> {
         "\nCPU of a proxy is user and system time of its processes. Softirq work that it causes is \
          charged to whoever runs: \"whole machine\" has it, with load generators and app.\n\
          Idle kernel memory is the machine's slab and socket buffers: direct's share of it is the \
-         balancer's and the app's own sockets. {} connections were held by truepeer, {} by go-mmproxy: `ulimit -Hn` bounds them.\n\
+         balancer's and the app's own sockets. {} connections were held, by {} truepeer and {} go-mmproxy: \
+         as many as `ulimit -Hn` demands.\n\
          {} rounds, {:.0} s",
-        args.idle(Kind::Truepeer),
-        args.idle(Kind::GoMmproxy),
+        args.idle(),
+        idle::parts(Kind::Truepeer, args.idle()),
+        idle::parts(Kind::GoMmproxy, args.idle()),
         args.rounds(),
         start.elapsed().as_secs_f64()
     );
@@ -105,18 +108,12 @@ fn allowlists(kinds: &[Kind], app: &App, args: &Args, results: &mut Results) -> 
     Ok(())
 }
 
-fn idle(sites: &[Site], args: &Args, results: &mut Results) -> Result<()> {
-    for site in sites.iter().filter(|site| args.holds_idle(site.kind)) {
-        if args.wants("idle") {
-            eprintln!(
-                "{} idle connections, {}",
-                args.idle(site.kind),
-                site.kind.name()
-            );
-            let figures = scenario::idle(site, args.idle(site.kind));
-            let what = || format!("idle connections over {}", site.kind.name());
-            results.add(site.kind, figures.with_context(what)?);
-        }
+fn idle(kinds: &[Kind], args: &Args, results: &mut Results) -> Result<()> {
+    for &kind in kinds.iter().filter(|_| args.wants("idle")) {
+        eprintln!("{} idle connections, {}", args.idle(), kind.name());
+        let figures = scenario::idle(kind, args.idle());
+        let what = || format!("idle connections over {}", kind.name());
+        results.add(kind, figures.with_context(what)?);
     }
     Ok(())
 }

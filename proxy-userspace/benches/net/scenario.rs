@@ -5,6 +5,7 @@ use anyhow::Result;
 use crate::app::App;
 use crate::args::Args;
 use crate::idle;
+use crate::peers::Kind;
 use crate::results::{Figures, less, more};
 use crate::site::Site;
 use crate::streams::{self, Direction};
@@ -95,12 +96,12 @@ pub fn connections(name: &str, spent: &Spent) -> Figures {
     figures
 }
 
-pub fn idle(site: &Site, count: usize) -> Result<Figures> {
-    let held = idle::run(&site.dialer(), count, &site.usage())?;
+pub fn idle(kind: Kind, count: usize) -> Result<Figures> {
+    let held = idle::run(kind, count)?;
     let mut figures = Figures::new();
-    if site.running.pid().is_some() {
+    if kind != Kind::Direct {
         figures.push((less("idle process", "KiB"), held.process));
-        figures.push((less("idle base", "MiB"), held.base));
+        figures.extend(held.base.map(|base| (less("idle base", "MiB"), base)));
     }
     figures.push((less("idle kernel", "KiB"), held.kernel));
     Ok(figures)

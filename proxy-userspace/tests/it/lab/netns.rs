@@ -7,14 +7,16 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{self, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{
+    LinkNameSpaceType, UnshareFlags, gettid, move_into_link_name_space, unshare_unsafe,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::poll::{self, PATIENCE};
@@ -45,9 +47,10 @@ impl Netns {
         Ok(netns)
     }
 
-    /// A path that other processes can use for as long as this one lives.
+    /// A path that other processes can use for as long as the calling thread lives. Its own, as a
+    /// thread can have descriptors for itself.
     pub fn path(&self) -> PathBuf {
-        format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd()).into()
+        format!("/proc/{}/fd/{}", gettid(), self.fd.as_raw_fd()).into()
     }
 
     /// Runs `work` on a thread inside the namespace. What it opens stays there.
