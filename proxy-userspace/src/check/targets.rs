@@ -15,7 +15,7 @@ use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
     config::Service,
     netns::SpoofNs,
-    relay::{Route, connect_from},
+    relay::{Route, Spoofed},
     sys,
 };
 
@@ -99,7 +99,8 @@ fn connect_inside(spoof: &SpoofNs, client: SocketAddr, route: &Route) -> Result<
         .enable_all()
         .build();
     runtime.context("a runtime")?.block_on(async {
-        let connecting = timeout(PATIENCE, connect_from(client, route));
+        let spoofed = Spoofed::plain(route);
+        let connecting = timeout(PATIENCE, spoofed.connect_from(client));
         let stream = connecting.await.map_err(io::Error::from)??;
         // Says goodbye, so that the application's log has no reset.
         Ok(sys::end_cleanly(&stream)?)

@@ -13,7 +13,7 @@ use super::{
     policy::Way,
     pump,
     read_header::{self, Head},
-    upstream,
+    upstream::{self, Spoofed},
 };
 
 pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
@@ -61,7 +61,12 @@ async fn open(
     // So that a handover finds legs that fit.
     let segment = shared.shortcut.as_ref();
     let segment = segment.and_then(|_| handover::small_segment(downstream));
-    let upstream = connect(&way, segment, service, shared).await?;
+    let spoofed = Spoofed {
+        route: &way.route,
+        segment,
+        speaks: !payload.is_empty(),
+    };
+    let upstream = connect(&way, &spoofed, service, shared).await?;
     let connection = Connection {
         service: service.clone(),
         balancer,
@@ -82,14 +87,14 @@ async fn open(
 
 async fn connect(
     way: &Way,
-    segment: Option<u32>,
+    spoofed: &Spoofed<'_>,
     service: &Service,
     shared: &Shared,
 ) -> Result<TcpStream, End> {
     let (route, target) = (&way.route, way.route.target);
     let connecting = async {
         if way.spoofed {
-            upstream::spoofed(way.client, route, segment, service, shared).await
+            spoofed.connect(way.client, service, shared).await
         } else {
             // On the heap, as it is rare.
             Box::pin(upstream::plain(route, shared)).await

@@ -27,7 +27,7 @@ pub use handover::{Direction, Legs, Over, Progress, Shortcut};
 pub use open::{Connection, Connections};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report, Weight};
-pub use upstream::{HostSocketRequest, HostSockets, connect_from};
+pub use upstream::{HostSocketRequest, HostSockets, Spoofed};
 
 use crate::header::Policy;
 

@@ -261,7 +261,8 @@ fn step(
         }
         gauge.take(read);
         let large = read >= splice::SMALL;
-        let rest = write_some(to, bytes, gauge)?.to_vec();
+        let last = read < buffer.len() && has_ended(from);
+        let rest = write_some(to, bytes, gauge, last)?.to_vec();
         Poll::Ready(Ok(Step::Moved { large, rest }))
     })
 }
@@ -300,9 +301,25 @@ fn try_read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     last.map_or(read, Ok)
 }
 
-/// Writes what fits; returns the rest.
-fn write_some<'a>(to: &TcpStream, bytes: &'a [u8], gauge: &Gauge<'_>) -> io::Result<&'a [u8]> {
-    let written = match to.try_write(bytes) {
+/// Whether the source's end has been heard, which comes right behind what it has.
+fn has_ended(from: &TcpStream) -> bool {
+    let ready = from.ready(Interest::READABLE).now_or_never();
+    ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
+}
+
+/// Writes what fits; returns the rest. The last of it waits for the end, to go with it.
+fn write_some<'a>(
+    to: &TcpStream,
+    bytes: &'a [u8],
+    gauge: &Gauge<'_>,
+    last: bool,
+) -> io::Result<&'a [u8]> {
+    let mut flags = SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, last);
+    let written = to.try_io(Interest::WRITABLE, || {
+        rustix::net::send(to, bytes, flags).map_err(Into::into)
+    });
+    let written = match written {
         Ok(written) => written,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
@@ -322,7 +339,7 @@ async fn flush(
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             to.writable().await?;
-            rest = write_some(to, rest, gauge)?;
+            rest = write_some(to, rest, gauge, false)?;
         }
         Ok(())
     };

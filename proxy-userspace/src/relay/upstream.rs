@@ -21,68 +21,80 @@ use crate::sys;
 const TRIES: u32 = 100;
 const SHORTLY: Duration = Duration::from_millis(1);
 
-/// From the client's own port, or from another one of the same address if that is busy: then the
-/// same client has a connection to this application from this port already.
-pub async fn spoofed(
-    client: Client,
-    route: &Route,
-    segment: Option<u32>,
-    service: &Service,
-    shared: &Shared,
-) -> io::Result<TcpStream> {
-    match connect_with(client.0, route, segment).await {
-        // On the heap, as it is rare.
-        Err(error) if is_busy(&error) => {
-            Box::pin(although_busy(client, route, segment, service, shared)).await
-        }
-        result => result,
-    }
+/// A connection from the client's address. The calling thread is in the spoof namespace.
+pub struct Spoofed<'a> {
+    pub route: &'a Route,
+    /// The application shall send no larger segments.
+    pub segment: Option<u32>,
+    /// Whether there is something to send as soon as it is open.
+    pub speaks: bool,
 }
 
-async fn although_busy(
-    client: Client,
-    route: &Route,
-    segment: Option<u32>,
-    service: &Service,
-    shared: &Shared,
-) -> io::Result<TcpStream> {
-    let has_ended = || {
-        let shortcut = shared.shortcut.as_ref();
-        shortcut.is_some_and(|shortcut| shortcut.has_ended(client.0, route.steered))
-    };
-    let mut tries = 0;
-    while tries < TRIES && has_ended() {
-        tries += 1;
-        sleep(SHORTLY).await;
-        match connect_with(client.0, route, segment).await {
-            Err(error) if is_busy(&error) => {}
-            result => return result,
+impl<'a> Spoofed<'a> {
+    pub const fn plain(route: &'a Route) -> Self {
+        Self {
+            route,
+            segment: None,
+            speaks: false,
         }
     }
-    shared.report.port_busy(service, client);
-    connect_with(SocketAddr::new(client.0.ip(), 0), route, segment).await
-}
 
-/// From exactly this source, unless its port is 0. The calling thread is in the spoof namespace.
-pub async fn connect_from(source: SocketAddr, route: &Route) -> io::Result<TcpStream> {
-    connect_with(source, route, None).await
-}
+    /// From the client's own port, or from another one of the same address if that is busy: then the
+    /// same client has a connection to this application from this port already.
+    pub async fn connect(
+        &self,
+        client: Client,
+        service: &Service,
+        shared: &Shared,
+    ) -> io::Result<TcpStream> {
+        match self.connect_from(client.0).await {
+            // On the heap, as it is rare.
+            Err(error) if is_busy(&error) => {
+                Box::pin(self.although_busy(client, service, shared)).await
+            }
+            result => result,
+        }
+    }
 
-/// The application shall send no larger segments than `segment`.
-async fn connect_with(
-    source: SocketAddr,
-    route: &Route,
-    segment: Option<u32>,
-) -> io::Result<TcpStream> {
-    let socket = sys::transparent_socket(Domain::for_address(source))?;
-    if !route.is_steered() {
-        sys::keep_alive(&socket)?;
+    async fn although_busy(
+        &self,
+        client: Client,
+        service: &Service,
+        shared: &Shared,
+    ) -> io::Result<TcpStream> {
+        let has_ended = || {
+            let shortcut = shared.shortcut.as_ref();
+            shortcut.is_some_and(|shortcut| shortcut.has_ended(client.0, self.route.steered))
+        };
+        let mut tries = 0;
+        while tries < TRIES && has_ended() {
+            tries += 1;
+            sleep(SHORTLY).await;
+            match self.connect_from(client.0).await {
+                Err(error) if is_busy(&error) => {}
+                result => return result,
+            }
+        }
+        shared.report.port_busy(service, client);
+        self.connect_from(SocketAddr::new(client.0.ip(), 0)).await
     }
-    if let Some(segment) = segment {
-        socket.set_tcp_mss(segment)?;
+
+    /// From exactly this source, unless its port is 0.
+    pub async fn connect_from(&self, source: SocketAddr) -> io::Result<TcpStream> {
+        let socket = sys::transparent_socket(Domain::for_address(source))?;
+        if !self.route.is_steered() {
+            sys::keep_alive(&socket)?;
+        }
+        if let Some(segment) = self.segment {
+            socket.set_tcp_mss(segment)?;
+        }
+        if self.speaks {
+            // The handshake's last acknowledgment goes with the first data.
+            socket.set_tcp_quickack(false)?;
+        }
+        socket.bind(&source.into())?;
+        connect(socket, self.route.steered).await
     }
-    socket.bind(&source.into())?;
-    connect(socket, route.steered).await
 }
 
 /// An application on this host has answered by the time that the call comes back, and the second
