@@ -38,12 +38,13 @@ pub fn run(args: &Args) -> Result<()> {
          Idle kernel memory is the machine's slab and socket buffers: direct's share of it is the \
          balancer's and the app's own sockets. {} connections were held, by {} truepeer and {} go-mmproxy: \
          as many as `ulimit -Hn` demands.\n\
-         {} rounds, {:.0} s",
+         {} rounds, {:.0} s; tcp_congestion_control is {}",
         args.idle(),
         idle::parts(Kind::Truepeer, args.idle()),
         idle::parts(Kind::GoMmproxy, args.idle()),
         args.rounds(),
-        start.elapsed().as_secs_f64()
+        start.elapsed().as_secs_f64(),
+        report::congestion_control()
     );
     if let Some(path) = &args.json {
         report::write_json(path, &results, &notes, args)?;
