@@ -57,8 +57,8 @@ pub const VETH_MAC: [u8; 6] = [0x02, b't', b'r', b'u', b'e', b'p'];
 /// The index of `lo` in every network namespace.
 pub const LO: u32 = 1;
 
-/// The packet mark between `inject` and `deliver`, combined with the device's index, so that each
-/// instance knows its own. `deliver` clears it: nothing else on the host ever meets it.
+/// The packet mark between the programs, combined with the device's index, so that each instance
+/// knows its own. Whom it is for clears it: nothing else on the host ever meets it.
 const MARK: u32 = 0x7472_7065;
 
 /// Of the instance whose veth's host end has this index.

@@ -35,7 +35,7 @@ pub fn enter_netns(netns: BorrowedFd<'_>) -> io::Result<()> {
 
 /// A TCP socket whose abrupt end is a reset: when the daemon dies or drops a connection midway,
 /// neither side may take the cut for a proper end. [`end_cleanly`] is the way to say goodbye.
-fn local_socket(domain: Domain) -> io::Result<Socket> {
+fn resetting_socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
@@ -44,7 +44,7 @@ fn local_socket(domain: Domain) -> io::Result<Socket> {
 
 /// One whose peer may be another host, which can vanish without a word.
 pub fn tcp_socket(domain: Domain) -> io::Result<Socket> {
-    let socket = local_socket(domain)?;
+    let socket = resetting_socket(domain)?;
     keep_alive(&socket)?;
     Ok(socket)
 }
@@ -76,9 +76,10 @@ pub fn bound(addr: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Socket
 /// The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = u16::MAX as i32;
 
-/// A socket that may bind to addresses that are not this namespace's own, to an application here.
+/// A socket that may bind to addresses that are not this namespace's own. Its peer is taken to be on
+/// this host: [`keep_alive`] is for others.
 pub fn transparent_socket(domain: Domain) -> io::Result<Socket> {
-    let socket = local_socket(domain)?;
+    let socket = resetting_socket(domain)?;
     if domain == Domain::IPV6 {
         socket.set_ip_transparent_v6(true)?;
     } else {

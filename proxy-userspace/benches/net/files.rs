@@ -1,7 +1,7 @@
 //! How many connections the limit of open files has room for.
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// What a proxy, with its pipes, and the bench have open besides connections.
@@ -18,18 +18,9 @@ pub fn split() -> Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::FILES) }.context("a table of descriptors of its own")
 }
 
-/// How many connections with so many files a process can hold. The limit is raised as far as this
-/// process may, and proxies inherit it.
+/// How many connections with so many files a process can hold.
 pub fn connections(files_each: u64) -> usize {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let files = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
+    let files = getrlimit(Resource::Nofile).current;
     let connections = files.unwrap_or(1 << 20).saturating_sub(OTHERS) / files_each;
     usize::try_from(connections).unwrap_or(usize::MAX)
 }

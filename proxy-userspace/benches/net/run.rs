@@ -9,6 +9,7 @@ use crate::args::Args;
 use crate::bars;
 use crate::connects;
 use crate::idle;
+use crate::lab;
 use crate::peers::Kind;
 use crate::report::{self, Notes};
 use crate::results::Results;
@@ -21,12 +22,13 @@ const PREFIXES: usize = 100_000;
 
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let app = App::start(args.copy)?;
+    lab::raise_nofile()?;
     let contenders = args.contenders();
-    let sites = sites(&contenders, &app, 1)?;
     let mut results = Results::default();
     // First, while the kernel's slabs have no room that earlier connections left.
     idle(&contenders, args, &mut results)?;
+    let app = App::start(args.copy)?;
+    let sites = sites(&contenders, &app, 1)?;
     rounds(&sites, &app, args, &mut results)?;
     allowlists(&contenders, &app, args, &mut results)?;
     let notes = notes(&sites, &app, args)?;

@@ -58,15 +58,7 @@ async fn open(
     } = read_header::read(downstream, service).await?;
     let claimed = source.map(|source| Client(canonical(source)));
     let way = Way::find(claimed, balancer, service, &*shared.own)?;
-    // So that a handover finds legs that fit.
-    let segment = shared.shortcut.as_ref();
-    let segment = segment.and_then(|_| handover::small_segment(downstream));
-    let spoofed = Spoofed {
-        route: &way.route,
-        segment,
-        speaks: !payload.is_empty(),
-    };
-    let upstream = connect(&way, &spoofed, service, shared).await?;
+    let upstream = connect(downstream, &way, !payload.is_empty(), service, shared).await?;
     let connection = Connection {
         service: service.clone(),
         balancer,
@@ -86,14 +78,23 @@ async fn open(
 }
 
 async fn connect(
+    downstream: &TcpStream,
     way: &Way,
-    spoofed: &Spoofed<'_>,
+    speaks: bool,
     service: &Service,
     shared: &Shared,
 ) -> Result<TcpStream, End> {
     let (route, target) = (&way.route, way.route.target);
     let connecting = async {
         if way.spoofed {
+            // So that a handover finds legs that fit.
+            let shortcut = shared.shortcut.as_ref();
+            let segment = shortcut.and_then(|_| handover::small_segment(downstream));
+            let spoofed = Spoofed {
+                route,
+                segment,
+                speaks,
+            };
             spoofed.connect(way.client, service, shared).await
         } else {
             // On the heap, as it is rare.

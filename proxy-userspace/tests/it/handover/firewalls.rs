@@ -1,7 +1,6 @@
 //! Hosts with rules that see only a part of the packets, or count on seeing them all.
 
 use std::fs;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -70,14 +69,8 @@ fn in_turns(talk: &Talk) -> Result<()> {
     let payload = &Payload::new(8);
     let start = Instant::now();
     for (turn, side) in Side::BOTH.into_iter().cycle().enumerate() {
-        let (from, to) = talk.ends(side);
-        let (first, end) = (turn * MIB, (turn + 1) * MIB);
-        thread::scope(|scope| {
-            let sending = scope.spawn(move || payload.send_from(&mut &*from, first, end));
-            payload.receive_from(&mut &*to, first, end)?;
-            sending.join().expect("no panic on the way")
-        })
-        .with_context(|| format!("{side:?} sends in turn {turn}"))?;
+        talk.part(side, payload, turn * MIB, (turn + 1) * MIB)
+            .with_context(|| format!("{side:?} sends in turn {turn}"))?;
         if start.elapsed() > LONG {
             break;
         }

@@ -153,14 +153,8 @@ fn turns_between_bulk_and_messages(family: Family) -> Result<()> {
     let payload = &Payload::new(7);
     for turn in 0..8 {
         for side in Side::BOTH {
-            let (from, to) = talk.ends(side);
-            thread::scope(|scope| {
-                let (start, end) = (turn * MIB, (turn + 1) * MIB);
-                let sending = scope.spawn(move || payload.send_from(&mut &*from, start, end));
-                payload.receive_from(&mut &*to, start, end)?;
-                sending.join().expect("no panic on the way")
-            })
-            .with_context(|| format!("{side:?} sends in turn {turn}"))?;
+            talk.part(side, payload, turn * MIB, (turn + 1) * MIB)
+                .with_context(|| format!("{side:?} sends in turn {turn}"))?;
         }
         talk.ping_pong(8, 100)?;
     }

@@ -191,8 +191,8 @@ impl Drop for Lab {
     }
 }
 
-/// For all labs of this process at once.
-fn raise_nofile() -> Result<()> {
+/// To the hard limit, for all labs of this process and the programs in them at once.
+pub fn raise_nofile() -> Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = maximum;
     setrlimit(Resource::Nofile, Rlimit { current, maximum }).context("raising the limit of files")

@@ -114,6 +114,16 @@ impl Talk {
         self.transfer(&Side::BOTH, 8 << 20)
     }
 
+    /// The bytes from `start` to `end` from `side`, and no more.
+    pub fn part(&self, side: Side, payload: &Payload, start: usize, end: usize) -> Result<()> {
+        let (from, to) = self.ends(side);
+        thread::scope(|scope| {
+            let sending = scope.spawn(move || payload.send_from(&mut &*from, start, end));
+            payload.receive_from(&mut &*to, start, end)?;
+            sending.join().expect("no panic on the way")
+        })
+    }
+
     /// `length` bytes from each of `senders`, all at once and to the end of their streams.
     pub fn transfer(&self, senders: &[Side], length: usize) -> Result<()> {
         thread::scope(|scope| {

@@ -31,6 +31,7 @@ const INPUT_DROP: &str = "add table inet guard
     add rule inet guard input meta l4proto ipv6-icmp accept
     add rule inet guard input tcp dport 7000 accept";
 
+/// With icmpv6 for the same reason.
 pub const STATELESS: &str = "add table inet bare
     add chain inet bare input { type filter hook input priority 0 ; policy drop ; }
     add rule inet bare input iif lo accept
