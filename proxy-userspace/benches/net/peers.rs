@@ -18,6 +18,7 @@ use crate::lab::addr::TRUEPEER_PORT;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
 use crate::setups;
+use crate::site::CONGESTION_CONTROL;
 use crate::usage::Usage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -117,8 +118,10 @@ pub fn start(kind: Kind, host: &Netns, prefixes: usize) -> Result<Running> {
     let mut left = Vec::new();
     if kind.is_peer() {
         // For the replies to the clients, which would leave for the balancer otherwise.
-        host.ip("rule add from 127.0.0.1/8 iif lo table 123
-                 route add local 0.0.0.0/0 dev lo table 123")?;
+        host.ip(&format!(
+            "rule add from 127.0.0.1/8 iif lo table 123
+             route add local 0.0.0.0/0 dev lo table 123 congctl {CONGESTION_CONTROL}"
+        ))?;
     }
     let command = match kind {
         Kind::Direct => None,

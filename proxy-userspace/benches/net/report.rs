@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::args::Args;
 use crate::peers::Kind;
 use crate::results::{Results, Row};
+use crate::site::CONGESTION_CONTROL;
 
 /// Figures that have no contenders to compare.
 pub struct Notes {
@@ -82,12 +83,6 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// What new namespaces have, and with that everybody. BBR holds a single stream back here: on two
-/// cores its round trips differ tenfold.
-pub fn congestion_control() -> String {
-    about("/proc/sys/net/ipv4/tcp_congestion_control")
-}
-
 fn about(file: &str) -> String {
     fs::read_to_string(file)
         .unwrap_or_default()
@@ -98,7 +93,7 @@ fn about(file: &str) -> String {
 pub fn write_json(path: &Path, results: &Results, notes: &[Notes], args: &Args) -> Result<()> {
     let report = json!({
         "kernel": about("/proc/sys/kernel/osrelease"),
-        "congestion_control": congestion_control(),
+        "congestion_control": CONGESTION_CONTROL,
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "load_at_the_end": about("/proc/loadavg"),
         "rounds": args.rounds(),

@@ -14,7 +14,7 @@ use crate::peers::Kind;
 use crate::report::{self, Notes};
 use crate::results::Results;
 use crate::scenario::{self, Scenario};
-use crate::site::Site;
+use crate::site::{CONGESTION_CONTROL, Site};
 use crate::{steering, syscalls};
 
 /// The longer allowlist.
@@ -40,13 +40,12 @@ pub fn run(args: &Args) -> Result<()> {
          Idle kernel memory is the machine's slab and socket buffers: direct's share of it is the \
          balancer's and the app's own sockets. {} connections were held, by {} truepeer and {} go-mmproxy: \
          as many as `ulimit -Hn` demands.\n\
-         {} rounds, {:.0} s; tcp_congestion_control is {}",
+         {} rounds, {:.0} s; everybody's routes say congctl {CONGESTION_CONTROL}",
         args.idle(),
         idle::parts(Kind::Truepeer, args.idle()),
         idle::parts(Kind::GoMmproxy, args.idle()),
         args.rounds(),
-        start.elapsed().as_secs_f64(),
-        report::congestion_control()
+        start.elapsed().as_secs_f64()
     );
     if let Some(path) = &args.json {
         report::write_json(path, &results, &notes, args)?;

@@ -21,6 +21,10 @@ use crate::peers::{self, Kind, Running};
 use crate::place::Place;
 use crate::usage::Usage;
 
+/// What everybody's routes say, whatever this machine has: Linux's default. BBR, for one, holds
+/// single streams back where round trips are as short and as uneven as here.
+pub const CONGESTION_CONTROL: &str = "cubic";
+
 pub struct Site {
     pub kind: Kind,
     pub host: Netns,
@@ -98,6 +102,16 @@ fn wire(edge: &Netns, host: &Netns) -> Result<()> {
         "link set edge up addrgenmode none
          address add {}/24 dev edge
          route add default via {}",
+        HOST.v4, BALANCER.v4,
+    ))?;
+    edge.ip(&format!(
+        "route change 198.51.100.0/24 dev host src {} congctl {CONGESTION_CONTROL}",
+        BALANCER.v4
+    ))?;
+    host.ip(&format!(
+        "route change 198.51.100.0/24 dev edge src {} congctl {CONGESTION_CONTROL}
+         route change default via {} congctl {CONGESTION_CONTROL}
+         route change local 127.0.0.0/8 dev lo table local scope host src 127.0.0.1 congctl {CONGESTION_CONTROL}",
         HOST.v4, BALANCER.v4,
     ))?;
     // More connections than the default has ports for.
