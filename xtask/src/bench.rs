@@ -9,21 +9,27 @@ use crate::privilege::{require, run_as_root};
 use crate::proc::{cargo, root, step, succeed, target_dir};
 use crate::{build, setup};
 
+/// Contenders that take no other program than truepeer.
+const OURS: [&str; 3] = ["direct", "truepeer", "daemon"];
+
 #[derive(Args)]
 pub struct Options {
-    /// Shorter and fewer rounds: a first look, in two minutes instead of ten
+    /// Shorter and fewer rounds: a first look, in minutes instead of half an hour
     #[arg(long)]
     quick: bool,
-    /// Only scenarios with one of these in their name: up-1, down-8, ping, connect, idle, steering
+    /// Only scenarios with one of these in their name: up-1, down-8, ping, connect, connect-flood,
+    /// idle, steering
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Only these contenders: direct, truepeer, go-mmproxy, haproxy, nginx
+    /// Only these contenders: direct, truepeer, daemon (truepeer with all connections in the daemon),
+    /// go-mmproxy, haproxy, nginx
     #[arg(long, value_name = "NAME", num_args = 1..)]
     contender: Vec<String>,
-    /// Rounds in which each contender has its turn
+    /// Rounds in which each contender has its turn [default: 7, quick: 2]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// Idle connections held, by as many processes as `ulimit -Hn` demands
+    /// [default: 50000, quick: 2000]
     #[arg(long, value_name = "N")]
     idle: Option<usize>,
     /// Count each proxy's system calls per connection as well
@@ -35,7 +41,7 @@ pub struct Options {
     /// Where to write all figures [default: target/bench.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the chart, proxy-userspace/docs/bench.svg, anew
+    /// Draw the chart of proxy-userspace/docs/ and write the table of its speed.md anew
     #[arg(long)]
     svg: bool,
 }
@@ -43,7 +49,8 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     require("bench")?;
     setup::run()?;
-    setup::peers()?;
+    setup::bench()?;
+    let peers = options.wants_peers().then(setup::peers).transpose()?;
     build::run()?;
     let json = match &options.json {
         Some(json) => absolute(json).context("--json")?,
@@ -59,17 +66,26 @@ pub fn run(options: &Options) -> Result<()> {
     run_as_root(&mut bench);
     bench.arg("--").args(options.passed_on());
     bench.arg("--json").arg(json);
+    if let Some(peers) = peers {
+        bench.arg("--peers").arg(peers);
+    }
     if options.svg {
-        bench.arg("--svg").arg(chart());
+        bench.arg("--svg").arg(document("bench.svg"));
+        bench.arg("--markdown").arg(document("speed.md"));
     }
     succeed(&mut bench, "the bench failed")
 }
 
-fn chart() -> PathBuf {
-    Path::join(root(), "proxy-userspace/docs/bench.svg")
+fn document(name: &str) -> PathBuf {
+    Path::join(root(), "proxy-userspace/docs").join(name)
 }
 
 impl Options {
+    fn wants_peers(&self) -> bool {
+        let is_peer = |name: &String| !OURS.contains(&name.as_str());
+        self.contender.is_empty() || self.contender.iter().any(is_peer)
+    }
+
     /// All but the paths, which cargo would take from another directory.
     fn passed_on(&self) -> Vec<String> {
         let switches = [

@@ -1,39 +1,77 @@
-//! `cargo xtask test --kernel VERSION`: tests of the daemon under an older kernel of Debian's, in
-//! a virtual machine that has no disk and no network, only an initramfs with what the tests use.
+//! `cargo xtask test --kernel VERSION`: tests of the daemon under another kernel of Debian's, in a
+//! virtual machine that has no disk and no network, only an initramfs with what the tests use.
 
+mod archive;
+mod cards;
 mod cpio;
 mod debian;
 mod initramfs;
+mod job;
 mod machine;
 
 use anyhow::Result;
+use clap::Args;
 
 use crate::proc::step;
 use crate::{build, setup, test};
+use cards::Cards;
+use debian::{Flavour, Kernel};
 use initramfs::Image;
+use job::Job;
 
-/// What a kernel makes a difference to, as far as it needs no programs but those in the image.
-const DEFAULT: [&str; 8] = [
-    "allowlist",
-    "apps::an_echo",
-    "apps::app_knows",
-    "apps::bound_to",
-    "lifecycle",
-    "qdiscs",
-    "steering",
-    "untouched",
-];
+#[derive(Args)]
+pub struct Options {
+    /// Under Debian's kernels of these versions, such as 6.1 or 6.12,7, in a virtual machine
+    #[arg(long = "kernel", value_name = "VERSION", value_delimiter = ',')]
+    kernels: Vec<String>,
+    /// There, run no tests: only load the programs and attach them, by `truepeer check`
+    #[arg(long, requires = "kernels")]
+    load: bool,
+    /// There, join the lab's balancer and host by two cards of this kind instead of a veth pair
+    #[arg(
+        long,
+        value_name = "KIND",
+        requires = "kernels",
+        conflicts_with = "load"
+    )]
+    cards: Option<Cards>,
+}
 
-pub fn run(version: &str, filter: &[String]) -> Result<()> {
+impl Options {
+    pub fn asked_for(&self) -> bool {
+        !self.kernels.is_empty()
+    }
+
+    fn flavour(&self) -> Flavour {
+        match self.cards {
+            Some(Cards::E1000e) => Flavour::Generic,
+            Some(Cards::Virtio) | None => Flavour::Cloud,
+        }
+    }
+
+    fn job(&self, filter: &[String], all: bool) -> Result<Job> {
+        if self.load {
+            return Ok(Job::load());
+        }
+        Ok(Job::tests(&test::build_it()?, filter, self.cards, all))
+    }
+}
+
+/// All of the kernels, even if the first fails: one run tells which do.
+pub fn run(options: &Options, filter: &[String], all: bool) -> Result<()> {
     setup::run_with_kernels()?;
     build::run()?;
-    let tests = test::build_it()?;
-    let kernel = debian::fetch(version)?;
+    let job = options.job(filter, all)?;
+    let mut done = Ok(());
+    for version in &options.kernels {
+        let kernel = debian::fetch(version, options.flavour())?;
+        done = done.and(under(&kernel, &job, options.cards));
+    }
+    done
+}
+
+fn under(kernel: &Kernel, job: &Job, cards: Option<Cards>) -> Result<()> {
     step(format_args!("an initramfs for {}", kernel.release()));
-    let filter = match filter {
-        [] => DEFAULT.map(str::to_owned).to_vec(),
-        chosen => chosen.to_vec(),
-    };
-    let image = Image::make(&kernel, &tests, &filter)?;
-    machine::run(&kernel, &image)
+    let image = Image::make(kernel, job)?;
+    machine::run(kernel, &image, cards)
 }

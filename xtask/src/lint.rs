@@ -1,10 +1,27 @@
-//! `cargo xtask lint`: what the tools can tell about the sources. Any warning fails.
+//! `cargo xtask lint`: what tools can tell about the sources, and the rules of this house. Any
+//! warning fails.
 
-use anyhow::Result;
+mod commands;
+mod exceptions;
+mod headings;
+mod rooms;
+mod sizes;
+mod sources;
+mod table;
+mod uses;
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
 
 use crate::build_ebpf;
-use crate::proc::{cargo, step, succeed};
+use crate::proc::{cargo, root, step, succeed};
 use crate::setup;
+use exceptions::Exceptions;
+use rooms::Rooms;
+
+/// Has the rooms and the exceptions.
+const MAP: &str = "proxy-userspace/docs/architecture.md";
 
 /// All but the one that compiles for the kernel only.
 const WORKSPACE: [&str; 3] = ["--workspace", "--exclude=proxy-ebpf", "--locked"];
@@ -14,11 +31,38 @@ pub fn run() -> Result<()> {
     let mut fmt = cargo();
     fmt.args(["fmt", "--all", "--check"]);
     succeed(&mut fmt, "not formatted, run `cargo fmt --all`")?;
+    house()?;
     // The daemon doesn't compile without them.
     build_ebpf::run()?;
     clippy()?;
     clippy_ebpf()?;
     doc()
+}
+
+/// Rooms, sizes, headings, and commands in documents.
+fn house() -> Result<()> {
+    step(format_args!(
+        "the rules of the house, with the tables in {MAP}"
+    ));
+    let map = fs::read_to_string(root().join(MAP)).context(MAP)?;
+    let exceptions = Exceptions::read(&map).context(MAP)?;
+    let sources = sources::read()?;
+    let mut complaints = Rooms::read(&map)
+        .context(MAP)?
+        .complaints(&sources, &exceptions);
+    for source in &sources {
+        complaints.extend(headings::complaint(source));
+        complaints.extend(sizes::complaints(source, &exceptions));
+    }
+    complaints.extend(exceptions.complaints());
+    complaints.extend(commands::complaints()?);
+    for complaint in &complaints {
+        eprintln!("{complaint}");
+    }
+    if !complaints.is_empty() {
+        bail!("the house has {} complaints", complaints.len());
+    }
+    Ok(())
 }
 
 fn clippy() -> Result<()> {

@@ -40,9 +40,11 @@ enum Task {
     Demo,
     /// Run all tests, as root where they need it
     Test {
-        /// Under Debian's kernel of this version, such as 6.1, in a virtual machine
-        #[arg(long, value_name = "VERSION")]
-        kernel: Option<String>,
+        /// In full, as much as is promised: up to an hour
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        kernel: kernel::Options,
         /// Only tests with one of these in their name; flags such as --nocapture go along
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         filter: Vec<String>,
@@ -70,13 +72,13 @@ fn main() -> ExitCode {
         Task::Run { args } => run::run(&args),
         Task::Demo => demo::run(),
         Task::Test {
-            kernel: Some(version),
+            all,
+            kernel,
             filter,
-        } => kernel::run(&version, &filter),
-        Task::Test {
-            kernel: None,
-            filter,
-        } => test::run(&filter),
+        } => match kernel.asked_for() {
+            true => kernel::run(&kernel, &filter, all),
+            false => test::run(&filter, all),
+        },
         Task::Fuzz { secs, targets } => fuzz::run(secs, &targets),
         Task::Bench(options) => bench::run(&options),
         Task::Lint => lint::run(),

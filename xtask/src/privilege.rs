@@ -35,16 +35,24 @@ pub fn as_root(program: &str) -> Command {
     sudo
 }
 
+/// How variables begin that are for what runs as root.
+const OURS: [&str; 2] = ["TRUEPEER_", "RUST_TEST_"];
+
 /// Lets a `cargo run` or `cargo test` start what it built as root, with the daemon's path in
 /// `TRUEPEER_BIN`. Cargo itself stays who it is: root's files in target/ would be in the way.
 pub fn run_as_root(cargo: &mut Command) {
+    cargo.env("TRUEPEER_BIN", truepeer());
     if is_root() {
-        cargo.env("TRUEPEER_BIN", truepeer());
         return;
     }
     // By env: sudo may be set up to drop variables, in spite of -E.
-    let binary = format!("TRUEPEER_BIN={}", truepeer().display());
-    let runner = format!("target.'cfg(unix)'.runner=['sudo', '-E', 'env', '{binary}']");
+    let ours = cargo
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_str()?, value?)));
+    let ours = ours.filter(|(name, _)| OURS.iter().any(|start| name.starts_with(start)));
+    let ours = ours.map(|(name, value)| format!(", '{name}={}'", value.display()));
+    let ours: String = ours.collect();
+    let runner = format!("target.'cfg(unix)'.runner=['sudo', '-E', 'env'{ours}]");
     cargo.args(["--config", &runner]);
 }
 

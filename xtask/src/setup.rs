@@ -4,6 +4,9 @@ pub mod linker;
 
 mod apt;
 mod packages;
+mod peers;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
 
@@ -36,8 +39,14 @@ fn ensure(apt: &mut Apt) -> Result<()> {
 }
 
 /// What only the bench needs.
-pub fn peers() -> Result<()> {
+pub fn bench() -> Result<()> {
     Apt::default().ensure(packages::BENCH)
+}
+
+/// The root that has the bench's peers in it.
+pub fn peers() -> Result<PathBuf> {
+    Apt::default().ensure(packages::PEERS)?;
+    peers::ensure()
 }
 
 /// What compiles the eBPF programs, installed first where it isn't. In silence when it is.

@@ -1,7 +1,9 @@
-//! `cargo xtask test [FILTER…]`: every test there is, against a daemon built from these sources.
+//! `cargo xtask test [--all] [FILTER…]`: every test there is, against a daemon built from these sources.
 
+use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -11,17 +13,33 @@ use crate::proc::{cargo, step, succeed};
 use crate::traces::Traces;
 use crate::{build, setup};
 
-pub fn run(filter: &[String]) -> Result<()> {
+/// Set where tests are to try as much as is promised.
+pub const FULL: &str = "TRUEPEER_FULL";
+
+/// How many tests run at once, for libtest.
+const THREADS: &str = "RUST_TEST_THREADS";
+/// For each CPU. A test in a lab waits for half of its time, for the kernel to be done with what
+/// others may still look at: devices, namespaces, attached programs.
+const THREADS_PER_CPU: usize = 2;
+
+/// With `all`, in full: up to an hour.
+pub fn run(filter: &[String], all: bool) -> Result<()> {
     require("test")?;
     setup::run()?;
     build::run()?;
     step("tests of the parts");
+    let full = all.then_some((FULL, "1"));
     let mut parts = cargo_test(&["--lib", "--bin", "xtask", "--test", "header"]);
+    parts.envs(full);
     succeed(parts.arg("--").args(filter), "tests failed")?;
     step("tests of the daemon, as root, in network namespaces");
     leaving_no_trace(|| {
         let mut daemon = cargo_test(&["--test", "it"]);
-        run_as_root(&mut daemon);
+        if env::var_os(THREADS).is_none() {
+            let cpus = available_parallelism().map_or(1, usize::from);
+            daemon.env(THREADS, (cpus * THREADS_PER_CPU).to_string());
+        }
+        run_as_root(daemon.envs(full));
         succeed(daemon.arg("--").args(filter), "tests of the daemon failed")
     })
 }

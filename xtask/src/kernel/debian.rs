@@ -3,9 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::proc::{ask, command, root, step, succeed};
+use super::archive::Archive;
+use crate::proc::{command, root, step, succeed};
+
+/// The two that Debian builds of each kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// For virtual machines: small, with everything that the tests ask for.
+    Cloud,
+    /// With the drivers of real network cards as well.
+    Generic,
+}
 
 pub struct Kernel {
     directory: PathBuf,
@@ -24,79 +34,90 @@ impl Kernel {
         &self.release
     }
 
+    /// Newer packages have it beside the modules.
     pub fn image(&self) -> PathBuf {
-        self.directory
-            .join(format!("boot/vmlinuz-{}", self.release))
+        let boot = self.directory.join("boot");
+        let boot = boot.join(format!("vmlinuz-{}", self.release));
+        if boot.exists() {
+            return boot;
+        }
+        self.modules().join("vmlinuz")
     }
 
     /// The directory that has `lib/modules` in it.
     pub fn root(&self) -> &Path {
         &self.directory
     }
+
+    fn modules(&self) -> PathBuf {
+        self.directory.join("lib/modules").join(&self.release)
+    }
 }
 
-/// The newest one of `version`, such as 6.1: from the archive, or unpacked before.
-pub fn fetch(version: &str) -> Result<Kernel> {
-    let package = newest(&packages(version)).with_context(|| {
-        format!("apt knows no kernel {version}: `apt-cache search linux-image` lists the others")
-    })?;
-    let directory = kernels().join(&package);
+/// The one of `version`, such as 6.1, that was unpacked before, or else the archive's newest.
+pub fn fetch(version: &str, flavour: Flavour) -> Result<Kernel> {
+    let directory = kernels().join(format!("{version}{}", flavour.suffix()));
     if let Some(kernel) = Kernel::at(directory.clone()) {
         return Ok(kernel);
     }
-    step(format_args!("{package}, into {}", kernels().display()));
-    unpack(&package, &directory)?;
-    match Kernel::at(directory) {
-        Some(kernel) => Ok(kernel),
-        None => bail!("{package} has no modules in it"),
-    }
+    let archive = Archive::open(kernels().join("apt"))?;
+    let package = archive.newest(&pattern(version, flavour)).with_context(|| {
+        format!("Debian has no kernel {version}: https://packages.debian.org/linux-image tells which")
+    })?;
+    step(format_args!("{package}, into {}", directory.display()));
+    let aside = kernels().join("partial");
+    let _ = fs::remove_dir_all(&aside);
+    fs::create_dir_all(&aside).with_context(|| format!("cannot make {}", aside.display()))?;
+    archive.unpack(&package, &aside)?;
+    settle(&aside).with_context(|| format!("{package} is not as expected"))?;
+    fs::rename(&aside, &directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    Kernel::at(directory).context("the kernel went away")
 }
 
 fn kernels() -> PathBuf {
     root().join("target/kernels")
 }
 
-/// The kernel for virtual machines: small, with everything that the tests ask for.
-fn packages(version: &str) -> String {
+impl Flavour {
+    /// In the names of packages.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Cloud => "-cloud",
+            Self::Generic => "",
+        }
+    }
+}
+
+/// A digit before the flavour: else the generic one's would find all the others too.
+fn pattern(version: &str, flavour: Flavour) -> String {
     let version = version.replace('.', "\\.");
-    let pattern = format!("^linux-image-{version}\\..*[0-9]-cloud-amd64$");
-    ask(command("apt-cache").args(["search", "--names-only", &pattern])).unwrap_or_default()
+    format!(
+        "^linux-image-{version}\\..*[0-9]{}-amd64$",
+        flavour.suffix()
+    )
 }
 
-/// Of lines like "linux-image-6.1.0-56-cloud-amd64 - Linux 6.1 …".
-fn newest(packages: &str) -> Option<String> {
-    let names = packages.lines().filter_map(|line| line.split(' ').next());
-    let numbers = |name: &str| -> Vec<u32> {
-        let parts = name.split(|c: char| !c.is_ascii_digit());
-        parts.filter_map(|part| part.parse().ok()).collect()
-    };
-    names.max_by_key(|name| numbers(name)).map(str::to_owned)
-}
-
-fn unpack(package: &str, directory: &Path) -> Result<()> {
-    let aside = kernels().join("partial");
-    let _ = fs::remove_dir_all(&aside);
-    fs::create_dir_all(&aside).with_context(|| format!("cannot make {}", aside.display()))?;
-    let mut download = command("apt-get");
-    download
-        .args(["--quiet", "download", package])
-        .current_dir(&aside);
-    succeed(&mut download, "cannot download the kernel")?;
-    let archive = fs::read_dir(&aside)?
-        .next()
-        .context("apt-get downloaded nothing")??;
-    let mut extract = command("dpkg-deb");
-    extract.arg("--extract").arg(archive.path()).arg(&aside);
-    succeed(&mut extract, "cannot unpack the kernel")?;
-    fs::remove_file(archive.path())?;
-    // The package would have run this when installed. Everything modprobe knows is from here.
-    let release = Kernel::at(aside.clone())
-        .context("the package has no modules in it")?
-        .release;
+/// What installing the package would have done, and the same places for all.
+fn settle(unpacked: &Path) -> Result<()> {
+    let usr = unpacked.join("usr/lib/modules");
+    if usr.exists() {
+        fs::create_dir_all(unpacked.join("lib"))?;
+        fs::rename(usr, unpacked.join("lib/modules"))?;
+    }
+    let kernel = Kernel::at(unpacked.to_owned()).context("it has no modules in it")?;
+    // Here once: in the machine, emulated, it would be each time.
+    let mut unxz = command("find");
+    unxz.arg(kernel.modules());
+    unxz.args(["-name", "*.ko.xz", "-exec", "busybox", "unxz", "{}", "+"]);
+    succeed(&mut unxz, "cannot unpack the kernel's modules")?;
+    // Everything modprobe knows is from here.
     let mut index = command("busybox");
-    index.args(["depmod", "-b"]).arg(&aside).arg(release);
-    succeed(&mut index, "cannot list the kernel's modules")?;
-    fs::rename(&aside, directory).with_context(|| format!("cannot make {}", directory.display()))
+    index
+        .args(["depmod", "-b"])
+        .arg(unpacked)
+        .arg(kernel.release());
+    succeed(&mut index, "cannot list the kernel's modules")
 }
 
 #[cfg(test)]
@@ -104,12 +125,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_kernel_is_the_one_with_the_largest_numbers() {
-        let listed = "linux-image-6.1.0-9-cloud-amd64 - Linux 6.1 for x86-64 cloud
-linux-image-6.1.0-56-cloud-amd64 - Linux 6.1 for x86-64 cloud
-linux-image-6.1.0-49-cloud-amd64 - Linux 6.1 for x86-64 cloud\n";
-        let newest = newest(listed);
-        assert_eq!(newest.as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
-        assert_eq!(super::newest(""), None);
+    fn each_flavour_is_asked_for_by_its_name() {
+        let cloud = pattern("6.12", Flavour::Cloud);
+        assert_eq!(cloud, "^linux-image-6\\.12\\..*[0-9]-cloud-amd64$");
+        let generic = pattern("7", Flavour::Generic);
+        assert_eq!(generic, "^linux-image-7\\..*[0-9]-amd64$");
     }
 }

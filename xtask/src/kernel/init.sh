@@ -1,6 +1,6 @@
 #!/bin/sh
-# The first process that the kernel starts, with busybox for a shell. Runs the tests, says by the
-# second serial port how they ended, and turns the machine off.
+# The first process that the kernel starts, with busybox for a shell. Runs what the machine is for,
+# says by the second serial port how that ended, and turns the machine off.
 export PATH=/usr/bin:/bin
 export TRUEPEER_BIN=/usr/bin/truepeer
 mount -t proc proc /proc
@@ -12,14 +12,29 @@ mount -t tmpfs tmpfs /run
 # Where the kernel looks for the program that loads modules.
 echo /bin/modprobe > /proc/sys/kernel/modprobe
 # The kernel would load most of these when asked, but not always in time for two who ask at once.
-modprobe -a 8021q bridge cls_bpf sch_ingress tun veth
+modprobe -a 8021q bridge cls_bpf sch_ingress tun veth wireguard
+# Cards, if it has them: the drivers, and names that they keep wherever they are. The shell would
+# take its own `ip`, which knows none.
+for device in /sys/bus/pci/devices/*; do
+    case $(cat "$device/class") in
+        0x02*) modprobe "$(cat "$device/modalias")" ;;
+    esac
+done
+for device in /sys/class/net/*; do
+    case $(cat "$device/address") in
+        52:54:00:12:34:0?)
+            number=$(cut -d : -f 6 "$device/address")
+            /usr/bin/ip link property add dev "${device##*/}" altname "card$number"
+            export TRUEPEER_CARDS='card00 card01'
+            ;;
+    esac
+done
 echo "kernel $(uname -r), up for $(cut -d ' ' -f 1 /proc/uptime) s"
 cd /tmp
 set --
-while read -r argument; do
-    set -- "$@" "$argument"
-done < /arguments
-# What other kernels may lack, this one has.
-tests --include-ignored "$@"
+while read -r word; do
+    set -- "$@" "$word"
+done < /command
+"$@"
 echo "ended with $?" > /dev/ttyS1
 poweroff -f

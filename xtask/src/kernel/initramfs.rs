@@ -10,26 +10,49 @@ use anyhow::{Context, Result, bail};
 
 use super::cpio::Archive;
 use super::debian::Kernel;
-use crate::proc::{ask, command, find, target_dir, truepeer};
+use super::job::Job;
+use crate::proc::{ask, command, find, target_dir};
 
-/// Of this machine, for tests to start.
-const PROGRAMS: [&str; 8] = [
-    "bpftool", "curl", "ip", "nft", "nsenter", "sysctl", "tc", "unshare",
+/// What busybox does for `init.sh` and `load.sh`, and for the kernel when it wants a module.
+const BUSYBOX: [&str; 10] = [
+    "cat", "cut", "echo", "env", "httpd", "modprobe", "mount", "poweroff", "sh", "uname",
 ];
-/// What busybox does for `init.sh`, and for the kernel when it wants a module.
-const BUSYBOX: [&str; 7] = [
-    "cut", "echo", "modprobe", "mount", "poweroff", "sh", "uname",
+/// Where the kernel has what networks are made of, as far as it has something there.
+const MODULES: [&str; 9] = [
+    "arch/x86/crypto",
+    "crypto",
+    "drivers/net",
+    "drivers/net/ethernet/intel/e1000e",
+    "drivers/pps",
+    "drivers/ptp",
+    "drivers/virtio",
+    "lib",
+    "net",
 ];
-/// Where the kernel has what networks are made of.
-const MODULES: [&str; 5] = ["arch/x86/crypto", "crypto", "drivers/net", "lib", "net"];
+/// Below them, the drivers of what this machine hasn't got.
+const ABSENT: [&str; 12] = [
+    "drivers/net/can",
+    "drivers/net/dsa",
+    "drivers/net/ethernet",
+    "drivers/net/ieee802154",
+    "drivers/net/phy",
+    "drivers/net/usb",
+    "drivers/net/wan",
+    "drivers/net/wireless",
+    "drivers/net/wwan",
+    "net/bluetooth",
+    "net/mac80211",
+    "net/wireless",
+];
 const INIT: &[u8] = include_bytes!("init.sh");
+const LOAD: &[u8] = include_bytes!("load.sh");
 const DIRECTORIES: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
 
 /// The file; gone when dropped.
 pub struct Image(PathBuf);
 
 impl Image {
-    pub fn make(kernel: &Kernel, tests: &Path, filter: &[String]) -> Result<Self> {
+    pub fn make(kernel: &Kernel, job: &Job) -> Result<Self> {
         let path = target_dir().join(format!("initramfs-{}", std::process::id()));
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -38,7 +61,7 @@ impl Image {
             archive: Archive::new(BufWriter::new(file)),
             there: BTreeSet::new(),
         };
-        contents.fill(kernel, tests, filter)?;
+        contents.fill(kernel, job)?;
         contents.archive.finish()?;
         Ok(image)
     }
@@ -61,7 +84,7 @@ struct Contents {
 }
 
 impl Contents {
-    fn fill(&mut self, kernel: &Kernel, tests: &Path, filter: &[String]) -> Result<()> {
+    fn fill(&mut self, kernel: &Kernel, job: &Job) -> Result<()> {
         for directory in DIRECTORIES {
             self.directory(Path::new(directory))?;
         }
@@ -69,18 +92,21 @@ impl Contents {
         for name in BUSYBOX {
             self.archive.symlink(&format!("bin/{name}"), "busybox")?;
         }
-        for name in PROGRAMS {
-            self.program(&Path::new("/usr/bin").join(name), &find(name)?)?;
+        let usr_bin = Path::new("/usr/bin");
+        for name in job.programs {
+            self.program(&usr_bin.join(name), &find(name)?)?;
         }
-        self.program(Path::new("/usr/bin/truepeer"), &truepeer())?;
-        self.program(Path::new("/usr/bin/tests"), tests)?;
+        for (name, built) in &job.built {
+            self.program(&usr_bin.join(name), built)?;
+        }
         // nft reads the names of protocols there.
         let protocols = Path::new("/etc/protocols");
         self.add(protocols, protocols)?;
         self.modules(kernel)?;
         self.archive.file("init", INIT)?;
-        let lines: Vec<_> = filter.iter().map(|line| format!("{line}\n")).collect();
-        Ok(self.archive.file("arguments", lines.concat().as_bytes())?)
+        self.archive.file("load", LOAD)?;
+        let words: Vec<_> = job.command.iter().map(|word| format!("{word}\n")).collect();
+        Ok(self.archive.file("command", words.concat().as_bytes())?)
     }
 
     /// With the libraries that it needs, where it looks for them.
@@ -97,7 +123,8 @@ impl Contents {
         let all = Path::new("lib/modules").join(kernel.release());
         for entry in fs::read_dir(kernel.root().join(&all))? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
+            let is_list = entry.file_name().to_string_lossy().starts_with("modules.");
+            if is_list {
                 self.add(
                     &Path::new("/").join(&all).join(entry.file_name()),
                     &entry.path(),
@@ -105,7 +132,10 @@ impl Contents {
             }
         }
         for directory in MODULES {
-            self.tree(kernel.root(), &all.join("kernel").join(directory))?;
+            let directory = all.join("kernel").join(directory);
+            if kernel.root().join(&directory).exists() {
+                self.tree(kernel.root(), &directory)?;
+            }
         }
         Ok(())
     }
@@ -116,10 +146,10 @@ impl Contents {
         for entry in listed {
             let entry = entry?;
             let path = directory.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                self.tree(root, &path)?;
-            } else {
+            if !entry.file_type()?.is_dir() {
                 self.add(&Path::new("/").join(&path), &entry.path())?;
+            } else if !ABSENT.iter().any(|absent| path.ends_with(absent)) {
+                self.tree(root, &path)?;
             }
         }
         Ok(())

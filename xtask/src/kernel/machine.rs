@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use super::cards::Cards;
 use super::debian::Kernel;
 use super::initramfs::Image;
 use crate::proc::{command, step};
@@ -17,8 +18,8 @@ const LIMIT: &str = "1500";
 /// `timeout`'s exit code for that.
 const TIMED_OUT: i32 = 124;
 
-/// Boots it, shows what it prints, and fails unless the tests passed.
-pub fn run(kernel: &Kernel, image: &Image) -> Result<()> {
+/// Boots it, shows what it prints, and fails unless its job was done.
+pub fn run(kernel: &Kernel, image: &Image, cards: Option<Cards>) -> Result<()> {
     let accelerator = Accelerator::of_this_machine();
     step(format_args!(
         "kernel {} in qemu, {}",
@@ -27,7 +28,9 @@ pub fn run(kernel: &Kernel, image: &Image) -> Result<()> {
     ));
     let said = image.path().with_extension("result");
     let started = Instant::now();
-    let status = qemu(kernel, image, &accelerator, &said).status();
+    let mut qemu = qemu(kernel, image, &accelerator, &said);
+    qemu.args(cards.map(Cards::flags).unwrap_or_default());
+    let status = qemu.status();
     let result = fs::read_to_string(&said).unwrap_or_default();
     let _ = fs::remove_file(&said);
     let status = status.context("cannot start timeout, of coreutils")?;
@@ -35,8 +38,8 @@ pub fn run(kernel: &Kernel, image: &Image) -> Result<()> {
     match (result.trim(), status.code()) {
         ("ended with 0", _) => Ok(()),
         (_, Some(TIMED_OUT)) => bail!("the machine was not done after {LIMIT} s"),
-        ("", _) => bail!("the machine stopped before the tests ended ({QEMU}: {status})"),
-        (ended, _) => bail!("under kernel {} the tests {ended}", kernel.release()),
+        ("", _) => bail!("the machine stopped before its job was done ({QEMU}: {status})"),
+        (ended, _) => bail!("under kernel {} it {ended}", kernel.release()),
     }
 }
 

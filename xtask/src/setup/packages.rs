@@ -47,19 +47,26 @@ pub const TESTS: &[Package<'static>] = &[
     package("openssh-client", "ssh", "talks to that app"),
 ];
 
-/// truepeer's peers, as far as they are not among the tests' senders, and what looks into them.
 #[rustfmt::skip] // a table
 pub const BENCH: &[Package<'static>] = &[
-    package("go-mmproxy", "go-mmproxy", "a peer to measure truepeer beside"),
     package("strace", "strace", "counts system calls"),
+];
+
+/// What fetches the bench's peers.
+#[rustfmt::skip] // a table
+pub const PEERS: &[Package<'static>] = &[
+    package("debootstrap", "debootstrap", "fetches truepeer's peers, to measure it beside"),
+    package("debian-archive-keyring", "", "tells that they are Debian's"),
 ];
 
 /// For `cargo xtask test --kernel` only.
 #[rustfmt::skip] // a table
 pub const KERNELS: &[Package<'static>] = &[
     package("qemu-system-x86", "qemu-system-x86_64", "boots other kernels"),
+    package("wireguard-tools", "wg", "tunnels, which those kernels have"),
     package("busybox-static", "busybox", "the shell in that machine"),
     package("dpkg", "dpkg-deb", "unpacks those kernels"),
+    package("debian-archive-keyring", "", "tells that those kernels are Debian's"),
 ];
 
 /// To build bpf-linker.

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Instead of tests: loads the programs and attaches them, as `truepeer run` does, and connects through
+# them to an application.
+ip link set lo up
+httpd -p 127.0.0.1:80
+httpd -p '[::1]:80'
+exec truepeer check -v --listen 127.0.0.1:8080 '[::1]:8080' --target4 127.0.0.1:80 --target6 '[::1]:80' \
+    --allow 127.0.0.1/32 ::1/128
