@@ -1,17 +1,20 @@
 //! The app behind every contender: two threads for all of them, as only one is measured at a time.
-//! A connection's first byte says what it wants.
+//! A connection's first byte says what it wants. Several apps can listen at one address.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::lab::netns::Netns;
 use crate::worker::Worker;
@@ -26,19 +29,28 @@ pub const ECHO: u8 = b'E';
 pub const ONCE: u8 = b'O';
 
 const THREADS: usize = 2;
+/// For a proxy to see that connections are over.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Marks a listener in an event's data; the rest is its number.
 pub const LISTENER: u64 = 1 << 63;
+/// The event that ends a thread.
+pub const OVER: u64 = u64::MAX;
 
+/// Ends when dropped, with all its connections.
 pub struct App {
     epolls: Vec<Arc<OwnedFd>>,
     shared: Arc<Shared>,
+    over: OwnedFd,
+    threads: Vec<JoinHandle<Errno>>,
 }
 
 #[derive(Default)]
 pub struct Shared {
-    pub listeners: RwLock<Vec<Arc<TcpListener>>>,
+    /// By number. Without a listener, while it is paused.
+    pub listeners: RwLock<Vec<Option<Arc<TcpListener>>>>,
     /// Bytes of all sinks.
     pub received: AtomicU64,
+    pub open: AtomicUsize,
     /// Whom the last connection came from, as bits.
     pub last_client: AtomicU32,
 }
@@ -55,34 +67,67 @@ pub fn sink_flags(copy: bool) -> RecvFlags {
 impl App {
     pub fn start(copy: bool) -> Result<Self> {
         let epolls = (0..THREADS).map(|_| Ok(Arc::new(epoll::create(CreateFlags::CLOEXEC)?)));
-        let app = Self {
+        let mut app = Self {
             epolls: epolls.collect::<io::Result<_>>()?,
             shared: Arc::default(),
+            over: eventfd(0, EventfdFlags::CLOEXEC)?,
+            threads: Vec::new(),
         };
         for epoll in &app.epolls {
+            epoll::add(epoll, &app.over, EventData::new_u64(OVER), EventFlags::IN)?;
             let mut worker = Worker::new(epoll.clone(), app.shared.clone(), sink_flags(copy));
-            thread::spawn(move || worker.work());
+            app.threads.push(thread::spawn(move || worker.work()));
         }
         Ok(app)
     }
 
-    pub fn listen(&self, netns: &Netns, address: SocketAddr) -> Result<()> {
-        let listener = netns.enter(|| listener(address));
-        let listener = Arc::new(listener.with_context(|| format!("listening at {address}"))?);
-        let mut all = self
-            .shared
-            .listeners
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let token = EventData::new_u64(LISTENER | all.len() as u64);
-        all.push(listener.clone());
+    pub fn listen(&self, netns: &Netns, address: SocketAddr) -> Result<Port> {
+        let port = Port {
+            netns: netns.clone(),
+            address,
+            number: self.listeners().len(),
+        };
+        self.listeners().push(None);
+        self.resume(&port)?;
+        Ok(port)
+    }
+
+    /// Lets other apps have what comes to the address. Only while nobody is connecting.
+    pub fn pause(&self, port: &Port) {
+        if let Some(listener) = self.listeners()[port.number].take() {
+            // Closed, it would go on in tables of descriptors that were copied from this one.
+            let _ = SockRef::from(&*listener).shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn resume(&self, port: &Port) -> Result<()> {
+        let listener = port.netns.enter(|| listener(port.address));
+        let listener = listener.with_context(|| format!("listening at {}", port.address))?;
+        let token = EventData::new_u64(LISTENER | port.number as u64);
         for epoll in &self.epolls {
-            epoll::add(
-                epoll,
-                &listener,
-                token,
-                EventFlags::IN | EventFlags::EXCLUSIVE,
-            )?;
+            let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+            epoll::add(epoll, &listener, token, flags)?;
+        }
+        self.listeners()[port.number] = Some(Arc::new(listener));
+        Ok(())
+    }
+
+    fn listeners(&self) -> RwLockWriteGuard<'_, Vec<Option<Arc<TcpListener>>>> {
+        let all = self.shared.listeners.write();
+        all.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the other sides have ended all its connections.
+    pub fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let open = || self.shared.open.load(Relaxed);
+        while open() > 0 {
+            ensure!(
+                Instant::now() < deadline,
+                "{} connections were not ended",
+                open()
+            );
+            thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
@@ -98,9 +143,27 @@ impl App {
     }
 }
 
+/// Where an app listens.
+pub struct Port {
+    netns: Netns,
+    address: SocketAddr,
+    number: usize,
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // It fails only where it has been written to before.
+        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
 fn listener(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::peers::Kind;
+use crate::kind::Kind;
 use crate::window::Window;
 
 #[derive(Parser)]
@@ -20,16 +20,22 @@ pub struct Args {
     /// Only these contenders
     #[arg(long, value_name = "NAME", num_args = 1.., value_enum)]
     contender: Vec<Kind>,
-    /// Rounds in which each contender has its turn [default: 5, quick: 2]
+    /// Rounds in which each contender has its turn [default: 7, quick: 2]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
+    /// The root of the Debian release that the peers are from
+    #[arg(long, value_name = "DIRECTORY")]
+    pub peers: Option<PathBuf>,
     /// Where to write all figures
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// In which document to write the table, between its marks
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
     /// Where to draw the chart
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// Idle connections held, by as many processes as their limits of files demand [default: 10000,
+    /// Idle connections held, by as many processes as their limits of files demand [default: 50000,
     /// quick: 2000]
     #[arg(long, value_name = "N")]
     idle: Option<usize>,
@@ -59,11 +65,11 @@ impl Args {
     }
 
     pub fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+        self.rounds.unwrap_or(if self.quick { 2 } else { 7 })
     }
 
     pub fn idle(&self) -> usize {
-        self.idle.unwrap_or(if self.quick { 2_000 } else { 10_000 })
+        self.idle.unwrap_or(if self.quick { 2_000 } else { 50_000 })
     }
 
     pub fn window(&self) -> Window {

@@ -17,11 +17,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CLIENTS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const ADDRESSES: u32 = 250;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    None,
+    WithFirst,
+    /// In a segment of its own.
+    Alone,
+}
+
 #[derive(Clone)]
 pub struct Dialer {
     pub place: Place,
-    target: SocketAddr,
-    header: bool,
+    pub target: SocketAddr,
+    header: Header,
     spoof: bool,
 }
 
@@ -30,14 +38,22 @@ impl Dialer {
         Self {
             place,
             target,
-            header: false,
+            header: Header::None,
             spoof: false,
         }
     }
 
     /// Sends a PROXY header first.
-    pub fn header(mut self, header: bool) -> Self {
-        self.header = header;
+    pub fn header(mut self) -> Self {
+        self.header = Header::WithFirst;
+        self
+    }
+
+    /// The same, where it sends one at all, and the header alone.
+    pub fn header_alone(mut self) -> Self {
+        if self.header == Header::WithFirst {
+            self.header = Header::Alone;
+        }
         self
     }
 
@@ -47,24 +63,39 @@ impl Dialer {
         self
     }
 
-    /// Connects, and sends the header and `first` as one segment. The calling thread has to be in
-    /// the dialer's place.
+    /// Connects, and sends the header and `first`. The calling thread has to be in the dialer's place.
     pub fn dial(&self, first: &[u8]) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         if self.spoof {
             socket.set_ip_transparent_v4(true)?;
             socket.bind(&next_client().into())?;
         }
+        self.connect(socket, first)
+    }
+
+    /// The same from this address and port.
+    pub fn dial_from(&self, source: SocketAddr, first: &[u8]) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.bind(&source.into())?;
+        self.connect(socket, first)
+    }
+
+    fn connect(&self, socket: Socket, first: &[u8]) -> io::Result<TcpStream> {
         socket.connect(&self.target.into())?;
         socket.set_tcp_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         let mut stream = TcpStream::from(socket);
-        if self.header {
-            let mut segment = header(next_client(), self.target)?;
-            segment.extend_from_slice(first);
-            stream.write_all(&segment)?;
-        } else {
-            stream.write_all(first)?;
+        match self.header {
+            Header::None => stream.write_all(first)?,
+            Header::WithFirst => {
+                let mut segment = header(next_client(), self.target)?;
+                segment.extend_from_slice(first);
+                stream.write_all(&segment)?;
+            }
+            Header::Alone => {
+                stream.write_all(&header(next_client(), self.target)?)?;
+                stream.write_all(first)?;
+            }
         }
         Ok(stream)
     }

@@ -21,6 +21,9 @@ pub fn split() -> Result<()> {
 /// How many connections with so many files a process can hold.
 pub fn connections(files_each: u64) -> usize {
     let files = getrlimit(Resource::Nofile).current;
-    let connections = files.unwrap_or(1 << 20).saturating_sub(OTHERS) / files_each;
-    usize::try_from(connections).unwrap_or(usize::MAX)
+    let files = files.unwrap_or(1 << 20).saturating_sub(OTHERS);
+    let connections = files.checked_div(files_each);
+    connections.map_or(usize::MAX, |count| {
+        usize::try_from(count).unwrap_or(usize::MAX)
+    })
 }

@@ -8,57 +8,32 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::ValueEnum;
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::files;
+use crate::kind::Kind;
 use crate::lab::addr::TRUEPEER_PORT;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
+use crate::root::Root;
 use crate::setups;
 use crate::site::CONGESTION_CONTROL;
 use crate::usage::Usage;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Kind {
-    Direct,
-    Truepeer,
-    GoMmproxy,
-    Haproxy,
-    Nginx,
+/// How to start a contender, whichever it is.
+#[derive(Clone)]
+pub struct Recipe {
+    /// Where peers are; none is needed where none takes part.
+    pub root: Option<Root>,
+    /// The allowlist's length.
+    pub prefixes: usize,
 }
 
-impl Kind {
-    pub const ALL: [Self; 5] = [
-        Self::Direct,
-        Self::Truepeer,
-        Self::GoMmproxy,
-        Self::Haproxy,
-        Self::Nginx,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Truepeer => "truepeer",
-            Self::GoMmproxy => "go-mmproxy",
-            Self::Haproxy => "haproxy",
-            Self::Nginx => "nginx",
-        }
-    }
-
-    /// Files that a connection has open. go-mmproxy waits with a pipe in its hand for each direction.
-    pub fn files_each(self) -> u64 {
-        match self {
-            Self::GoMmproxy => 3 * files::ENDS,
-            _ => files::ENDS,
-        }
-    }
-
-    pub fn is_peer(self) -> bool {
-        matches!(self, Self::GoMmproxy | Self::Haproxy | Self::Nginx)
+impl Recipe {
+    pub fn root(&self) -> Result<&Root> {
+        let root = self.root.as_ref();
+        root.context("say by --peers where the peers are; `cargo xtask bench` does that")
     }
 }
 
@@ -113,7 +88,7 @@ pub fn end(mut proc: Proc) {
     mem::forget(proc);
 }
 
-pub fn start(kind: Kind, host: &Netns, prefixes: usize) -> Result<Running> {
+pub fn start(kind: Kind, host: &Netns, recipe: &Recipe) -> Result<Running> {
     let dir = TempDir::new()?;
     let mut left = Vec::new();
     if kind.is_peer() {
@@ -125,23 +100,23 @@ pub fn start(kind: Kind, host: &Netns, prefixes: usize) -> Result<Running> {
     }
     let command = match kind {
         Kind::Direct => None,
-        Kind::Truepeer => {
+        Kind::Truepeer | Kind::Daemon => {
             let instance = instance();
             left.push(format!("/sys/fs/bpf/truepeer/{instance}").into());
             for file in ["lock", "sock"] {
                 left.push(format!("/run/truepeer/{instance}.{file}").into());
             }
-            Some(setups::truepeer(dir.path(), &instance, prefixes)?)
+            Some(setups::truepeer(dir.path(), &instance, kind, recipe)?)
         }
-        Kind::GoMmproxy => Some(setups::go_mmproxy(dir.path(), prefixes)?),
-        Kind::Haproxy => Some(setups::haproxy(dir.path(), prefixes)?),
-        Kind::Nginx => Some(setups::nginx(dir.path(), prefixes)?),
+        Kind::GoMmproxy => Some(setups::go_mmproxy(dir.path(), recipe)?),
+        Kind::Haproxy => Some(setups::haproxy(dir.path(), recipe)?),
+        Kind::Nginx => Some(setups::nginx(dir.path(), recipe)?),
     };
     let mut proc = command.map(|command| host.spawn(command)).transpose()?;
     if let Some(proc) = &mut proc {
         host.wait_listening(proc, TRUEPEER_PORT)?;
     }
-    if let (Kind::Truepeer, Some(proc)) = (kind, &proc) {
+    if let (true, Some(proc)) = (kind.is_truepeer(), &proc) {
         proc.wait_line("ready")?;
     }
     Ok(Running {

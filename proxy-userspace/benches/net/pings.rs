@@ -25,9 +25,7 @@ pub fn run(
     window: Window,
 ) -> Result<(Spent, Vec<u64>)> {
     let mut streams = dialer.dial_all(count, &MESSAGE).context("connecting")?;
-    for stream in &mut streams {
-        stream.read_exact(&mut [0; MESSAGE.len()])?;
-    }
+    greet(&mut streams)?;
     let phase = Phase::default();
     let (spent, times) = thread::scope(|scope| {
         let each = streams.chunks_mut(count.div_ceil(THREADS));
@@ -43,6 +41,13 @@ pub fn run(
     let mut times = times?.concat();
     times.sort_unstable();
     Ok((spent?, times))
+}
+
+/// Reads the answer to each connection's first message.
+pub fn greet(streams: &mut [TcpStream]) -> io::Result<()> {
+    streams
+        .iter_mut()
+        .try_for_each(|stream| stream.read_exact(&mut [0; MESSAGE.len()]))
 }
 
 fn ping_all(streams: &mut [TcpStream], phase: &Phase) -> io::Result<Vec<u64>> {

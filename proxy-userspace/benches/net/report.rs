@@ -1,4 +1,4 @@
-//! The figures for people, as a table, and for programs, as JSON.
+//! The figures for programs, as JSON, and those that have no contenders to compare.
 
 use std::fs;
 use std::path::Path;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::peers::Kind;
+use crate::lineup::Lineup;
 use crate::results::{Results, Row};
 use crate::site::CONGESTION_CONTROL;
+use crate::table::short;
 
-/// Figures that have no contenders to compare.
 pub struct Notes {
     title: String,
     lines: Vec<(String, f64)>,
@@ -45,54 +45,26 @@ impl Notes {
     }
 }
 
-/// One line for each metric, truepeer's ratios behind the contenders.
-pub fn print(results: &Results, contenders: &[Kind]) {
-    print!("{:<36}", "median of the rounds");
-    for kind in contenders {
-        print!("{:>11}", kind.name());
-    }
-    println!("{:>10}{:>10}", "×direct", "×best peer");
-    for row in &results.rows {
-        print_row(row, contenders);
-    }
-}
-
-fn print_row(row: &Row, contenders: &[Kind]) {
-    print!(
-        "{:<36}",
-        format!("{}, {}", row.metric.name, row.metric.unit)
-    );
-    let cell = |value: Option<f64>| value.map_or("–".to_owned(), short);
-    for kind in contenders {
-        print!("{:>11}", cell(row.median(*kind)));
-    }
-    println!(
-        "{:>10}{:>10}",
-        cell(row.to_direct()),
-        cell(row.to_best_peer())
-    );
-}
-
-/// Three digits that count, or all before the point.
-pub fn short(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        size if size >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
-    }
-}
-
-fn about(file: &str) -> String {
+pub fn about(file: &str) -> String {
     fs::read_to_string(file)
         .unwrap_or_default()
         .trim()
         .to_owned()
 }
 
-pub fn write_json(path: &Path, results: &Results, notes: &[Notes], args: &Args) -> Result<()> {
+pub fn write_json(
+    path: &Path,
+    (results, notes): (&Results, &[Notes]),
+    lineup: &Lineup,
+    args: &Args,
+) -> Result<()> {
+    let versions = lineup
+        .kinds
+        .iter()
+        .map(|kind| (kind.name().to_owned(), json!(lineup.version(*kind))));
     let report = json!({
         "kernel": about("/proc/sys/kernel/osrelease"),
+        "versions": Value::Object(versions.collect()),
         "congestion_control": CONGESTION_CONTROL,
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "load_at_the_end": about("/proc/loadavg"),

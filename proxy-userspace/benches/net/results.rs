@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::peers::Kind;
+use crate::goals;
+use crate::kind::Kind;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Better {
@@ -70,6 +71,16 @@ impl Row {
         self.rounds.get(&kind).map(|values| median(values))
     }
 
+    /// The smallest and the largest of the rounds.
+    pub fn spread(&self, kind: Kind) -> Option<(f64, f64)> {
+        let rounds = self.rounds.get(&kind)?.iter().copied();
+        rounds.clone().reduce(f64::min).zip(rounds.reduce(f64::max))
+    }
+
+    pub fn of_truepeer(&self) -> Option<f64> {
+        self.median(Kind::Truepeer)
+    }
+
     /// truepeer's figure in multiples of direct's.
     pub fn to_direct(&self) -> Option<f64> {
         self.ratio(self.median(Kind::Direct)?)
@@ -86,7 +97,7 @@ impl Row {
     }
 
     fn ratio(&self, other: f64) -> Option<f64> {
-        Some(self.median(Kind::Truepeer)? / other).filter(|ratio| ratio.is_finite())
+        Some(self.of_truepeer()? / other).filter(|ratio| ratio.is_finite())
     }
 
     pub fn json(&self) -> Value {
@@ -94,7 +105,11 @@ impl Row {
             .rounds
             .iter()
             .map(|(kind, rounds)| {
-                let value = json!({ "median": median(rounds), "rounds": rounds });
+                let value = json!({
+                    "median": median(rounds),
+                    "spread": self.spread(*kind),
+                    "rounds": rounds,
+                });
                 (kind.name().to_owned(), value)
             })
             .collect();
@@ -102,6 +117,10 @@ impl Row {
             Better::More => "more",
             Better::Less => "less",
         };
+        let goals = goals::of(self);
+        let goals = goals
+            .iter()
+            .map(|goal| json!({ "goal": goal.text, "met": goal.met }));
         json!({
             "name": self.metric.name,
             "unit": self.metric.unit,
@@ -109,6 +128,7 @@ impl Row {
             "contenders": contenders,
             "to_direct": self.to_direct(),
             "to_best_peer": self.to_best_peer(),
+            "goals": goals.collect::<Vec<_>>(),
         })
     }
 }

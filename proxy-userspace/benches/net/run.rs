@@ -6,16 +6,16 @@ use anyhow::{Context, Result};
 
 use crate::app::App;
 use crate::args::Args;
-use crate::bars;
-use crate::connects;
-use crate::idle;
-use crate::lab;
-use crate::peers::Kind;
+use crate::connects::{self, Close};
+use crate::kind::Kind;
+use crate::lineup::Lineup;
+use crate::peers::Recipe;
 use crate::report::{self, Notes};
 use crate::results::Results;
-use crate::scenario::{self, Scenario};
+use crate::root::Root;
+use crate::scenario::Scenario;
 use crate::site::{CONGESTION_CONTROL, Site};
-use crate::{steering, syscalls};
+use crate::{bars, figures, idle, lab, markdown, steering, syscalls, table};
 
 /// The longer allowlist.
 const PREFIXES: usize = 100_000;
@@ -23,43 +23,54 @@ const PREFIXES: usize = 100_000;
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     lab::raise_nofile()?;
-    let contenders = args.contenders();
+    let recipe = Recipe {
+        root: args.peers.as_deref().map(Root::new),
+        prefixes: 1,
+    };
+    let lineup = Lineup::new(args, &recipe)?;
+    let app = App::start(args.copy)?;
     let mut results = Results::default();
     // First, while the kernel's slabs have no room that earlier connections left.
-    idle(&contenders, args, &mut results)?;
-    let app = App::start(args.copy)?;
-    let sites = sites(&contenders, &app, 1)?;
+    idle(&lineup, &app, &recipe, args, &mut results)?;
+    let sites = sites(&lineup.kinds, &app, &recipe)?;
     rounds(&sites, &app, args, &mut results)?;
-    allowlists(&contenders, &app, args, &mut results)?;
+    allowlists(&lineup.kinds, &app, &recipe, args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
-    report::print(&results, &contenders);
+    table::print(&results, &lineup);
     notes.iter().for_each(Notes::print);
-    println!(
-        "\nCPU of a proxy is user and system time of its processes. Softirq work that it causes is \
-         charged to whoever runs: \"whole machine\" has it, with load generators and app.\n\
-         Idle kernel memory is the machine's slab and socket buffers: direct's share of it is the \
-         balancer's and the app's own sockets. {} connections were held, by {} truepeer and {} go-mmproxy: \
-         as many as `ulimit -Hn` demands.\n\
-         {} rounds, {:.0} s; everybody's routes say congctl {CONGESTION_CONTROL}",
-        args.idle(),
-        idle::parts(Kind::Truepeer, args.idle()),
-        idle::parts(Kind::GoMmproxy, args.idle()),
-        args.rounds(),
-        start.elapsed().as_secs_f64()
-    );
+    explain(args);
+    println!("{:.0} s", start.elapsed().as_secs_f64());
     if let Some(path) = &args.json {
-        report::write_json(path, &results, &notes, args)?;
+        report::write_json(path, (&results, &notes), &lineup, args)?;
+    }
+    if let Some(path) = &args.markdown {
+        markdown::write(path, &results, &lineup, args)?;
     }
     match &args.svg {
-        Some(path) => bars::draw(path, &results, &contenders),
+        Some(path) => bars::draw(path, &results, &lineup),
         None => Ok(()),
     }
 }
 
-fn sites(kinds: &[Kind], app: &App, prefixes: usize) -> Result<Vec<Site>> {
+/// What the table can't say by itself.
+fn explain(args: &Args) {
+    println!(
+        "\nMedians of {} rounds, the smallest and the largest below; everybody's routes say congctl \
+         {CONGESTION_CONTROL}.\n\
+         CPU of a proxy is user and system time of its processes. Softirq work that it causes is \
+         charged to whoever runs: \"whole machine\" has it, with load generators and app.\n\
+         Idle are {} connections, held by as many processes as `ulimit -Hn` demands. Kernel memory is \
+         the machine's slab and socket buffers: direct's share of it is the balancer's and the app's \
+         own sockets.",
+        args.rounds(),
+        args.idle(),
+    );
+}
+
+fn sites(kinds: &[Kind], app: &App, recipe: &Recipe) -> Result<Vec<Site>> {
     kinds
         .iter()
-        .map(|&kind| Site::start(kind, app, prefixes))
+        .map(|&kind| Site::start(kind, app, recipe))
         .collect()
 }
 
@@ -88,34 +99,47 @@ fn turns(sites: &[Site], round: usize) -> impl Iterator<Item = &Site> {
 }
 
 /// Short connections again, through an allowlist whose last entry is the balancer's.
-fn allowlists(kinds: &[Kind], app: &App, args: &Args, results: &mut Results) -> Result<()> {
+fn allowlists(
+    kinds: &[Kind],
+    app: &App,
+    recipe: &Recipe,
+    args: &Args,
+    results: &mut Results,
+) -> Result<()> {
     let name = format!("connect-allow-{PREFIXES}");
     if !args.wants(&name) {
         return Ok(());
     }
-    let kinds: Vec<_> = kinds
-        .iter()
-        .copied()
-        .filter(|kind| *kind != Kind::Direct)
-        .collect();
-    let sites = sites(&kinds, app, PREFIXES)?;
+    let proxies = kinds.iter().copied().filter(|kind| *kind != Kind::Direct);
+    let long = Recipe {
+        prefixes: PREFIXES,
+        ..recipe.clone()
+    };
+    let sites = sites(&proxies.collect::<Vec<_>>(), app, &long)?;
     for round in 0..args.rounds() {
         eprintln!("{name}, round {} of {}", round + 1, args.rounds());
         for site in turns(&sites, round) {
-            let spent = connects::run(&site.dialer(), &site.usage(), args.window());
+            let (dialer, usage) = (site.dialer(), site.usage());
+            let spent = connects::run(&dialer, Close::Reset, &usage, args.window());
             let spent = spent.with_context(|| format!("{name} over {}", site.kind.name()))?;
-            results.add(site.kind, scenario::connections(&name, &spent));
+            results.add(site.kind, figures::connections(&name, &spent));
         }
     }
     Ok(())
 }
 
-fn idle(kinds: &[Kind], args: &Args, results: &mut Results) -> Result<()> {
-    for &kind in kinds.iter().filter(|_| args.wants("idle")) {
+fn idle(
+    lineup: &Lineup,
+    app: &App,
+    recipe: &Recipe,
+    args: &Args,
+    results: &mut Results,
+) -> Result<()> {
+    for &kind in lineup.kinds.iter().filter(|_| args.wants("idle")) {
         eprintln!("{} idle connections, {}", args.idle(), kind.name());
-        let figures = scenario::idle(kind, args.idle());
+        let held = idle::run(kind, args.idle(), app, recipe);
         let what = || format!("idle connections over {}", kind.name());
-        results.add(kind, figures.with_context(what)?);
+        results.add(kind, figures::idle(kind, &held.with_context(what)?));
     }
     Ok(())
 }

@@ -1,33 +1,54 @@
 //! What each contender is put through in every round.
 
+use std::thread;
+
 use anyhow::Result;
 
 use crate::app::App;
 use crate::args::Args;
-use crate::idle;
-use crate::peers::Kind;
-use crate::results::{Figures, less, more};
+use crate::connects::{self, Close};
+use crate::crowd::Crowd;
+use crate::figures;
+use crate::flood;
+use crate::pings;
+use crate::results::{Figures, more};
 use crate::site::Site;
 use crate::streams::{self, Direction};
-use crate::window::Spent;
-use crate::{connects, pings};
+use crate::window::{Phase, Window};
 
 #[derive(Clone, Copy)]
 pub enum Scenario {
     Streams(Direction, usize),
     Pings(usize),
-    Connects,
+    Connects(Connects),
+}
+
+/// Short connections: closed by a reset, with header and request in one segment, but for what the
+/// name says.
+#[derive(Clone, Copy)]
+pub enum Connects {
+    Plain,
+    Fin,
+    HeaderAlone,
+    /// Beside connections that are open and idle.
+    BesideOpen,
+    BesideFlood,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 7] = [
+    /// The flood comes last: what it has left in a listener's queue stays for a minute.
+    pub const ALL: [Self; 11] = [
         Self::Streams(Direction::Up, 1),
         Self::Streams(Direction::Down, 1),
         Self::Streams(Direction::Up, 8),
         Self::Streams(Direction::Down, 8),
         Self::Pings(1),
         Self::Pings(16),
-        Self::Connects,
+        Self::Connects(Connects::Plain),
+        Self::Connects(Connects::Fin),
+        Self::Connects(Connects::HeaderAlone),
+        Self::Connects(Connects::BesideOpen),
+        Self::Connects(Connects::BesideFlood),
     ];
 
     pub fn name(self) -> String {
@@ -35,7 +56,7 @@ impl Scenario {
             Self::Streams(Direction::Up, count) => format!("up-{count}"),
             Self::Streams(Direction::Down, count) => format!("down-{count}"),
             Self::Pings(count) => format!("ping-{count}"),
-            Self::Connects => "connect".to_owned(),
+            Self::Connects(how) => how.name().to_owned(),
         }
     }
 
@@ -45,64 +66,78 @@ impl Scenario {
         Ok(match self {
             Self::Streams(direction, count) => {
                 let how = (&usage, window, args.copy);
-                bulk(&name, &streams::run(&dialer, (direction, count), app, how)?)
+                let spent = streams::run(&dialer, (direction, count), app, how)?;
+                figures::bulk(&name, &spent)
             }
             Self::Pings(count) => {
                 let (spent, times) = pings::run(&dialer, count, &usage, window)?;
-                latency(&name, &spent, &times)
+                figures::latency(&name, &spent, &times)
             }
-            Self::Connects => connections(&name, &connects::run(&dialer, &usage, window)?),
+            Self::Connects(how) => how.run(site, app, args)?,
         })
     }
 }
 
-fn bulk(name: &str, spent: &Spent) -> Figures {
-    let gigabytes = spent.count as f64 / 1e9;
-    let mut figures = vec![(more(name, "Gb/s"), gigabytes * 8.0 / spent.seconds)];
-    if let Some(proxy) = spent.proxy {
-        let metric = less(format!("{name} proxy CPU"), "s/GB");
-        figures.push((metric, proxy / gigabytes));
+impl Connects {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "connect",
+            Self::Fin => "connect-fin",
+            Self::HeaderAlone => "connect-header-alone",
+            Self::BesideOpen => "connect-open",
+            Self::BesideFlood => "connect-flood",
+        }
     }
-    let metric = less(format!("{name} whole machine"), "s/GB");
-    figures.push((metric, spent.machine / gigabytes));
-    figures
+
+    fn run(self, site: &Site, app: &App, args: &Args) -> Result<Figures> {
+        let (dialer, usage, window) = (site.dialer(), site.usage(), args.window());
+        let name = self.name();
+        Ok(match self {
+            Self::Plain => {
+                let spent = connects::run(&dialer, Close::Reset, &usage, window)?;
+                figures::connections(name, &spent)
+            }
+            Self::Fin => {
+                let spent = connects::run(&dialer, Close::Fin, &usage, window)?;
+                figures::connections(name, &spent)
+            }
+            Self::HeaderAlone => {
+                let dialer = dialer.header_alone();
+                let spent = connects::run(&dialer, Close::Reset, &usage, window)?;
+                figures::connections(name, &spent)
+            }
+            Self::BesideOpen => beside_open(name, site, app, args)?,
+            Self::BesideFlood => beside_flood(name, site, window)?,
+        })
+    }
 }
 
-fn latency(name: &str, spent: &Spent, times: &[u64]) -> Figures {
-    let rate = times.len() as f64 / spent.seconds / 1000.0;
-    vec![
-        (
-            less(format!("{name} p50"), "µs"),
-            pings::percentile(times, 0.50),
-        ),
-        (
-            less(format!("{name} p99"), "µs"),
-            pings::percentile(times, 0.99),
-        ),
-        (more(name, "k/s"), rate),
-    ]
+/// As many as the contender can hold by itself, with room for the load.
+fn beside_open(name: &str, site: &Site, app: &App, args: &Args) -> Result<Figures> {
+    let count = args.idle().min(site.capacity()? / 20 * 19);
+    let crowd = Crowd::open(site, app, count)?;
+    let spent = connects::run(&site.dialer(), Close::Reset, &site.usage(), args.window())?;
+    drop(crowd);
+    let mut figures = figures::connections(name, &spent);
+    figures.push((
+        more(format!("{name}, open ones"), "k"),
+        count as f64 / 1000.0,
+    ));
+    Ok(figures)
 }
 
-/// Also for those through a longer allowlist.
-pub fn connections(name: &str, spent: &Spent) -> Figures {
-    let count = spent.count as f64;
-    let mut figures = vec![(more(name, "k/s"), count / spent.seconds / 1000.0)];
-    if let Some(proxy) = spent.proxy {
-        let metric = less(format!("{name} proxy CPU"), "s/10k");
-        figures.push((metric, proxy / count * 10_000.0));
-    }
-    let metric = less(format!("{name} whole machine"), "s/10k");
-    figures.push((metric, spent.machine / count * 10_000.0));
-    figures
-}
-
-pub fn idle(kind: Kind, count: usize) -> Result<Figures> {
-    let held = idle::run(kind, count)?;
-    let mut figures = Figures::new();
-    if kind != Kind::Direct {
-        figures.push((less("idle process", "KiB"), held.process));
-        figures.extend(held.base.map(|base| (less("idle base", "MiB"), base)));
-    }
-    figures.push((less("idle kernel", "KiB"), held.kernel));
+fn beside_flood(name: &str, site: &Site, window: Window) -> Result<Figures> {
+    let (dialer, phase) = (site.dialer(), Phase::default());
+    let (spent, rate) = thread::scope(|scope| {
+        let flood = scope.spawn(|| flood::run(&dialer, &phase));
+        let spent = connects::run(&dialer, Close::Reset, &site.usage(), window);
+        phase.end();
+        (spent, flood.join().expect("no panic in the flood"))
+    });
+    let mut figures = figures::connections(name, &spent?);
+    figures.push((
+        more(format!("{name}, SYNs of the flood"), "k/s"),
+        rate? / 1000.0,
+    ));
     Ok(figures)
 }

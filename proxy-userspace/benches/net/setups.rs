@@ -1,25 +1,29 @@
 //! How each contender is set up: as its documentation says, with a worker per core for all.
 
-use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::files;
-use crate::lab::addr::{APP_PORT, BALANCER, LOOPBACK, TRUEPEER_PORT};
+use crate::kind::Kind;
+use crate::lab::addr::{APP_PORT, LOOPBACK, TRUEPEER_PORT};
+use crate::peers::Recipe;
+use crate::{files, flood, lineup, site};
 
-/// The balancer's network, behind as many others as it takes. Files are read to their end, and a
-/// list that is searched in order should not be done at once.
+/// What truepeer is told to relay everything itself.
+const BY_DAEMON: [&str; 2] = ["--direct", "off"];
+
+/// The balancers' network, behind that of a flood and as many others as it takes. Files are read to
+/// their end, and a list that is searched in order should not be done at once.
 fn allowlist(prefixes: usize) -> impl Iterator<Item = String> {
-    let others = (0..prefixes.saturating_sub(1)).map(|n| {
+    let others = (0..prefixes.saturating_sub(2)).map(|n| {
         let [_, a, b, c] = u32::try_from(n).unwrap_or_default().to_be_bytes();
         format!("10.{a}.{b}.{c}/32")
     });
-    others.chain([format!("{}/32", BALANCER.v4)])
+    others.chain([flood::SOURCES.to_owned(), site::BALANCERS.to_owned()])
 }
 
 fn allow_file(dir: &Path, prefixes: usize) -> Result<PathBuf> {
@@ -33,29 +37,32 @@ fn workers() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-pub fn truepeer(dir: &Path, instance: &str, prefixes: usize) -> Result<Command> {
-    let binary = env::var_os("TRUEPEER_BIN")
-        .context("set TRUEPEER_BIN to the truepeer binary; `cargo xtask bench` does that")?;
-    let mut command = Command::new(binary);
+pub fn truepeer(dir: &Path, instance: &str, kind: Kind, recipe: &Recipe) -> Result<Command> {
+    let mut command = Command::new(lineup::binary()?);
     command.args(["run", "--instance", instance]);
     command.args(["--listen", &format!("0.0.0.0:{TRUEPEER_PORT}")]);
     command.args(["--target4", &LOOPBACK.v4(APP_PORT).to_string()]);
-    command.arg("--allow-file").arg(allow_file(dir, prefixes)?);
+    command
+        .arg("--allow-file")
+        .arg(allow_file(dir, recipe.prefixes)?);
+    if kind == Kind::Daemon {
+        command.args(BY_DAEMON);
+    }
     Ok(command)
 }
 
-pub fn go_mmproxy(dir: &Path, prefixes: usize) -> Result<Command> {
-    let mut command = Command::new("go-mmproxy");
+pub fn go_mmproxy(dir: &Path, recipe: &Recipe) -> Result<Command> {
+    let mut command = recipe.root()?.command("usr/bin/go-mmproxy");
     command.args(["-l", &format!("0.0.0.0:{TRUEPEER_PORT}")]);
     command.args(["-4", &LOOPBACK.v4(APP_PORT).to_string()]);
     command.args(["-listeners", &workers().to_string()]);
     command
         .arg("-allowed-subnets")
-        .arg(allow_file(dir, prefixes)?);
+        .arg(allow_file(dir, recipe.prefixes)?);
     Ok(command)
 }
 
-pub fn haproxy(dir: &Path, prefixes: usize) -> Result<Command> {
+pub fn haproxy(dir: &Path, recipe: &Recipe) -> Result<Command> {
     let config = format!(
         "global
     nbthread {workers}
@@ -75,25 +82,26 @@ listen truepeer
     server app {app}
 ",
         workers = workers(),
-        most = files::connections(files::ENDS),
-        allow = allow_file(dir, prefixes)?.display(),
+        most = files::connections(Kind::Haproxy.files_each()),
+        allow = allow_file(dir, recipe.prefixes)?.display(),
         app = LOOPBACK.v4(APP_PORT),
     );
     let file = dir.join("haproxy.cfg");
     fs::write(&file, config)?;
-    let mut command = Command::new("haproxy");
+    let mut command = recipe.root()?.command("usr/sbin/haproxy");
     command.arg("-db").arg("-f").arg(file);
     Ok(command)
 }
 
 /// Its `allow` would compare with the header's client, so the list is of balancers to believe.
-pub fn nginx(dir: &Path, prefixes: usize) -> Result<Command> {
+pub fn nginx(dir: &Path, recipe: &Recipe) -> Result<Command> {
+    let root = recipe.root()?;
     let mut believed = String::new();
-    for prefix in allowlist(prefixes) {
+    for prefix in allowlist(recipe.prefixes) {
         writeln!(believed, "        set_real_ip_from {prefix};")?;
     }
     let config = format!(
-        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+        "load_module {module};
 daemon off;
 user root;
 worker_processes {workers};
@@ -112,12 +120,15 @@ stream {{
 }}
 ",
         workers = workers(),
-        sockets = 2 * files::connections(files::ENDS),
+        module = root
+            .path("usr/lib/nginx/modules/ngx_stream_module.so")
+            .display(),
+        sockets = 2 * files::connections(Kind::Nginx.files_each()),
         app = LOOPBACK.v4(APP_PORT),
     );
     let file = dir.join("nginx.conf");
     fs::write(&file, config)?;
-    let mut command = Command::new("nginx");
+    let mut command = root.command("usr/sbin/nginx");
     command.args(["-e", "stderr", "-p"]).arg(dir);
     command.arg("-c").arg(file);
     Ok(command)

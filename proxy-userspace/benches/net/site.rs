@@ -6,18 +6,24 @@
 //! ```
 //!
 //! The clients, 203.0.113.0/24, exist in headers only; the host's way to them leads back to the
-//! balancer, as on any host behind one.
+//! balancer, as on any host behind one. The balancer has further addresses, for connections that
+//! stay open beside a load, and a flood comes in the names of allowed balancers that don't exist.
 
 use std::fs;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::app::App;
+use crate::app::{App, Port};
 use crate::connects;
 use crate::dial::{self, Dialer};
+use crate::files;
+use crate::kind::Kind;
 use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::netns::Netns;
-use crate::peers::{self, Kind, Running};
+use crate::peers::{self, Recipe, Running};
+use crate::pings::{self, MESSAGE};
 use crate::place::Place;
 use crate::usage::Usage;
 
@@ -25,27 +31,42 @@ use crate::usage::Usage;
 /// single streams back where round trips are as short and as uneven as here.
 pub const CONGESTION_CONTROL: &str = "cubic";
 
+/// Who may send headers.
+pub const BALANCERS: &str = "198.51.100.0/24";
+
+/// The last bytes of the balancer's further addresses.
+const FURTHER: RangeInclusive<u8> = 101..=140;
+
+/// The balancer's further address of this number.
+pub fn further(number: usize) -> Result<Ipv4Addr> {
+    let mut all = FURTHER;
+    let last = all.nth(number);
+    let last = last.with_context(|| format!("the balancer has no {number} further addresses"))?;
+    Ok(Ipv4Addr::new(198, 51, 100, last))
+}
+
 pub struct Site {
     pub kind: Kind,
     pub host: Netns,
+    /// Where the app listens.
+    pub ports: [Port; 2],
     pub running: Running,
     edge: Place,
 }
 
 impl Site {
-    /// With the contender running and its app behind it. `prefixes` is the allowlist's length.
-    pub fn start(kind: Kind, app: &App, prefixes: usize) -> Result<Self> {
+    /// With the contender running and its app behind it.
+    pub fn start(kind: Kind, app: &App, recipe: &Recipe) -> Result<Self> {
         let (edge, host) = (Netns::new("edge")?, Netns::new("host")?);
         wire(&edge, &host).context("wiring a site")?;
-        for address in [LOOPBACK, HOST] {
-            app.listen(&host, address.v4(APP_PORT))?;
-        }
-        let running = peers::start(kind, &host, prefixes)
+        let ports = listen(app, &host)?;
+        let running = peers::start(kind, &host, recipe)
             .with_context(|| format!("starting {}", kind.name()))?;
         let edge = Place::of(&edge)?;
         let site = Self {
             kind,
             host,
+            ports,
             running,
             edge,
         };
@@ -68,11 +89,10 @@ impl Site {
 
     /// How the balancer connects to the contender.
     pub fn dialer(&self) -> Dialer {
-        let (target, header) = match self.kind {
-            Kind::Direct => (HOST.v4(APP_PORT), false),
-            _ => (HOST.v4(TRUEPEER_PORT), true),
-        };
-        Dialer::new(self.edge.clone(), target).header(header)
+        match self.kind {
+            Kind::Direct => self.past_proxy(),
+            _ => Dialer::new(self.edge.clone(), HOST.v4(TRUEPEER_PORT)).header(),
+        }
     }
 
     /// From the balancer to the app, past the proxy.
@@ -85,9 +105,35 @@ impl Site {
         Ok(Dialer::new(Place::of(&self.host)?, LOOPBACK.v4(APP_PORT)))
     }
 
+    /// How many connections the contender can hold by itself.
+    pub fn capacity(&self) -> Result<usize> {
+        let files = match self.kind {
+            // None where connections are direct, which is for the host to say.
+            Kind::Truepeer => self.files_of_one()?,
+            kind => kind.files_each(),
+        };
+        Ok(files::connections(files))
+    }
+
+    fn files_of_one(&self) -> Result<u64> {
+        let descriptors = || Ok::<_, anyhow::Error>(self.usage().memory()?.descriptors);
+        let before = descriptors()?;
+        let mut one = self.dialer().dial_all(1, &MESSAGE)?;
+        pings::greet(&mut one)?;
+        Ok(descriptors()?.saturating_sub(before))
+    }
+
     pub fn usage(&self) -> Usage {
         Usage::of(self.running.pid())
     }
+}
+
+/// Where proxies connect to, and where the balancer does past them.
+pub fn listen(app: &App, host: &Netns) -> Result<[Port; 2]> {
+    Ok([
+        app.listen(host, LOOPBACK.v4(APP_PORT))?,
+        app.listen(host, HOST.v4(APP_PORT))?,
+    ])
 }
 
 fn wire(edge: &Netns, host: &Netns) -> Result<()> {
@@ -104,6 +150,8 @@ fn wire(edge: &Netns, host: &Netns) -> Result<()> {
          route add default via {}",
         HOST.v4, BALANCER.v4,
     ))?;
+    let further = FURTHER.map(|last| format!("address add 198.51.100.{last}/32 dev host\n"));
+    edge.ip(&further.collect::<String>())?;
     edge.ip(&format!(
         "route change 198.51.100.0/24 dev host src {} congctl {CONGESTION_CONTROL}",
         BALANCER.v4

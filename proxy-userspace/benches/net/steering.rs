@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::app::App;
 use crate::args::Args;
-use crate::connects;
+use crate::connects::{self, Close};
 use crate::dial::Dialer;
 use crate::lab::addr::APP_PORT;
 use crate::place::Place;
@@ -55,7 +55,7 @@ fn one(load: usize, dialer: &Dialer, site: &Site, app: &App, args: &Args) -> Res
         0 => gigabits(&streams::run(dialer, (Direction::Up, 1), app, how)?),
         1 => gigabits(&streams::run(dialer, (Direction::Down, 1), app, how)?),
         _ => {
-            let spent = connects::run(dialer, &usage, window)?;
+            let spent = connects::run(dialer, Close::Reset, &usage, window)?;
             spent.count as f64 / spent.seconds / 1000.0
         }
     })
@@ -77,7 +77,7 @@ pub fn runs(site: &Site, app: &App, args: &Args) -> Result<Notes> {
     let local = site.on_loopback()?;
     for (whose, dialer) in [("own", &own), ("foreign", &past), ("foreign on lo", &local)] {
         let connects = programs::during(daemon, || {
-            connects::run(dialer, &usage, args.window()).map(drop)
+            connects::run(dialer, Close::Reset, &usage, args.window()).map(drop)
         })?;
         let bulk = programs::during(daemon, || {
             let up = streams::run(dialer, (Direction::Up, 1), app, how);

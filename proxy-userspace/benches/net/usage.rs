@@ -5,6 +5,8 @@ use std::fs;
 use anyhow::{Context, Result};
 use rustix::process::Pid;
 
+use crate::open;
+
 /// Of a process and its children, as nginx's workers are; of none for direct.
 pub struct Usage(Option<Pid>);
 
@@ -21,6 +23,10 @@ pub struct Memory {
     pub process: u64,
     /// Slab and socket buffers, of the whole machine.
     pub kernel: u64,
+    /// eBPF maps of the proxy's.
+    pub maps: u64,
+    /// How many the proxy's processes have.
+    pub descriptors: u64,
 }
 
 impl Usage {
@@ -43,8 +49,10 @@ impl Usage {
     }
 
     pub fn memory(&self) -> Result<Memory> {
-        let mut process = 0;
+        let (mut process, mut maps, mut descriptors) = (0, 0, 0);
         for pid in self.processes()? {
+            maps += open::maps(&pid)?;
+            descriptors += open::descriptors(&pid)?;
             let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             process += kib(&rollup, "Pss:").context("smaps_rollup has Pss")?;
         }
@@ -55,6 +63,8 @@ impl Usage {
         Ok(Memory {
             process,
             kernel: slab.context("meminfo has Slab")? + buffers * page,
+            maps,
+            descriptors,
         })
     }
 

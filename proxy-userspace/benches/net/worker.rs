@@ -10,7 +10,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send};
 
-use crate::app::{FLOOD, LISTENER, ONCE, SINK, Shared};
+use crate::app::{FLOOD, LISTENER, ONCE, OVER, SINK, Shared};
 
 const BUFFER: usize = 512 * 1024;
 /// Turns in a row for one connection, so that it doesn't keep the thread for itself.
@@ -43,7 +43,7 @@ impl Worker {
         }
     }
 
-    /// For as long as the process lives.
+    /// Until the app is over.
     pub fn work(&mut self) -> Errno {
         let mut events: Vec<Event> = Vec::with_capacity(64);
         loop {
@@ -53,6 +53,7 @@ impl Worker {
             }
             for event in events.drain(..) {
                 match event.data.u64() {
+                    OVER => return Errno::CANCELED,
                     token if token & LISTENER != 0 => self.accept(token & !LISTENER),
                     token => self.serve(usize::try_from(token).unwrap_or(usize::MAX)),
                 }
@@ -70,7 +71,7 @@ impl Worker {
         let listener = usize::try_from(listener)
             .ok()
             .and_then(|n| all.get(n))
-            .cloned();
+            .and_then(Option::clone);
         drop(all);
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let accepted = listener.map(|listener| acceptfrom_with(listener, flags));
@@ -88,6 +89,7 @@ impl Worker {
         });
         let token = EventData::new_u64(slot as u64);
         if epoll::add(&self.epoll, &socket, token, EventFlags::IN).is_ok() {
+            self.shared.open.fetch_add(1, Relaxed);
             self.open[slot] = Some(Connection {
                 socket,
                 wants: None,
@@ -106,7 +108,10 @@ impl Worker {
         match self.turns(&mut connection, slot) {
             Err(Errno::AGAIN) | Ok(()) => self.open[slot] = Some(connection),
             // Dropped, and with that closed.
-            Err(_) => self.free.push(slot),
+            Err(_) => {
+                self.shared.open.fetch_sub(1, Relaxed);
+                self.free.push(slot);
+            }
         }
     }
 

@@ -1,0 +1,60 @@
+//! What is reported of what was spent.
+
+use crate::idle::PerConnection;
+use crate::kind::Kind;
+use crate::pings;
+use crate::results::{Figures, less, more};
+use crate::window::Spent;
+
+const KIB: f64 = 1024.0;
+
+pub fn bulk(name: &str, spent: &Spent) -> Figures {
+    let gigabytes = spent.count as f64 / 1e9;
+    let mut figures = vec![(more(name, "Gb/s"), gigabytes * 8.0 / spent.seconds)];
+    if let Some(proxy) = spent.proxy {
+        let metric = less(format!("{name} proxy CPU"), "s/GB");
+        figures.push((metric, proxy / gigabytes));
+    }
+    let metric = less(format!("{name} whole machine"), "s/GB");
+    figures.push((metric, spent.machine / gigabytes));
+    figures
+}
+
+pub fn latency(name: &str, spent: &Spent, times: &[u64]) -> Figures {
+    let rate = times.len() as f64 / spent.seconds / 1000.0;
+    let time = |share| pings::percentile(times, share);
+    vec![
+        (less(format!("{name} p50"), "µs"), time(0.50)),
+        (less(format!("{name} p99"), "µs"), time(0.99)),
+        (more(name, "k/s"), rate),
+    ]
+}
+
+/// Also for those through a longer allowlist.
+pub fn connections(name: &str, spent: &Spent) -> Figures {
+    let count = spent.count as f64;
+    let mut figures = vec![(more(name, "k/s"), count / spent.seconds / 1000.0)];
+    if let Some(proxy) = spent.proxy {
+        let metric = less(format!("{name} proxy CPU"), "s/10k");
+        figures.push((metric, proxy / count * 10_000.0));
+    }
+    let metric = less(format!("{name} whole machine"), "s/10k");
+    figures.push((metric, spent.machine / count * 10_000.0));
+    figures
+}
+
+pub fn idle(kind: Kind, held: &PerConnection) -> Figures {
+    let mut figures = Figures::new();
+    if kind != Kind::Direct {
+        figures.push((less("idle process", "KiB"), held.process / KIB));
+        figures.push((less("idle processes", "all"), held.parts as f64));
+        figures.push((less("idle descriptors", "each"), held.descriptors));
+        let base = held.base.map(|base| base / KIB / KIB);
+        figures.extend(base.map(|base| (less("idle base", "MiB"), base)));
+    }
+    if kind.is_truepeer() {
+        figures.push((less("idle maps", "bytes"), held.maps));
+    }
+    figures.push((less("idle kernel", "KiB"), held.kernel / KIB));
+    figures
+}
