@@ -25,7 +25,8 @@ macro_rules! counters {
 }
 
 counters! {
-    /// A connection of an allowed balancer went to a listener.
+    /// A listener was found for an allowed balancer: for a connection, or as the programs asked whether
+    /// there is one.
     DispatchAccepted => "dispatch_accepted",
     /// A SYN from outside the allowlist: the sender gets the RST of a port where nobody listens.
     DispatchRefused => "dispatch_refused",
@@ -55,15 +56,61 @@ counters! {
     DeliverNoListener => "deliver_no_listener",
     /// The kernel refused to assign the listener: it answers RST.
     DeliverFailed => "deliver_failed",
-    /// A packet of a handed-over connection went from the balancer to the application.
-    HandedUp => "handed_up",
-    /// A packet of a handed-over connection went from the application to the balancer.
-    HandedDown => "handed_down",
-    /// A packet of a handed-over connection could not be rewritten: TCP sends it again.
-    HandedFailed => "handed_failed",
-    /// The daemon's own goodbye to a connection that was handed over and has ended: nobody waits
-    /// for it.
-    HandedLate => "handed_late",
+    /// A SYN was answered for a direct connection.
+    DirectSyn => "direct_syn",
+    /// The last segment of a handshake that a direct connection may follow.
+    DirectHandshake => "direct_handshake",
+    /// The balancer broke the connection off before its header, as a health check does.
+    DirectSilent => "direct_silent",
+    /// A segment that came before the one with the header, which is to come again.
+    DirectAhead => "direct_ahead",
+    /// A header became a direct connection.
+    DirectOpened => "direct_opened",
+    /// A header came again, as the application's socket had not been made of the first one.
+    DirectAgain => "direct_again",
+    /// A segment of a direct connection went from the balancer to the application.
+    DirectUp => "direct_up",
+    /// A segment of a direct connection went from the application to the balancer.
+    DirectDown => "direct_down",
+    /// A router's word on a segment of a direct connection was passed on.
+    DirectIcmp => "direct_icmp",
+    /// A segment of a direct connection could not be rewritten: TCP sends it again.
+    DirectFailed => "direct_failed",
+    /// An answer of the stack to a segment that overtook the first one: not the application's.
+    DirectEarly => "direct_early",
+    /// The header came later than the header timeout: the stack answers RST.
+    DirectLate => "direct_late",
+    /// A SYN was refused, as nobody listens at any target: RST.
+    AppDown => "app_down",
+    /// A SYN was refused, as the daemon is gone or hangs, or is closing: RST.
+    DaemonDown => "daemon_down",
+    /// To the daemon: the service isn't direct for this family.
+    ToDaemonService => "to_daemon_service",
+    /// To the daemon: a SYN with options that the programs don't know, with data, or with IP options.
+    ToDaemonSyn => "to_daemon_syn",
+    /// To the daemon: the way back to the balancer isn't the way that its SYN came.
+    ToDaemonRoute => "to_daemon_route",
+    /// To the daemon: its end of the last connection from this port of the balancer is still there.
+    ToDaemonTaken => "to_daemon_taken",
+    /// To the daemon: no room in the pending table, or in this balancer's share of it.
+    ToDaemonPending => "to_daemon_pending",
+    /// To the daemon: as many connections as there may be.
+    ToDaemonFull => "to_daemon_full",
+    /// To the daemon: the header isn't whole in the first segment, or that is too long.
+    ToDaemonSplit => "to_daemon_split",
+    /// To the daemon: no header that the programs know: LOCAL, UNKNOWN, another family, longer than
+    /// they read, or not right.
+    ToDaemonHeader => "to_daemon_header",
+    /// To the daemon: a client of the other family than its balancer, or without a target.
+    ToDaemonFamily => "to_daemon_family",
+    /// To the daemon: a client that policy has to judge: a martian, or this host.
+    ToDaemonClient => "to_daemon_client",
+    /// To the daemon: this client has a connection to this application from this port.
+    ToDaemonBusy => "to_daemon_busy",
+    /// To the daemon: the balancer closed without a header, as a health check does.
+    ToDaemonSilent => "to_daemon_silent",
+    /// To the daemon: the application's listener is gone, or can't be given a connection (MPTCP).
+    ToDaemonListener => "to_daemon_listener",
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "some dozen counters")]

@@ -6,53 +6,24 @@
 //! because the kernel compares and copies these bytes as they are.
 #![no_std]
 
+pub mod checksum;
+pub mod cookie;
 pub mod counter;
-pub mod handover;
+pub mod flow;
+pub mod header;
+mod names;
+mod service;
 
 pub use counter::Counter;
-
-/// Names of the programs in the object file.
-pub mod program {
-    pub const DISPATCH: &str = "dispatch";
-    pub const REPLY: &str = "reply";
-    pub const REPLY_L3: &str = "reply_l3";
-    pub const REPLY_OWN: &str = "reply_own";
-    pub const REPLY_REMOTE: &str = "reply_remote";
-    pub const REPLY_REMOTE_L3: &str = "reply_remote_l3";
-    pub const INJECT: &str = "inject";
-    pub const DELIVER: &str = "deliver";
-    pub const FORWARD: &str = "forward";
-}
-
-/// Names of the maps in the object file; `ALLOW4` and `ALLOW6` also name the pins.
-pub mod map {
-    pub const ALLOW4: &str = "allow4";
-    pub const ALLOW6: &str = "allow6";
-    pub const LISTENERS: &str = "listeners";
-    pub const SOCKETS: &str = "sockets";
-    pub const TARGETS: &str = "targets";
-    pub const REMOTES: &str = "remotes";
-    pub const COUNTERS: &str = "counters";
-    pub const PORTS: &str = "ports";
-    pub const FLOWS: &str = "flows";
-    pub const HANDED: &str = "handed";
-    pub const OWED: &str = "owed";
-    pub const ENDS: &str = "ends";
-}
-
-/// Names of the constants that the daemon sets before it loads the object.
-pub mod global {
-    pub const STEER4: &str = "STEER4";
-    pub const STEER6: &str = "STEER6";
-    pub const DEVICE: &str = "DEVICE";
-    pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
-    pub const VIA_LO: &str = "VIA_LO";
-    pub const HANDOVER: &str = "HANDOVER";
-}
+pub use names::{global, kfunc, map, program};
+pub use service::{Host, LAYOUT, Listener, PORT_WORDS, Steered, keep_alive, life, port_bit};
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own
 /// address as the destination, so equal ends make every frame `PACKET_HOST`. Locally administered.
 pub const VETH_MAC: [u8; 6] = [0x02, b't', b'r', b'u', b'e', b'p'];
+
+/// `lo`'s own address: a frame to any other is not for this host.
+pub const LO_MAC: [u8; 6] = [0; 6];
 
 /// The index of `lo` in every network namespace.
 pub const LO: u32 = 1;
@@ -69,6 +40,8 @@ pub const fn mark(device: u32) -> u32 {
 
 /// Upper bound of listen addresses of all services together.
 pub const MAX_LISTENERS: u32 = 1024;
+/// Upper bound of addresses that the host has.
+pub const MAX_LOCALS: u32 = 1 << 14;
 /// Upper bound of target addresses of all services together.
 pub const MAX_TARGETS: u32 = 1024;
 /// Upper bound of prefixes in one family's allowlist, all services together.
@@ -95,6 +68,20 @@ impl Addr {
 
     pub const fn words(&self) -> [u32; 4] {
         self.0
+    }
+
+    /// Whether no client can have it, whichever host this is. An application would trust most of
+    /// these, and the kernel throws their packets away without a word.
+    #[inline(always)]
+    pub const fn is_martian(&self) -> bool {
+        if let Some(word) = self.v4() {
+            let [first, ..] = word.to_ne_bytes();
+            return first == 0 || first == 127 || (first >= 224 && first < 240) || word == u32::MAX;
+        }
+        let [a, b, c, d] = self.0;
+        let [first, second, ..] = a.to_ne_bytes();
+        let is_low = a | b | c == 0 && u32::from_be(d) <= 1;
+        is_low || first == 0xff || (first == 0xfe && second & 0xc0 == 0x80)
     }
 
     /// The IPv4 address's word, if this is one.
@@ -128,29 +115,6 @@ impl Endpoint {
 
     pub const fn port(&self) -> u32 {
         self.port
-    }
-}
-
-/// What `dispatch` knows of a listen address.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
-    service: u32,
-    socket: u32,
-}
-
-impl Listener {
-    /// `socket` is the index in the sockets map.
-    pub const fn new(service: u32, socket: u32) -> Self {
-        Self { service, socket }
-    }
-
-    pub const fn service(&self) -> u32 {
-        self.service
-    }
-
-    pub const fn socket(&self) -> u32 {
-        self.socket
     }
 }
 
@@ -227,7 +191,9 @@ impl Steer {
 const _: () = {
     assert!(size_of::<Addr>() == 16);
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Listener>() == 8);
+    assert!(size_of::<Steered>() == 40);
+    assert!(size_of::<Listener>() == 104);
+    assert!(size_of::<Host>() == 16);
     assert!(size_of::<Allowed<1>>() == 8);
     assert!(size_of::<Allowed<4>>() == 20);
     assert!(size_of::<Steer>() == 20);
@@ -235,18 +201,22 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Addr, Allowed, Endpoint, Listener, Steer};
+    use super::{Addr, Allowed, Endpoint, Host, Listener, Steer};
     use core::net::{IpAddr, SocketAddr};
 
     // SAFETY: each is repr(C), made of integers and byte arrays only, and the size assertions
     // above leave no room for padding.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
+    unsafe impl aya::Pod for Addr {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for Listener {}
     // SAFETY: as above.
     unsafe impl<const N: usize> aya::Pod for Allowed<N> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Steer {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Host {}
 
     impl From<IpAddr> for Addr {
         fn from(ip: IpAddr) -> Self {
@@ -260,6 +230,24 @@ mod user {
                     Self(words)
                 }
             }
+        }
+    }
+
+    impl From<Addr> for IpAddr {
+        fn from(addr: Addr) -> Self {
+            let words = addr.words().map(u32::to_ne_bytes);
+            let mut octets = [0; 16];
+            for (bytes, word) in octets.as_chunks_mut().0.iter_mut().zip(words) {
+                *bytes = word;
+            }
+            Self::from(octets).to_canonical()
+        }
+    }
+
+    impl From<Endpoint> for SocketAddr {
+        fn from(endpoint: Endpoint) -> Self {
+            let port = u16::try_from(endpoint.port()).unwrap_or_default();
+            Self::new(endpoint.addr().into(), port)
         }
     }
 

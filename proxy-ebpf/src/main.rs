@@ -9,96 +9,165 @@
     reason = "the kernel's interface has offsets, lengths, actions, ids and ports in other types"
 )]
 
-mod deliver;
-mod dispatch;
-mod handover;
-mod inject;
+mod admit;
+mod bounds;
+mod ctx;
+mod direct;
+mod lookup;
 mod maps;
-mod packet;
-mod reply;
-mod route;
-mod socket;
+mod repeat;
+mod steer;
+mod wire;
 
 use core::ptr::null_mut;
 
+use admit::dispatch;
 use aya_ebpf::{
     bindings::{
         BPF_F_INGRESS, sk_action,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
-    helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh},
-    macros::{classifier, sk_lookup},
-    programs::{SkLookupContext, TcContext},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_redirect, bpf_redirect_neigh},
+    macros::{classifier, sk_lookup, sock_ops},
+    programs::{SkLookupContext, SockOpsContext, TcContext},
 };
 use aya_log_ebpf::warn;
+use ctx::Link;
+use direct::down;
 use maps::count;
 use proxy_common::{Addr, Counter, LO};
-use reply::Link;
+use steer::{deliver, inject, reply};
 
 #[classifier]
 pub fn reply(ctx: TcContext) -> i32 {
-    steer(reply::reply(&ctx, Link::Ethernet))
+    answer(reply::reply(&ctx, Link::Ethernet))
 }
 
 #[classifier]
 pub fn reply_l3(ctx: TcContext) -> i32 {
-    steer(reply::reply(&ctx, Link::Bare))
+    answer(reply::reply(&ctx, Link::Bare))
 }
 
 #[classifier]
 pub fn reply_own(ctx: TcContext) -> i32 {
-    steer(reply::reply_own(&ctx))
+    answer(reply::reply_own(&ctx))
 }
 
 #[classifier]
 pub fn reply_remote(ctx: TcContext) -> i32 {
-    steer(reply::reply_remote(&ctx, Link::Ethernet))
+    answer(reply::reply_remote(&ctx, Link::Ethernet))
 }
 
 #[classifier]
 pub fn reply_remote_l3(ctx: TcContext) -> i32 {
-    steer(reply::reply_remote(&ctx, Link::Bare))
+    answer(reply::reply_remote(&ctx, Link::Bare))
 }
 
 #[inline(always)]
-fn steer(verdict: Result<reply::Verdict, reply::Reason>) -> i32 {
+fn answer(verdict: Result<reply::Verdict, reply::Reason>) -> i32 {
     match verdict {
         Ok(reply::Verdict::Foreign) => TCX_NEXT,
         Ok(reply::Verdict::Steer) => {
             count(Counter::ReplySteered);
             redirect(maps::device(), 0)
         }
-        Ok(reply::Verdict::ToBalancer(device)) => {
-            count(Counter::HandedDown);
+        Ok(reply::Verdict::Direct(down::Way::AsItIs)) => {
+            count(Counter::DirectDown);
+            TCX_NEXT
+        }
+        Ok(reply::Verdict::Direct(down::Way::Device(device))) => {
+            count(Counter::DirectDown);
+            redirect_by_route(device)
+        }
+        Ok(reply::Verdict::Direct(down::Way::IcmpDevice(device))) => {
+            count(Counter::DirectIcmp);
             redirect_by_route(device)
         }
         Err(reply::Reason::NoHeader) => {
             count(Counter::ReplyFailed);
             TCX_DROP
         }
-        Err(reply::Reason::Late) => {
-            count(Counter::HandedLate);
+        Err(reply::Reason::Direct(down::Reason::Failed)) => {
+            count(Counter::DirectFailed);
+            TCX_DROP
+        }
+        Err(reply::Reason::Direct(down::Reason::Early)) => {
+            count(Counter::DirectEarly);
             TCX_DROP
         }
     }
 }
 
 #[classifier]
-pub fn forward(ctx: TcContext) -> i32 {
-    let Some(version) = packet::version(&ctx) else {
-        return TCX_NEXT;
-    };
-    match handover::forward(&ctx, version) {
-        Ok(handover::Forward::Foreign) => TCX_NEXT,
-        Ok(handover::Forward::ToApp(device)) => {
-            count(Counter::HandedUp);
+pub fn direct(ctx: TcContext) -> i32 {
+    decide(direct::direct(&ctx, Link::Ethernet))
+}
+
+#[classifier]
+pub fn direct_l3(ctx: TcContext) -> i32 {
+    decide(direct::direct(&ctx, Link::Bare))
+}
+
+#[classifier]
+pub fn refuse(ctx: TcContext) -> i32 {
+    decide(direct::refuse(&ctx, Link::Ethernet))
+}
+
+#[classifier]
+pub fn refuse_l3(ctx: TcContext) -> i32 {
+    decide(direct::refuse(&ctx, Link::Bare))
+}
+
+#[inline(always)]
+fn decide(verdict: Result<direct::Verdict, direct::Failed>) -> i32 {
+    match verdict {
+        Ok(direct::Verdict::Foreign) => TCX_NEXT,
+        Ok(direct::Verdict::ToDaemon(why)) => {
+            count(why);
+            maps::note_given();
+            TCX_NEXT
+        }
+        Ok(direct::Verdict::Answer { device, why }) => {
+            count(why);
+            redirect_by_route(device)
+        }
+        Ok(direct::Verdict::ToApp { device, what }) => {
+            count(what);
             redirect(device, BPF_F_INGRESS.into())
         }
-        Err(handover::Failed) => {
-            count(Counter::HandedFailed);
+        Ok(direct::Verdict::Done(what)) => {
+            count(what);
+            TCX_DROP
+        }
+        Err(direct::Failed) => {
+            count(Counter::DirectFailed);
             TCX_DROP
         }
     }
+}
+
+#[sock_ops]
+pub fn keep_alive(ctx: SockOpsContext) -> u32 {
+    direct::keep_alive::keep_alive(&ctx);
+    1
+}
+
+/// Run by the daemon, twice a second: it is there.
+#[classifier]
+pub fn beat(ctx: TcContext) -> i32 {
+    // SAFETY: takes nothing.
+    maps::set_beat(unsafe { bpf_ktime_get_coarse_ns() });
+    maps::note_start();
+    admit::guard::look_at_lo(&ctx);
+    TCX_NEXT
+}
+
+/// Run by the daemon, after direct connections that are over.
+#[classifier]
+pub fn sweep(ctx: TcContext) -> i32 {
+    direct::sweep::sweep(&ctx);
+    direct::sweep::sweep_pending();
+    TCX_NEXT
 }
 
 #[classifier]
@@ -136,11 +205,11 @@ pub fn inject(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn deliver(ctx: TcContext) -> i32 {
-    if packet::mark(&ctx) != maps::mark() {
+    if ctx::mark(&ctx) != maps::mark() {
         return TCX_NEXT;
     }
     ctx.set_mark(0);
-    if let Some(version) = packet::version(&ctx) {
+    if let Some(version) = ctx::version(&ctx) {
         count_delivery(deliver::deliver(&ctx, version));
     }
     TCX_NEXT
@@ -176,6 +245,10 @@ pub fn dispatch(ctx: SkLookupContext) -> u32 {
         }
         Err(dispatch::Reason::NoListener) => {
             count(Counter::DispatchNoListener);
+            sk_action::SK_DROP
+        }
+        Err(dispatch::Reason::DaemonDown) => {
+            count(Counter::DaemonDown);
             sk_action::SK_DROP
         }
     }

@@ -6,6 +6,7 @@ use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Endpoint, LO};
 
+use super::guard::daemon_is_up;
 use crate::maps;
 
 pub enum Verdict {
@@ -25,6 +26,8 @@ pub enum Reason {
         balancer: Addr,
     },
     NoListener,
+    /// The daemon is gone, or hangs.
+    DaemonDown,
 }
 
 const AF_INET: u32 = 2;
@@ -57,7 +60,10 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
     if !maps::allows(service, &balancer) {
         return Err(Reason::Refused { service, balancer });
     }
-    if maps::assign(ctx, &listener) {
+    if !daemon_is_up() {
+        return Err(Reason::DaemonDown);
+    }
+    if maps::assign(ctx, listener) {
         Ok(Verdict::Accepted)
     } else {
         Err(Reason::NoListener)

@@ -7,18 +7,21 @@
 //! FORWARD chain.
 
 use aya_ebpf::programs::TcContext;
-use proxy_common::handover::Flow;
+use proxy_common::LO_MAC;
 
+use super::deliver;
 use crate::{
-    deliver,
-    handover::{self, Receiver},
+    ctx::{self, Link, Unreadable, Version},
+    lookup::route,
     maps,
-    packet::{self, Unreadable, Version},
-    route,
+    wire::{
+        self,
+        segment::{self, Kind},
+    },
 };
 
 pub enum Verdict {
-    /// A packet of a balancer, which `forward` sent in through this device.
+    /// A packet of a balancer, which `direct` sent in through this device.
     Forwarded,
     /// To `lo`, marked for `deliver`.
     Lo,
@@ -35,45 +38,35 @@ pub enum Reason {
     NoRoute,
 }
 
-/// `lo`'s own address: a frame to any other is not for this host.
-pub const LO_MAC: [u8; 6] = [0; 6];
-
 #[inline(always)]
 pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
-    if packet::mark(ctx) == maps::mark() {
+    if ctx::mark(ctx) == maps::mark() {
         ctx.set_mark(0);
         return Ok(Verdict::Forwarded);
     }
-    let version = packet::version(ctx).ok_or(Reason::Stray)?;
-    let destination = packet::destination(ctx, version);
+    let version = ctx::version(ctx).ok_or(Reason::Stray)?;
+    let destination = wire::destination(ctx, version);
     let destination = destination.map_err(|Unreadable| Reason::Stray)?;
     if !maps::is_steer(&destination) {
         return beyond(ctx, version);
     }
-    if maps::hands_over()
-        && let handover::Leave::Unheard = handover::leave(ctx, version, Receiver::App)
-    {
-        return Err(Reason::Stray);
-    }
     if !maps::via_lo() {
         return Ok(Verdict::Here(deliver::deliver(ctx, version)));
     }
-    packet::set_macs(ctx, LO_MAC)
+    ctx::set_macs(ctx, LO_MAC)
         .map(|()| Verdict::Lo)
         .map_err(|Unreadable| Reason::NoHeader)
 }
 
 #[inline(always)]
 fn beyond(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
-    match packet::segment(ctx, version) {
-        Ok(Some(segment)) if maps::is_remote(&segment.destination) => {
-            let flow = Flow {
-                source: segment.source,
-                destination: segment.destination,
-            };
-            let device = route::device(ctx, version, &flow);
-            device.map(Verdict::Beyond).ok_or(Reason::NoRoute)
-        }
-        Ok(_) | Err(Unreadable) => Err(Reason::Stray),
+    let scratch = maps::scratch().ok_or(Reason::Stray)?;
+    let segment = &mut scratch.segment;
+    let kind = segment::read(ctx, version, Link::Ethernet, segment);
+    if kind != Kind::Tcp || !maps::is_remote(&segment.tuple.destination()) {
+        return Err(Reason::Stray);
     }
+    let way = route::way(ctx, version, &segment.tuple);
+    way.map(|way| Verdict::Beyond(way.device))
+        .ok_or(Reason::NoRoute)
 }

@@ -8,12 +8,56 @@ use aya_ebpf::{
     helpers::{bpf_sk_release, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
-use proxy_common::Endpoint;
+use proxy_common::{Endpoint, flow::Tuple};
 
-use crate::packet::Version;
+use crate::ctx::Version;
 
 /// The namespace of the device at which the program runs.
 pub const HERE: u64 = BPF_F_CURRENT_NETNS as u64;
+
+/// States of linux/tcp_states.h.
+pub const TIME_WAIT: u32 = 6;
+pub const LISTEN: u32 = 10;
+
+/// What there is of a connection in this namespace.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Gone,
+    /// Only its memory is left, so that late segments are answered.
+    TimeWait,
+    There,
+}
+
+/// Of the connection whose socket hears a segment of this tuple.
+#[inline(always)]
+pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
+    match state(ctx, version, tuple) {
+        0 | LISTEN => Presence::Gone,
+        TIME_WAIT => Presence::TimeWait,
+        _ => Presence::There,
+    }
+}
+
+/// A function of its own, as a program's stack has 512 bytes; 0 is no socket.
+#[inline(never)]
+fn state(ctx: &TcContext, version: Version, tuple: &Tuple) -> u32 {
+    let (source, destination) = (tuple.source(), tuple.destination());
+    let state = with_socket(ctx, version, [&source, &destination], HERE, |socket| {
+        // SAFETY: the reference that the lookup just took.
+        unsafe { (*socket).state }
+    });
+    state.unwrap_or(0)
+}
+
+/// Whether anything listens for a segment from `from` to `to`.
+#[inline(always)]
+pub fn listens(ctx: &TcContext, version: Version, [from, to]: [&Endpoint; 2]) -> bool {
+    let listens = with_socket(ctx, version, [from, to], HERE, |socket| {
+        // SAFETY: the reference that the lookup just took.
+        unsafe { (*socket).state == LISTEN }
+    });
+    listens.unwrap_or(false)
+}
 
 /// Runs `f` on the TCP socket of `netns` that hears a segment from `from` to `to`, if there is one.
 /// `netns` is an id, or [`HERE`].

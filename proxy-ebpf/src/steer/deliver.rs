@@ -11,9 +11,11 @@
 use aya_ebpf::{helpers::bpf_sk_assign, programs::TcContext};
 
 use crate::{
+    ctx::{Link, Version},
+    direct::sweep,
+    lookup::socket::{HERE, Presence, with_socket},
     maps,
-    packet::{self, Unreadable, Version},
-    socket::{HERE, with_socket},
+    wire::segment::{self, Kind},
 };
 
 pub enum Verdict {
@@ -34,11 +36,15 @@ pub enum Reason {
 
 #[inline(always)]
 pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
-    let segment = packet::segment(ctx, version).map_err(|Unreadable| Reason::Unreadable)?;
-    let Some(syn) = segment.filter(|segment| segment.first) else {
+    let scratch = maps::scratch().ok_or(Reason::Unreadable)?;
+    let segment = &mut scratch.segment;
+    let kind = segment::read(ctx, version, Link::Ethernet, segment);
+    if kind != Kind::Tcp || !segment.is_first() {
         return Ok(Verdict::Later);
-    };
-    let (client, steered) = (&syn.source, &syn.destination);
+    }
+    // What is left of a direct connection of this client would take this one's replies.
+    sweep::forget_left(&segment.tuple.reversed(), Presence::TimeWait);
+    let (client, steered) = (&segment.tuple.source(), &segment.tuple.destination());
     if with_socket(ctx, version, [client, steered], HERE, |_| ()).is_some() {
         return Ok(Verdict::Found);
     }

@@ -1,0 +1,62 @@
+//! The fixed part of version 2: the signature, version and command, family, and length.
+
+use crate::{Addr, Endpoint};
+
+pub const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+pub const FIXED_LEN: usize = 16;
+/// Version 2, command PROXY.
+const PROXY: u8 = 0x21;
+const TCP4: u8 = 0x11;
+const TCP6: u8 = 0x21;
+
+/// Of type, two bytes of length, and value.
+pub const TLV_HEAD_LEN: usize = 3;
+pub const TLV_CRC32C: u8 = 0x03;
+pub const CRC32C_LEN: u16 = 4;
+
+/// What the fixed part says, and the words behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Whether the addresses are IPv6.
+    pub v6: bool,
+    /// Of the whole header.
+    pub len: usize,
+    /// Where the TLVs begin.
+    pub tlvs: usize,
+}
+
+/// None unless it is a PROXY command over TCP with room for its addresses.
+#[inline(always)]
+#[must_use]
+pub fn fixed(bytes: &[u8; FIXED_LEN]) -> Option<Fixed> {
+    let [signature @ .., command, family, high, low] = *bytes;
+    if signature != SIGNATURE || command != PROXY {
+        return None;
+    }
+    let (v6, tlvs) = match family {
+        TCP4 => (false, FIXED_LEN + 12),
+        TCP6 => (true, FIXED_LEN + 36),
+        _ => return None,
+    };
+    let len = FIXED_LEN + usize::from(u16::from_be_bytes([high, low]));
+    (len >= tlvs).then_some(Fixed { v6, len, tlvs })
+}
+
+/// The source of an IPv4 block: source, destination, both ports.
+#[inline(always)]
+#[must_use]
+pub const fn source4([source, _, ports]: [u32; 3]) -> Endpoint {
+    Endpoint::new(Addr::from_v4(source), port(ports))
+}
+
+/// The source of an IPv6 block.
+#[inline(always)]
+#[must_use]
+pub const fn source6([a, b, c, d, _, _, _, _, ports]: [u32; 9]) -> Endpoint {
+    Endpoint::new(Addr::from_v6([a, b, c, d]), port(ports))
+}
+
+const fn port(ports: u32) -> u16 {
+    let [high, low, _, _] = ports.to_ne_bytes();
+    u16::from_be_bytes([high, low])
+}

@@ -1,0 +1,58 @@
+//! What things are called in the object file.
+
+/// Names of the programs in the object file.
+pub mod program {
+    pub const DISPATCH: &str = "dispatch";
+    pub const REPLY: &str = "reply";
+    pub const REPLY_L3: &str = "reply_l3";
+    pub const REPLY_OWN: &str = "reply_own";
+    pub const REPLY_REMOTE: &str = "reply_remote";
+    pub const REPLY_REMOTE_L3: &str = "reply_remote_l3";
+    pub const INJECT: &str = "inject";
+    pub const DELIVER: &str = "deliver";
+    pub const DIRECT: &str = "direct";
+    pub const DIRECT_L3: &str = "direct_l3";
+    pub const REFUSE: &str = "refuse";
+    pub const REFUSE_L3: &str = "refuse_l3";
+    pub const BEAT: &str = "beat";
+    pub const SWEEP: &str = "sweep";
+    pub const KEEP_ALIVE: &str = "keep_alive";
+}
+
+/// Names of the maps in the object file; `ALLOW4` and `ALLOW6` also name the pins.
+pub mod map {
+    pub const ALLOW4: &str = "allow4";
+    pub const ALLOW6: &str = "allow6";
+    pub const LISTENERS: &str = "listeners";
+    pub const SOCKETS: &str = "sockets";
+    pub const TARGETS: &str = "targets";
+    pub const REMOTES: &str = "remotes";
+    pub const COUNTERS: &str = "counters";
+    pub const PORTS: &str = "ports";
+    pub const LOCALS: &str = "locals";
+    pub const HOST: &str = "host";
+    pub const SECRET: &str = "secret";
+    pub const LIFE: &str = "life";
+    pub const PENDING: &str = "pending";
+    pub const SHARES: &str = "shares";
+    pub const FLOWS_UP: &str = "flows_up";
+    pub const FLOWS_DOWN: &str = "flows_down";
+    pub const HEADERS: &str = "headers";
+    pub const TOLD: &str = "told";
+}
+
+/// Names of the constants that the daemon sets before it loads the object.
+pub mod global {
+    pub const STEER4: &str = "STEER4";
+    pub const STEER6: &str = "STEER6";
+    pub const DEVICE: &str = "DEVICE";
+    pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
+    pub const VIA_LO: &str = "VIA_LO";
+}
+
+/// Calls of kernel functions, by a number that no helper has: the daemon puts their ids in before it
+/// loads the object.
+pub mod kfunc {
+    pub const ASSIGN_TCP_REQSK: u32 = 0x7f4b_4601;
+    pub const ALL: [(u32, &str); 1] = [(ASSIGN_TCP_REQSK, "bpf_sk_assign_tcp_reqsk")];
+}

@@ -1,0 +1,202 @@
+//! What the programs know of services and of the host.
+
+use crate::{Addr, Endpoint, cookie};
+
+/// Words of the bitmap of ports that services listen at.
+pub const PORT_WORDS: u32 = (u16::MAX as u32 + 1) / u32::BITS;
+
+/// Where a port is in that bitmap: the word, and the bit in it.
+#[must_use]
+pub const fn port_bit(port: u16) -> (u32, u32) {
+    let port = port as u32;
+    (port / u32::BITS, port % u32::BITS)
+}
+
+/// What the programs know of a listen address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    service: u32,
+    socket: u32,
+    flags: u32,
+    /// Of a cookie's tick in seconds, and how many of them the header may take.
+    tick: u32,
+    header_ticks: u32,
+    target4: Steered,
+    target6: Steered,
+    /// Not 0: something listens at a target that hears `lo` alone, as of the last beat.
+    on_lo: u32,
+}
+
+/// An application on this host, and the address that clients' connections to it go to. Unset: there
+/// is none of this family.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steered {
+    pub steer: Endpoint,
+    pub target: Endpoint,
+}
+
+impl Steered {
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.target.port != 0
+    }
+}
+
+impl Listener {
+    /// IPv4 connections, or IPv6 ones, may be direct.
+    pub const DIRECT_V4: u32 = 1;
+    pub const DIRECT_V6: u32 = 2;
+    /// Which headers are taken.
+    pub const HEADER_V1: u32 = 4;
+    pub const HEADER_V2: u32 = 8;
+    /// A target is beyond this host, where nobody can tell whether anything listens.
+    pub const REMOTE: u32 = 16;
+
+    /// `socket` is the index in the sockets map.
+    #[must_use]
+    pub const fn new(service: u32, socket: u32) -> Self {
+        let none = Endpoint {
+            addr: Addr([0; 4]),
+            port: 0,
+        };
+        let unset = Steered {
+            steer: none,
+            target: none,
+        };
+        Self {
+            service,
+            socket,
+            flags: 0,
+            tick: 1,
+            header_ticks: 0,
+            target4: unset,
+            target6: unset,
+            on_lo: 0,
+        }
+    }
+
+    #[must_use]
+    pub const fn with_flags(self, flags: u32) -> Self {
+        Self { flags, ..self }
+    }
+
+    #[must_use]
+    pub const fn with_targets(self, target4: Steered, target6: Steered) -> Self {
+        Self {
+            target4,
+            target6,
+            ..self
+        }
+    }
+
+    /// A header may take this long.
+    #[must_use]
+    pub const fn with_header_seconds(self, seconds: u32) -> Self {
+        let tick = seconds / cookie::MAX_AGE + 1;
+        Self {
+            tick,
+            header_ticks: seconds.div_ceil(tick),
+            ..self
+        }
+    }
+
+    #[must_use]
+    pub const fn service(&self) -> u32 {
+        self.service
+    }
+
+    #[must_use]
+    pub const fn socket(&self) -> u32 {
+        self.socket
+    }
+
+    #[must_use]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    /// The clock of its cookies.
+    #[must_use]
+    pub const fn tick(&self, seconds: u32) -> u32 {
+        // 0 can't be set, but the programs have to be sure of it.
+        match seconds.checked_div(self.tick) {
+            Some(ticks) => ticks,
+            None => seconds,
+        }
+    }
+
+    #[must_use]
+    pub const fn header_ticks(&self) -> u32 {
+        self.header_ticks
+    }
+
+    #[must_use]
+    pub const fn listens_on_lo(&self) -> bool {
+        self.on_lo != 0
+    }
+
+    pub const fn set_listens_on_lo(&mut self, listens: bool) {
+        self.on_lo = listens as u32;
+    }
+
+    #[must_use]
+    pub const fn target4(&self) -> &Steered {
+        &self.target4
+    }
+
+    #[must_use]
+    pub const fn target6(&self) -> &Steered {
+        &self.target6
+    }
+}
+
+/// What this host's TCP would offer in a handshake, and how many direct connections there may be.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    pub timestamps: u32,
+    pub sack: u32,
+    /// The window scale, or [`NO_SCALE`](Self::NO_SCALE).
+    pub scale: u32,
+    pub most: u32,
+}
+
+impl Host {
+    pub const NO_SCALE: u32 = u32::MAX;
+}
+
+/// When an application's socket asks whether its balancer is still there.
+pub mod keep_alive {
+    /// Of silence. The kernel asks again as `net.ipv4.tcp_keepalive_*` say.
+    pub const SECONDS: i32 = 300;
+}
+
+/// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
+/// of their meaning: equal sizes can hide other fields.
+pub const LAYOUT: u32 = 1;
+
+/// Indices of the `life` map.
+pub mod life {
+    /// When the daemon was last heard of, in nanoseconds of the kernel's coarse clock. It has the
+    /// program `beat` write it, whatever its own clock says.
+    pub const BEAT: u32 = 0;
+    /// Not 0: no new connections.
+    pub const CLOSING: u32 = 1;
+    /// Direct connections that are open.
+    pub const FLOWS: u32 = 2;
+    /// Connections that the daemon has.
+    pub const DAEMON: u32 = 3;
+    /// Entries of the flow table, as of the last sweep.
+    pub const ENTRIES: u32 = 4;
+    /// When the daemon was last given a connection, in seconds of the flows' clock.
+    pub const GIVEN: u32 = 5;
+    pub const LEN: u32 = 6;
+
+    /// Longer than what the daemon's end of a connection stays in TIME_WAIT, in those seconds.
+    pub const MEMORY: u32 = 64;
+
+    /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
+    pub const PATIENCE: u64 = 2_000_000_000;
+}

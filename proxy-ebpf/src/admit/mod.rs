@@ -1,0 +1,4 @@
+//! Who gets in.
+
+pub mod dispatch;
+pub mod guard;

@@ -1,0 +1,31 @@
+//! Lengths that the verifier believes.
+
+use core::ptr;
+
+/// `n` if it is between `LEAST` and `MOST`.
+///
+/// The compiler must not see both comparisons at once: it makes one of them, of `n - LEAST`, and
+/// Linux 6.12's verifier doesn't carry the bounds of that over to `n`:
+///
+/// ```text
+/// R4 invalid zero-sized read: u64=[0,63]
+/// ```
+#[inline(always)]
+pub fn bounded<const LEAST: u64, const MOST: u64>(n: u64) -> Option<u64> {
+    let n = opaque(n);
+    if n > MOST {
+        return None;
+    }
+    let n = opaque(n);
+    if n < LEAST {
+        return None;
+    }
+    Some(opaque(n))
+}
+
+/// `n`, of which the compiler knows nothing any more.
+#[inline(always)]
+pub fn opaque(n: u64) -> u64 {
+    // SAFETY: a plain load of what lies on the stack.
+    unsafe { ptr::read_volatile(&raw const n) }
+}

@@ -1,0 +1,212 @@
+//! The packet as the kernel hands it to a program: the only place that reads or writes its bytes.
+//! Reads return copies.
+//!
+//! Offsets count from the network header, which every device has; an Ethernet header is missing on
+//! WireGuard, tun and PPP. Writes want one: [`add_ethernet`] makes it.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_hdr_start_off::BPF_HDR_START_NET},
+    helpers::{
+        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
+        bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use network_types::eth::{EthHdr, EtherType};
+
+/// The kernel refused a read or write: the packet ends too early, or memory is short.
+pub struct Unreadable;
+
+/// The IP version by the packet's EtherType.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V4,
+    V6,
+}
+
+/// Whether a device's packets carry an Ethernet header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Ethernet,
+    Bare,
+}
+
+impl Link {
+    /// Of the header in front of the network header.
+    #[inline(always)]
+    const fn len(self) -> usize {
+        match self {
+            Self::Ethernet => EthHdr::LEN,
+            Self::Bare => 0,
+        }
+    }
+}
+
+#[inline(always)]
+const fn skb(ctx: &TcContext) -> &__sk_buff {
+    // SAFETY: the kernel hands every program a valid context, and translates each read of it.
+    unsafe { &*ctx.skb.skb }
+}
+
+#[inline(always)]
+pub fn version(ctx: &TcContext) -> Option<Version> {
+    const IPV4: u32 = EtherType::Ipv4 as u32;
+    const IPV6: u32 = EtherType::Ipv6 as u32;
+    match skb(ctx).protocol {
+        IPV4 => Some(Version::V4),
+        IPV6 => Some(Version::V6),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+pub fn mark(ctx: &TcContext) -> u32 {
+    skb(ctx).mark
+}
+
+/// The index of the device at which the program runs.
+#[inline(always)]
+pub fn device(ctx: &TcContext) -> u32 {
+    skb(ctx).ifindex
+}
+
+/// Whether it is for this host, by its MAC, and by a device that sees it as it is: a VLAN's tag is
+/// taken off further up, where the packet is seen again.
+#[inline(always)]
+pub fn is_for_host(ctx: &TcContext) -> bool {
+    /// PACKET_HOST of linux/if_packet.h.
+    const HOST: u32 = 0;
+    skb(ctx).pkt_type == HOST && skb(ctx).vlan_present == 0
+}
+
+/// Bytes of the packet from its network header on.
+#[inline(always)]
+pub fn len(ctx: &TcContext, link: Link) -> u32 {
+    ctx.len().saturating_sub(link.len() as u32)
+}
+
+/// `T` is plain bytes: any content is a valid value.
+#[inline(always)]
+pub fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {
+    let mut value = MaybeUninit::<T>::uninit();
+    load_bytes(
+        ctx,
+        offset,
+        value.as_mut_ptr().cast(),
+        size_of::<T>() as u64,
+    )?;
+    // SAFETY: the helper filled it.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// `len` bytes into `to`, which has room for them. As [`load`], of headers only: what is behind them may
+/// lie in pages of its own.
+#[inline(always)]
+pub fn load_bytes(ctx: &TcContext, offset: usize, to: *mut u8, len: u64) -> Result<(), Unreadable> {
+    let skb: *mut __sk_buff = ctx.as_ptr().cast();
+    let start = BPF_HDR_START_NET;
+    // SAFETY: the helper writes exactly `len` bytes, or fails; the verifier sees that they are there.
+    let failed = unsafe {
+        bpf_skb_load_bytes_relative(skb.cast(), offset as u32, to.cast(), len as u32, start)
+    };
+    if failed == 0 { Ok(()) } else { Err(Unreadable) }
+}
+
+/// The same of any bytes; `link` is what the packet has in front of its network header.
+#[inline(always)]
+pub fn load_payload(
+    ctx: &TcContext,
+    link: Link,
+    offset: usize,
+    to: *mut u8,
+    len: u64,
+) -> Result<(), Unreadable> {
+    let at = (link.len() + offset) as u32;
+    // SAFETY: as above.
+    let failed = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, to.cast(), len as u32) };
+    if failed == 0 { Ok(()) } else { Err(Unreadable) }
+}
+
+/// Has the headers, up to the longest of TCP's, lie in one piece, if they don't.
+#[inline(always)]
+pub fn gather_headers(ctx: &TcContext) {
+    const LONGEST: u32 = 14 + 60 + 60;
+    // A packet may be shorter: reading says so.
+    let _ = ctx.pull_data(LONGEST.min(ctx.len()));
+}
+
+/// Overwrites bytes of a packet that has an Ethernet header.
+#[inline(always)]
+pub fn store<T>(ctx: &TcContext, offset: usize, value: &T) -> Result<(), Unreadable> {
+    ctx.store(EthHdr::LEN + offset, value, 0)
+        .map_err(|_| Unreadable)
+}
+
+/// The same with `len` bytes, where the kernel keeps a sum of the whole packet right by itself.
+#[inline(always)]
+pub fn store_bytes(
+    ctx: &TcContext,
+    offset: usize,
+    from: *const u8,
+    len: u64,
+) -> Result<(), Unreadable> {
+    let at = (EthHdr::LEN + offset) as u32;
+    let flags = BPF_F_RECOMPUTE_CSUM.into();
+    // SAFETY: the verifier sees that `from` has `len` bytes.
+    let failed = unsafe { bpf_skb_store_bytes(ctx.skb.skb, at, from.cast(), len as u32, flags) };
+    if failed == 0 { Ok(()) } else { Err(Unreadable) }
+}
+
+/// Ends the packet `len` bytes behind its network header.
+#[inline(always)]
+pub fn set_len(ctx: &TcContext, len: u32) -> Result<(), Unreadable> {
+    // SAFETY: takes numbers only.
+    let failed = unsafe { bpf_skb_change_tail(ctx.skb.skb, EthHdr::LEN as u32 + len, 0) };
+    if failed == 0 { Ok(()) } else { Err(Unreadable) }
+}
+
+/// Overwrites both MAC addresses of a packet that has an Ethernet header.
+#[inline(always)]
+pub fn set_macs(ctx: &TcContext, mac: [u8; 6]) -> Result<(), Unreadable> {
+    ctx.store(0, &[mac, mac], 0).map_err(|_| Unreadable)
+}
+
+/// The MAC that a packet with an Ethernet header is for.
+#[inline(always)]
+pub fn mac(ctx: &TcContext) -> Result<[u8; 6], Unreadable> {
+    ctx.load(0).map_err(|_| Unreadable)
+}
+
+/// Puts an Ethernet header in front of a packet that has none.
+#[inline(always)]
+pub fn add_ethernet(ctx: &TcContext, mac: [u8; 6], version: Version) -> Result<(), Unreadable> {
+    // SAFETY: a plain helper call on the program's own context.
+    let grown = unsafe { bpf_skb_change_head(ctx.skb.skb, EthHdr::LEN as u32, 0) };
+    if grown != 0 {
+        return Err(Unreadable);
+    }
+    let ether_type = match version {
+        Version::V4 => EtherType::Ipv4,
+        Version::V6 => EtherType::Ipv6,
+    };
+    set_macs(ctx, mac)?;
+    ctx.store(2 * mac.len(), &(ether_type as u16), 0)
+        .map_err(|_| Unreadable)
+}
+
+/// Makes sure that there is an Ethernet header to write behind.
+#[inline(always)]
+pub fn ensure_ethernet(
+    ctx: &TcContext,
+    link: Link,
+    mac: [u8; 6],
+    version: Version,
+) -> Result<(), Unreadable> {
+    match link {
+        Link::Ethernet => Ok(()),
+        Link::Bare => add_ethernet(ctx, mac, version),
+    }
+}

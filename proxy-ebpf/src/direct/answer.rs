@@ -1,0 +1,188 @@
+//! A SYN turned into its answer, on the spot.
+
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use network_types::{
+    ip::{IpProto, Ipv4Hdr},
+    tcp::TcpHdr,
+};
+use proxy_common::{
+    VETH_MAC, checksum,
+    cookie::{Agreed, Numbers},
+    flow::Tuple,
+};
+
+use super::Failed;
+use crate::{
+    ctx::{self, Link, Version},
+    maps::Scratch,
+    wire::{difference, plain_offset, replace_sum, segment::Segment},
+};
+
+pub enum Answer {
+    /// As of a port where nobody listens.
+    Reset,
+    SynAck {
+        agreed: Agreed,
+        numbers: Numbers,
+        /// The largest packet that the balancer may send.
+        mtu: u32,
+        /// The window scale, where one is agreed on.
+        scale: u8,
+    },
+}
+
+/// What Linux offers until it knows better.
+const WINDOW: u16 = 64_240;
+const SYN_ACK: u8 = 0x12;
+const RST_ACK: u8 = 0x14;
+/// Words of a header with all options that an answer can have.
+const WORDS: usize = 10;
+
+/// Makes the packet the answer. Its options are read; it is plain and has no payload.
+#[inline(always)]
+pub fn send(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    answer: &Answer,
+) -> Result<(), Failed> {
+    let words = match answer {
+        Answer::Reset => reset(scratch),
+        Answer::SynAck {
+            agreed,
+            numbers,
+            mtu,
+            scale,
+        } => syn_ack(scratch, version, agreed, *numbers, *mtu, *scale),
+    };
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    match write(ctx, version, scratch, words as u32 * 4) {
+        0 => Ok(()),
+        _ => Err(Failed),
+    }
+}
+
+/// Returns the number of words.
+#[inline(always)]
+fn reset(scratch: &mut Scratch) -> usize {
+    const LEN: usize = TcpHdr::LEN / 4;
+    begin(scratch, 0, LEN, RST_ACK, 0);
+    LEN
+}
+
+#[inline(always)]
+fn syn_ack(
+    scratch: &mut Scratch,
+    version: Version,
+    agreed: &Agreed,
+    numbers: Numbers,
+    mtu: u32,
+    scale: u8,
+) -> usize {
+    begin(scratch, numbers.sequence, WORDS, SYN_ACK, WINDOW);
+    let headers = (plain_offset(version) + TcpHdr::LEN) as u32;
+    let [high, low] = (mtu.saturating_sub(headers).min(u16::MAX.into()) as u16).to_be_bytes();
+    let answer = &mut scratch.answer;
+    // Fixed places: what isn't agreed on is padding.
+    const NOP: [u8; 2] = [1, 1];
+    let [a, b] = if agreed.sack { [4, 2] } else { NOP };
+    let [c, d] = if agreed.timestamps { [8, 10] } else { NOP };
+    answer[5] = u32::from_ne_bytes([2, 4, high, low]);
+    answer[6] = u32::from_ne_bytes([a, b, c, d]);
+    let padding = u32::from_ne_bytes([1; 4]);
+    [answer[7], answer[8], answer[9]] = [padding; 3];
+    if agreed.timestamps {
+        answer[7] = numbers.timestamp.to_be();
+        answer[8] = scratch.options.value.to_be();
+    }
+    if agreed.scale.is_some() {
+        answer[9] = u32::from_ne_bytes([1, 3, 3, scale]);
+    }
+    WORDS
+}
+
+/// The fixed part of the header.
+#[inline(always)]
+fn begin(scratch: &mut Scratch, sequence: u32, words: usize, flags: u8, window: u16) {
+    let [sport, dport] = scratch.segment.tuple.ports();
+    let [high, low] = window.to_be_bytes();
+    scratch.answer = [0; 18];
+    scratch.answer[0] = u32::from(sport) << 16 | u32::from(dport);
+    scratch.answer[1] = sequence.to_be();
+    scratch.answer[2] = scratch.segment.seq.wrapping_add(1).to_be();
+    scratch.answer[3] = u32::from_ne_bytes([(words as u8) << 4, flags, high, low]);
+    // The checksum stays for now, and with it the urgent pointer's place.
+    scratch.answer[4] = scratch.header[4] & u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+}
+
+/// `len` bytes of `scratch.answer` in place of `scratch.header`. 1 is a failure.
+#[inline(never)]
+fn write(ctx: &TcContext, version: Version, scratch: &mut Scratch, len: u32) -> u64 {
+    try_write(ctx, version, scratch, len).is_err().into()
+}
+
+#[inline(always)]
+fn try_write(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    len: u32,
+) -> Result<(), Failed> {
+    let Segment { len: before, .. } = scratch.segment;
+    let at = plain_offset(version);
+    ctx::set_len(ctx, at as u32 + len)?;
+    if len as usize == TcpHdr::LEN {
+        let header: [u32; TcpHdr::LEN / 4] = [
+            scratch.answer[0],
+            scratch.answer[1],
+            scratch.answer[2],
+            scratch.answer[3],
+            scratch.answer[4],
+        ];
+        ctx::store(ctx, at, &header)?;
+    } else {
+        // SAFETY: the first words of more.
+        let header = unsafe { &*(&raw const scratch.answer).cast::<[u32; WORDS]>() };
+        ctx::store(ctx, at, header)?;
+    }
+    let sum = difference(&scratch.header, &scratch.answer)?;
+    replace_sum(ctx, at, sum, 0)?;
+    let lengths = difference(&before.to_be(), &len.to_be())?;
+    replace_sum(ctx, at, lengths, BPF_F_PSEUDO_HDR.into())?;
+    write_ip(ctx, version, &scratch.segment.tuple, len)
+}
+
+/// Back to where it came from.
+#[inline(always)]
+fn write_ip(ctx: &TcContext, version: Version, tuple: &Tuple, len: u32) -> Result<(), Failed> {
+    const TTL: u8 = 64;
+    const DONT_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
+    let [to, from] = tuple.addresses().map(|addr| addr.words());
+    let protocol = IpProto::Tcp as u8;
+    match version {
+        Version::V4 => {
+            let [high, low] = (len as u16 + Ipv4Hdr::LEN as u16).to_be_bytes();
+            let mut header = [
+                u32::from_ne_bytes([0x45, 0, high, low]),
+                DONT_FRAGMENT,
+                u32::from_ne_bytes([TTL, protocol, 0, 0]),
+                from[3],
+                to[3],
+            ];
+            let [high, low] = checksum::ipv4(&header).to_ne_bytes();
+            header[2] = u32::from_ne_bytes([TTL, protocol, high, low]);
+            ctx::store(ctx, 0, &header)?;
+        }
+        Version::V6 => {
+            let [high, low] = (len as u16).to_be_bytes();
+            let fixed = [
+                u32::from_ne_bytes([0x60, 0, 0, 0]),
+                u32::from_ne_bytes([high, low, protocol, TTL]),
+            ];
+            ctx::store(ctx, 0, &fixed)?;
+            ctx::store(ctx, size_of_val(&fixed), &[from, to])?;
+        }
+    }
+    Ok(())
+}

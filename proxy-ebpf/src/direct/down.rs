@@ -1,0 +1,181 @@
+//! From the application to the balancer.
+
+use core::ptr;
+
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_coarse_ns, bpf_sk_fullsock},
+    programs::TcContext,
+};
+use proxy_common::{
+    VETH_MAC,
+    flow::{Down, flag, seconds},
+};
+
+use crate::{
+    ctx::{self, Link, Unreadable, Version},
+    lookup::route,
+    maps,
+    wire::{
+        icmp, rewrite,
+        segment::{self, Kind, Segment},
+    },
+};
+
+pub enum Way {
+    /// As it is on its way: to the same neighbour, by the same device.
+    AsItIs,
+    /// Out by the device of this index.
+    Device(u32),
+    /// The same, of an ICMP error.
+    IcmpDevice(u32),
+}
+
+pub enum Reason {
+    Failed,
+    /// Not the application's: the stack answered a segment that came before the socket was there.
+    Early,
+}
+
+impl From<Unreadable> for Reason {
+    fn from(Unreadable: Unreadable) -> Self {
+        Self::Failed
+    }
+}
+
+/// A packet that leaves a steer address; none: it is of no direct connection.
+#[inline(always)]
+pub fn down(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Way>, Reason> {
+    let scratch = maps::scratch().ok_or(Reason::Failed)?;
+    let segment = &mut scratch.segment;
+    match segment::read(ctx, version, link, segment) {
+        Kind::Tcp => tcp(ctx, version, link, segment),
+        Kind::Icmp => error(ctx, version, link),
+        Kind::Other => Ok(None),
+    }
+}
+
+#[inline(always)]
+fn tcp(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    segment: &Segment,
+) -> Result<Option<Way>, Reason> {
+    let Some(flow) = maps::find_down(&segment.tuple) else {
+        return Ok(None);
+    };
+    // SAFETY: `rewrite` is written before the element is in the map. What else is written here, is
+    // written under the lock of the one socket that sends from this tuple; its late segments (of
+    // TIME_WAIT, or resets) change no numbers. The sweep writes other fields, and removes the element
+    // seconds after the socket's end.
+    let flow: &mut Down = unsafe { &mut *flow };
+    if flow.flags & flag::CONFIRMED == 0 {
+        // A socket's own reset has ACK.
+        if segment.rst() && !segment.acks() {
+            return Err(Reason::Early);
+        }
+        confirm(flow);
+    }
+    account(ctx, segment, flow);
+    let device = way(ctx, version, flow).ok_or(Reason::Failed)?;
+    let is_on_its_way =
+        link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx)? == flow.mac;
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
+    Ok(Some(if is_on_its_way {
+        Way::AsItIs
+    } else {
+        Way::Device(device)
+    }))
+}
+
+/// The application's socket is there.
+#[inline(always)]
+fn confirm(flow: &mut Down) {
+    let balancers = flow.rewrite.to.reversed();
+    maps::confirm(&balancers);
+    if flow.flags & flag::PENDING != 0 {
+        maps::forget_pending(&balancers);
+    }
+    flow.flags |= flag::CONFIRMED;
+}
+
+/// Counts bytes by what the socket says of itself: nobody else's word is taken for it.
+#[inline(always)]
+fn account(ctx: &TcContext, segment: &Segment, flow: &mut Down) {
+    if segment.rst() {
+        flow.flags |= flag::RESET;
+        return;
+    }
+    if segment.acks() {
+        flow.up = advance(flow.up, segment.ack.wrapping_sub(flow.up_base));
+    }
+    // What comes behind FIN has a number of its own, but no byte.
+    if flow.flags & flag::FIN == 0 {
+        let end = segment.seq.wrapping_add(segment.payload);
+        flow.down = advance(flow.down, end.wrapping_sub(flow.down_base));
+    }
+    if segment.fin() {
+        flow.flags |= flag::FIN;
+        if is_last(ctx) {
+            flow.flags |= flag::CLOSED;
+        }
+    }
+}
+
+/// A count of bytes whose lower half has become `low`, unless that is an older one.
+#[inline(always)]
+const fn advance(count: u64, low: u32) -> u64 {
+    let more = low.wrapping_sub(count as u32).cast_signed();
+    if more > 0 { count + more as u64 } else { count }
+}
+
+/// Whether a FIN is the second one of its connection.
+#[inline(always)]
+fn is_last(ctx: &TcContext) -> bool {
+    /// TCP_LAST_ACK and TCP_CLOSING of linux/tcp_states.h.
+    const LAST_ACK: u32 = 9;
+    const CLOSING: u32 = 11;
+    // SAFETY: the kernel's pointer, which may be null; what is no full socket gives null.
+    unsafe {
+        let socket = (*ctx.skb.skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return false;
+        }
+        let socket = bpf_sk_fullsock(socket);
+        !socket.is_null() && matches!((*socket).state, LAST_ACK | CLOSING)
+    }
+}
+
+/// The device that leads to the balancer, looked up once a second.
+#[inline(always)]
+fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
+    // SAFETY: takes nothing.
+    let now = seconds(unsafe { bpf_ktime_get_coarse_ns() }) as u16;
+    if flow.routed != now || flow.device == 0 {
+        let way = route::way(ctx, version, &flow.rewrite.to)?;
+        flow.device = way.device;
+        flow.mac = way.mac;
+        flow.routed = now;
+    }
+    Some(flow.device)
+}
+
+/// What this host says of a segment that it had for the application is for the balancer.
+#[inline(always)]
+fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Way>, Reason> {
+    let Some(about) = icmp::about(ctx, version) else {
+        return Ok(None);
+    };
+    let Some(flow) = maps::find_down(&about.reversed()) else {
+        return Ok(None);
+    };
+    // SAFETY: as in `tcp`.
+    let flow: &Down = unsafe { &*ptr::from_ref(&*flow) };
+    let to = flow.rewrite.to.reversed();
+    let device = route::way(ctx, version, &flow.rewrite.to).ok_or(Reason::Failed)?;
+    let [_, service] = to.addresses();
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    icmp::translate(ctx, version, &about, &to, Some(service))?;
+    Ok(Some(Way::IcmpDevice(device.device)))
+}

@@ -1,0 +1,327 @@
+//! The first data segment: a handshake's proof and a header, of which a connection is made.
+
+use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use proxy_common::{
+    Counter, Endpoint, Listener, Steered, VETH_MAC,
+    cookie::{Agreed, Answered, Asked, Numbers},
+    flow::{Down, Pending, Tuple, flag, seconds},
+};
+
+use super::{Failed, Verdict, sweep, to_entrance};
+use crate::{
+    admit::guard,
+    ctx::{self, Link, Unreadable, Version},
+    lookup::{
+        kfunc::{self, Attrs},
+        socket::{Presence, presence},
+    },
+    maps::{self, Scratch},
+    wire::{cut, options, proxy, rewrite, segment},
+};
+
+#[inline(always)]
+pub fn first(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Failed> {
+    let segment = &scratch.segment;
+    if !segment.acks() {
+        return Ok(Verdict::Foreign);
+    }
+    let Some(listener) = guard::listener(&segment.tuple.destination()) else {
+        return Ok(Verdict::Foreign);
+    };
+    if !maps::allows(listener.service(), segment.tuple.addresses()[0]) {
+        return Ok(Verdict::Foreign);
+    }
+    options::read(ctx, scratch)?;
+    let judged = judge(scratch, listener);
+    if judged != OTHERS
+        && maps::was_given()
+        && presence(ctx, version, &scratch.segment.tuple) == Presence::There
+    {
+        // The daemon has it already.
+        return Ok(Verdict::Foreign);
+    }
+    match judged {
+        OURS => {}
+        LATER => return Ok(Verdict::Done(Counter::DirectAhead)),
+        LATE => {
+            maps::count(Counter::DirectLate);
+            return Ok(Verdict::Foreign);
+        }
+        _ => return Ok(Verdict::Foreign),
+    }
+    let segment = &scratch.segment;
+    if segment.rst() {
+        return Ok(Verdict::Done(Counter::DirectSilent));
+    }
+    if segment.payload == 0 && !segment.fin() {
+        return Ok(Verdict::Done(Counter::DirectHandshake));
+    }
+    match connect(ctx, version, link, scratch, listener) {
+        Ok(verdict) => Ok(verdict),
+        Err(Reason::Failed) => Err(Failed),
+        Err(Reason::ToDaemon(why)) => {
+            to_daemon(ctx, version, scratch);
+            Ok(Verdict::ToDaemon(why))
+        }
+    }
+}
+
+const OTHERS: u64 = 0;
+const OURS: u64 = 1;
+/// Ours, but not the first one.
+const LATER: u64 = 2;
+/// Ours, but too late.
+const LATE: u64 = 3;
+
+/// Whether the segment is the first one of a handshake of ours. A function of its own, as a program's
+/// stack has 512 bytes.
+#[inline(never)]
+fn judge(scratch: &Scratch, listener: &Listener) -> u64 {
+    let (segment, options) = (&scratch.segment, &scratch.options);
+    // SAFETY: takes nothing.
+    let now = seconds(unsafe { bpf_ktime_get_coarse_ns() });
+    let ours = segment.ack.wrapping_sub(1);
+    let theirs = segment.seq.wrapping_sub(1);
+    if Agreed::from_bits(ours).timestamps {
+        let Some(secret) = maps::secret() else {
+            return OTHERS;
+        };
+        let asked = Asked {
+            tuple: &segment.tuple,
+            service: listener.service(),
+            sequence: theirs,
+        };
+        let answer = Numbers {
+            sequence: ours,
+            timestamp: options.echo,
+        };
+        return match asked.judge(secret, answer, listener.tick(now)) {
+            Answered::Others => OTHERS,
+            Answered::Later => LATER,
+            Answered::Ours { age } if age > listener.header_ticks() => LATE,
+            Answered::Ours { .. } => OURS,
+        };
+    }
+    match maps::pending(&segment.tuple) {
+        Some(pending) if pending.ours == ours => {
+            let age = now.wrapping_sub(pending.since);
+            if pending.theirs != theirs {
+                LATER
+            } else if age > Pending::LIFE {
+                LATE
+            } else {
+                OURS
+            }
+        }
+        _ => OTHERS,
+    }
+}
+
+enum Reason {
+    Failed,
+    ToDaemon(Counter),
+}
+
+impl From<Unreadable> for Reason {
+    fn from(Unreadable: Unreadable) -> Self {
+        Self::Failed
+    }
+}
+
+#[inline(always)]
+fn connect(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    listener: &Listener,
+) -> Result<Verdict, Reason> {
+    if scratch.segment.payload == 0 {
+        return Err(Reason::ToDaemon(Counter::ToDaemonSilent));
+    }
+    if !segment::is_plain(&scratch.segment, version) {
+        return Err(Reason::ToDaemon(Counter::ToDaemonSplit));
+    }
+    proxy::read(ctx, link, scratch, listener).map_err(|reason| {
+        Reason::ToDaemon(match reason {
+            proxy::Reason::Split => Counter::ToDaemonSplit,
+            proxy::Reason::Other => Counter::ToDaemonHeader,
+        })
+    })?;
+    let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
+    open(ctx, version, scratch, listener, steered)?;
+    if assign(
+        ctx,
+        version,
+        scratch,
+        &scratch.proxy.source,
+        &steered.target,
+    ) == 0
+    {
+        maps::forget_tuples(&scratch.segment.tuple, &scratch.app);
+        maps::add_flows(u64::MAX);
+        return Err(Reason::ToDaemon(Counter::ToDaemonListener));
+    }
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    cut::cut(ctx, version, scratch, scratch.proxy.len)?;
+    if scratch.proxy.tlvs != 0 {
+        maps::keep_header(&scratch.app, &scratch.line);
+    }
+    rewrite::apply(ctx, version, scratch.segment.at, &scratch.up.rewrite)?;
+    Ok(Verdict::ToApp {
+        device: to_entrance(ctx)?,
+        what: Counter::DirectOpened,
+    })
+}
+
+/// Where the client's connection goes, or why it can't be direct.
+#[inline(always)]
+fn fit<'a>(
+    version: Version,
+    scratch: &Scratch,
+    listener: &'a Listener,
+) -> Result<&'a Steered, Counter> {
+    let header = &scratch.proxy;
+    let client = header.source.addr();
+    let (direct, steered) = match version {
+        Version::V4 => (Listener::DIRECT_V4, listener.target4()),
+        Version::V6 => (Listener::DIRECT_V6, listener.target6()),
+    };
+    if !listener.has(direct) {
+        return Err(Counter::ToDaemonService);
+    }
+    if client.v4().is_some() != (version == Version::V4) || !steered.is_set() {
+        return Err(Counter::ToDaemonFamily);
+    }
+    if client.is_martian()
+        || header.source.port() == 0
+        || maps::is_local(&client).is_some()
+        || maps::is_steer(&client)
+    {
+        return Err(Counter::ToDaemonClient);
+    }
+    if u64::from(scratch.segment.payload - header.len) > cut::MOST {
+        return Err(Counter::ToDaemonSplit);
+    }
+    match maps::host() {
+        Some(host) if maps::flows() + maps::daemon_connections() < host.most.into() => Ok(steered),
+        _ => Err(Counter::ToDaemonFull),
+    }
+}
+
+/// Both entries, before the socket is there: no segment of it may find none.
+#[inline(always)]
+fn open(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    listener: &Listener,
+    steered: &Steered,
+) -> Result<(), Reason> {
+    match insert(ctx, version, scratch, listener, steered) {
+        INSERTED => Ok(()),
+        BUSY => Err(Reason::ToDaemon(Counter::ToDaemonBusy)),
+        FULL => Err(Reason::ToDaemon(Counter::ToDaemonFull)),
+        _ => Err(Reason::Failed),
+    }
+}
+
+const INSERTED: u64 = 0;
+const BUSY: u64 = 1;
+const FULL: u64 = 2;
+const FAILED: u64 = 3;
+
+#[inline(never)]
+fn insert(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    listener: &Listener,
+    steered: &Steered,
+) -> u64 {
+    if fill(scratch, listener, steered) != 0 {
+        return FAILED;
+    }
+    let before = presence(ctx, version, &scratch.up.rewrite.to);
+    if before == Presence::There {
+        return BUSY;
+    }
+    // What is left of the client's last connection.
+    sweep::forget_left(&scratch.app, before);
+    if before == Presence::TimeWait {
+        // The kernel makes no second socket beside that one, but for a SYN it makes way.
+        return BUSY;
+    }
+    if !maps::insert_up(&scratch.segment.tuple, &scratch.up) {
+        return FULL;
+    }
+    if !maps::insert_down(&scratch.app, &scratch.down) {
+        maps::forget_up(&scratch.segment.tuple);
+        return FULL;
+    }
+    maps::add_flows(1);
+    INSERTED
+}
+
+/// Both entries, and the tuple of the application's packets. A function of its own, as a program's
+/// stack has 512 bytes; 1 is a failure.
+#[inline(never)]
+fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> u64 {
+    let Scratch {
+        segment,
+        proxy,
+        up,
+        down,
+        app,
+        ..
+    } = scratch;
+    let is_pending = !Agreed::from_bits(segment.ack.wrapping_sub(1)).timestamps;
+    let flags = if is_pending { flag::PENDING } else { 0 };
+    up.rewrite.to = Tuple::new(proxy.source, steered.steer);
+    up.first = segment.seq;
+    up.confirmed = 0;
+    *app = up.rewrite.to.reversed();
+    *down = Down::default();
+    down.rewrite.to = segment.tuple.reversed();
+    down.up_base = segment.seq.wrapping_add(proxy.len);
+    down.down_base = segment.ack;
+    down.flags = flags;
+    down.service = listener.service();
+    // SAFETY: takes nothing.
+    down.opened = seconds(unsafe { bpf_ktime_get_coarse_ns() });
+    down.header = proxy.version as u16;
+    let prepared = rewrite::prepare(&mut up.rewrite, &segment.tuple)
+        .and_then(|()| rewrite::prepare(&mut down.rewrite, app));
+    prepared.is_err().into()
+}
+
+/// Gives the segment as it is to a listener of the daemon. If that doesn't take it, the stack answers.
+#[inline(always)]
+fn to_daemon(ctx: &TcContext, version: Version, scratch: &Scratch) {
+    let tuple = &scratch.segment.tuple;
+    let _ = assign(ctx, version, scratch, &tuple.source(), &tuple.destination());
+}
+
+/// Makes the segment a connection of the listener that hears one from `from` to `to`; 0: it is as it
+/// was.
+#[inline(never)]
+fn assign(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &Scratch,
+    from: &Endpoint,
+    to: &Endpoint,
+) -> u64 {
+    let Some(host) = maps::host() else {
+        return 0;
+    };
+    let agreed = Agreed::from_bits(scratch.segment.ack.wrapping_sub(1));
+    let options = &scratch.options;
+    let mut attrs = Attrs::new(&agreed, host, options.value, options.echo);
+    kfunc::assign(ctx, version, [from, to], &mut attrs).into()
+}

@@ -1,0 +1,140 @@
+//! Segments that are cut into pieces. The ports are in the first piece, and the checksum there is of
+//! all of them; the others go where it went. The stack puts them together.
+
+use core::mem::offset_of;
+
+use aya_ebpf::programs::TcContext;
+use network_types::{
+    eth::EthHdr,
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+};
+use proxy_common::{
+    Addr, Counter, VETH_MAC,
+    flow::{Piece, Pieces, Tuple},
+};
+
+use super::{Failed, Verdict, to_entrance};
+use crate::{
+    ctx::{self, Link, Version},
+    maps,
+    wire::rewrite,
+};
+
+/// A piece of a TCP segment.
+struct Fragment {
+    piece: Piece,
+    is_first: bool,
+    /// Where what it carries is.
+    at: u32,
+}
+
+/// A packet that is no whole segment.
+#[inline(always)]
+pub fn fragment(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Failed> {
+    let read = match version {
+        Version::V4 => read_v4(ctx),
+        Version::V6 => read_v6(ctx),
+    };
+    match read {
+        None => Ok(Verdict::Foreign),
+        Some(first) if first.is_first => self::first(ctx, version, link, &first),
+        Some(later) => self::later(ctx, version, link, &later.piece),
+    }
+}
+
+#[inline(always)]
+fn read_v4(ctx: &TcContext) -> Option<Fragment> {
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+    let ip: Ipv4Hdr = ctx::load(ctx, 0).ok()?;
+    let place = u16::from_be_bytes(ip.frags) & (MORE | OFFSET);
+    if ip.proto != IpProto::Tcp as u8 || place == 0 {
+        return None;
+    }
+    let addr = |octets| Addr::from_v4(u32::from_ne_bytes(octets));
+    Some(Fragment {
+        piece: Piece {
+            addresses: [addr(ip.src_addr), addr(ip.dst_addr)],
+            id: u16::from_ne_bytes(ip.id).into(),
+        },
+        is_first: place & OFFSET == 0,
+        at: u32::from(ip.vihl & 0xf) * 4,
+    })
+}
+
+#[inline(always)]
+fn read_v6(ctx: &TcContext) -> Option<Fragment> {
+    const FRAGMENT: u8 = 44;
+    const HEADER_LEN: u32 = 8;
+    const OFFSET: u16 = 0xfff8;
+    let next: u8 = ctx::load(ctx, offset_of!(Ipv6Hdr, next_hdr)).ok()?;
+    if next != FRAGMENT {
+        return None;
+    }
+    let [place, id]: [u32; 2] = ctx::load(ctx, Ipv6Hdr::LEN).ok()?;
+    let [protocol, _, high, low] = place.to_ne_bytes();
+    if protocol != IpProto::Tcp as u8 {
+        return None;
+    }
+    let addresses = ctx::load(ctx, offset_of!(Ipv6Hdr, src_addr)).ok()?;
+    Some(Fragment {
+        piece: Piece { addresses, id },
+        is_first: u16::from_be_bytes([high, low]) & OFFSET == 0,
+        at: Ipv6Hdr::LEN as u32 + HEADER_LEN,
+    })
+}
+
+#[inline(always)]
+fn first(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    fragment: &Fragment,
+) -> Result<Verdict, Failed> {
+    let Ok(ports) = ctx::load::<[u16; 2]>(ctx, fragment.at as usize) else {
+        return Ok(Verdict::Foreign);
+    };
+    let [source, destination] = fragment.piece.addresses;
+    let Some(flow) = maps::find_up(&Tuple::from_wire(source, destination, ports)) else {
+        return Ok(Verdict::Foreign);
+    };
+    // SAFETY: written before the element is in the map.
+    let flow = unsafe { &(*flow).rewrite };
+    let pieces = Pieces {
+        addresses: *flow.to.both_addresses(),
+        difference: flow.addresses,
+    };
+    maps::remember_pieces(&fragment.piece, &pieces);
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    rewrite::apply(ctx, version, fragment.at, flow)?;
+    to_app(ctx)
+}
+
+#[inline(always)]
+fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result<Verdict, Failed> {
+    let Some(pieces) = maps::pieces(piece) else {
+        return Ok(Verdict::Foreign);
+    };
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    match version {
+        Version::V4 => {
+            let addresses = pieces.addresses.map(|addr| addr.words()[3]);
+            ctx::store(ctx, offset_of!(Ipv4Hdr, src_addr), &addresses)?;
+            let check = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
+            ctx.l3_csum_replace(check, 0, pieces.difference.into(), 0)
+                .map_err(|_| Failed)?;
+        }
+        Version::V6 => {
+            ctx::store(ctx, offset_of!(Ipv6Hdr, src_addr), &pieces.addresses)?;
+        }
+    }
+    to_app(ctx)
+}
+
+#[inline(always)]
+fn to_app(ctx: &TcContext) -> Result<Verdict, Failed> {
+    Ok(Verdict::ToApp {
+        device: to_entrance(ctx)?,
+        what: Counter::DirectUp,
+    })
+}

@@ -1,0 +1,234 @@
+//! The end of direct connections. It is believed of the application's socket, not of the network: an
+//! entry goes some time after its socket has gone, so that late segments still find their way.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use proxy_common::{
+    Addr,
+    flow::{Down, MAX_FLOWS, Pending, Told, Tuple, flag, seconds, told},
+};
+
+use crate::{
+    ctx::Version,
+    lookup::socket::{Presence, presence},
+    maps,
+};
+
+/// How long entries stay behind their sockets: a last acknowledgment may have to be given again while
+/// the application's end is in TIME_WAIT.
+struct Linger {
+    gone: u16,
+    time_wait: u16,
+}
+
+impl Linger {
+    /// The fuller the table, the shorter.
+    const fn with(flows: u64) -> Self {
+        const HALF: u64 = MAX_FLOWS as u64 / 2;
+        const QUARTER: u64 = MAX_FLOWS as u64 / 4;
+        match flows {
+            HALF.. => Self {
+                gone: 1,
+                time_wait: 1,
+            },
+            QUARTER.. => Self {
+                gone: 1,
+                time_wait: 3,
+            },
+            _ => Self {
+                gone: 2,
+                time_wait: 12,
+            },
+        }
+    }
+}
+
+struct Sweep {
+    skb: *mut __sk_buff,
+    now: u16,
+    linger: Linger,
+    /// Flows that stay, and those of them whose connection is open.
+    entries: u64,
+    open: u64,
+}
+
+/// Looks after each direct connection, and tells the daemon of those that have opened or ended.
+#[inline(always)]
+pub fn sweep(ctx: &TcContext) {
+    let mut sweep = Sweep {
+        skb: ctx.skb.skb,
+        // SAFETY: takes nothing.
+        now: seconds(unsafe { bpf_ktime_get_coarse_ns() }) as u16,
+        linger: Linger::with(maps::entries()),
+        entries: 0,
+        open: 0,
+    };
+    maps::for_each_down(look_after, &mut sweep);
+    maps::set_entries(sweep.entries);
+    maps::set_flows(sweep.open);
+}
+
+/// Removes SYNs that nothing came of, and counts each balancer's share anew.
+#[inline(always)]
+pub fn sweep_pending() {
+    // SAFETY: takes nothing.
+    let mut now = seconds(unsafe { bpf_ktime_get_coarse_ns() });
+    maps::for_each_share(reset_share, &mut now);
+    maps::for_each_pending(expire, &mut now);
+}
+
+/// A share that has been nothing for a whole sweep goes.
+unsafe extern "C" fn reset_share(
+    _map: *mut c_void,
+    balancer: *const Addr,
+    share: *mut u64,
+    _now: *mut u32,
+) -> i64 {
+    // SAFETY: the kernel's arguments; a plain load and a plain store of one word.
+    unsafe {
+        if share.read_volatile() == 0 {
+            maps::forget_share(&*balancer);
+        } else {
+            share.write_volatile(0);
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn expire(
+    _map: *mut c_void,
+    tuple: *const Tuple,
+    pending: *mut Pending,
+    now: *mut u32,
+) -> i64 {
+    // SAFETY: the kernel's arguments, and what `sweep_pending` gave it.
+    let (tuple, pending, now) = unsafe { (&*tuple, &*pending, *now) };
+    if now.wrapping_sub(pending.since) > Pending::LIFE {
+        maps::forget_pending(tuple);
+    } else {
+        maps::count_share(tuple.addresses()[0]);
+    }
+    0
+}
+
+unsafe extern "C" fn look_after(
+    _map: *mut c_void,
+    tuple: *const Tuple,
+    flow: *mut Down,
+    sweep: *mut Sweep,
+) -> i64 {
+    // SAFETY: the kernel's arguments, and what `sweep` gave it.
+    let (tuple, flow, sweep) = unsafe { (&*tuple, &mut *flow, &mut *sweep) };
+    let ctx = TcContext::new(sweep.skb);
+    let version = match tuple.addresses()[0].v4() {
+        Some(_) => Version::V4,
+        None => Version::V6,
+    };
+    let stays = match presence(&ctx, version, &tuple.reversed()) {
+        Presence::There => {
+            flow.gone = 0;
+            say_open(tuple, flow);
+            true
+        }
+        Presence::TimeWait => {
+            flow.told |= told::CLOSED;
+            lingers(tuple, flow, sweep.now, sweep.linger.time_wait)
+        }
+        Presence::Gone => lingers(tuple, flow, sweep.now, sweep.linger.gone),
+    };
+    sweep.entries += u64::from(stays);
+    sweep.open += u64::from(flow.told & told::ENDED == 0 && stays);
+    0
+}
+
+#[inline(always)]
+fn say_open(tuple: &Tuple, flow: &mut Down) {
+    if flow.told & told::SEEN == 0 {
+        flow.told |= told::SEEN;
+        maps::confirm(&flow.rewrite.to.reversed());
+    }
+    if flow.told & told::OPEN == 0 && tell(tuple, flow, Told::OPENED) {
+        flow.told |= told::OPEN;
+    }
+}
+
+/// Whether a flow without a socket stays.
+#[inline(always)]
+fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
+    if flow.gone == 0 {
+        // 0 says that it isn't.
+        flow.gone = if now == 0 { 1 } else { now };
+    }
+    if !say_ended(tuple, flow) || now.wrapping_sub(flow.gone) < linger {
+        return true;
+    }
+    maps::forget_tuples(&flow.rewrite.to.reversed(), tuple);
+    false
+}
+
+/// False if it has to be said again. Of what never came to be, nothing is said.
+#[inline(always)]
+fn say_ended(tuple: &Tuple, flow: &mut Down) -> bool {
+    let never_was = flow.flags & flag::CONFIRMED == 0 && flow.told & told::SEEN == 0;
+    if never_was || flow.told & told::ENDED != 0 {
+        return true;
+    }
+    let is_closed = flow.flags & flag::CLOSED != 0 || flow.told & told::CLOSED != 0;
+    let how = if is_closed && flow.flags & flag::RESET == 0 {
+        Told::CLOSED
+    } else {
+        Told::RESET
+    };
+    let has_told = tell(tuple, flow, how);
+    if has_told {
+        flow.told |= told::ENDED;
+    }
+    has_told
+}
+
+#[inline(always)]
+fn tell(tuple: &Tuple, flow: &Down, what: u32) -> bool {
+    tell_of(tuple, flow, what) != 0
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn tell_of(tuple: &Tuple, flow: &Down, what: u32) -> u64 {
+    maps::tell(&Told {
+        tuple: *tuple,
+        what,
+        down: *flow,
+    })
+    .into()
+}
+
+/// Removes what is left of a connection whose socket is gone, or in TIME_WAIT.
+#[inline(always)]
+pub fn forget(up: &Tuple, down: &Tuple, presence: Presence) {
+    forget_flow(up, down, presence == Presence::TimeWait);
+}
+
+/// The same by the tuple of the application's packets, if anything is left.
+#[inline(always)]
+pub fn forget_left(down: &Tuple, presence: Presence) {
+    if let Some(left) = maps::find_down(down) {
+        // SAFETY: written before the element is in the map.
+        let up = unsafe { (*left).rewrite.to }.reversed();
+        forget(&up, down, presence);
+    }
+}
+
+#[inline(never)]
+fn forget_flow(up: &Tuple, down: &Tuple, is_closed: bool) -> u64 {
+    if let Some(flow) = maps::find_down(down) {
+        // SAFETY: with its socket gone, only the sweep writes here, the same bits.
+        let flow = unsafe { &mut *flow };
+        if is_closed {
+            flow.told |= told::CLOSED;
+        }
+        say_ended(down, flow);
+    }
+    maps::forget_tuples(up, down);
+    0
+}

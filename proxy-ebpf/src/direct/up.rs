@@ -1,0 +1,79 @@
+//! From the balancer to the application, once there is a flow.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::{Counter, VETH_MAC, flow::Up};
+
+use super::{Failed, Verdict, sweep, to_entrance};
+use crate::{
+    ctx::{self, Link, Version},
+    lookup::socket::{Presence, presence},
+    maps,
+    wire::{icmp, rewrite, segment::Segment},
+};
+
+pub enum Outcome {
+    Done(Verdict),
+    /// There is none, or no more.
+    NoFlow,
+}
+
+#[inline(always)]
+pub fn up(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    segment: &Segment,
+) -> Result<Outcome, Failed> {
+    let Some(flow) = maps::find_up(&segment.tuple) else {
+        return Ok(Outcome::NoFlow);
+    };
+    // SAFETY: the element is written before it is in the map, but for one word. After its
+    // removal, seconds after the socket's end, it may become another flow's: then this segment, of no
+    // connection any more, is one that the other's socket throws away.
+    let flow: &Up = unsafe { &*flow };
+    // SAFETY: a plain load of one word.
+    let is_confirmed = unsafe { (&raw const flow.confirmed).read_volatile() } != 0;
+    if !is_confirmed || segment.is_first() {
+        let presence = presence(ctx, version, &flow.rewrite.to);
+        let is_over = presence != Presence::There;
+        let is_again = presence == Presence::Gone
+            && !is_confirmed
+            && segment.seq == flow.first
+            && segment.payload > 0;
+        if is_again || segment.is_first() && is_over {
+            // A connection that is over, or never came to be.
+            sweep::forget(&segment.tuple, &flow.rewrite.to.reversed(), presence);
+            if is_again {
+                maps::count(Counter::DirectAgain);
+            }
+            return Ok(Outcome::NoFlow);
+        }
+        // What follows the first one in the same flight goes the same way, also before the socket is
+        // there: at worst the stack answers it, which `down` takes out.
+    }
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
+    Ok(Outcome::Done(Verdict::ToApp {
+        device: to_entrance(ctx)?,
+        what: Counter::DirectUp,
+    }))
+}
+
+/// A router's word on a segment that went to the balancer is for the application.
+#[inline(always)]
+pub fn icmp(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Failed> {
+    let Some(about) = icmp::about(ctx, version) else {
+        return Ok(Verdict::Foreign);
+    };
+    let Some(flow) = maps::find_up(&about.reversed()) else {
+        return Ok(Verdict::Foreign);
+    };
+    // SAFETY: as in `up`.
+    let to = unsafe { (*flow).rewrite.to }.reversed();
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    icmp::translate(ctx, version, &about, &to, None)?;
+    Ok(Verdict::ToApp {
+        device: to_entrance(ctx)?,
+        what: Counter::DirectIcmp,
+    })
+}

@@ -1,0 +1,5 @@
+//! What the kernel knows: sockets and routes.
+
+pub mod kfunc;
+pub mod route;
+pub mod socket;

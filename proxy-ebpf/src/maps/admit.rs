@@ -1,0 +1,93 @@
+//! Who may connect, and to what.
+
+use super::direct::{Each, for_each};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap, lpm_trie::Key},
+    programs::SkLookupContext,
+};
+use proxy_common::{
+    Addr, Allowed, Endpoint, Listener, MAX_ALLOWED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, port_bit,
+};
+
+#[map(name = "allow4")]
+static ALLOW4: LpmTrie<Allowed<1>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+#[map(name = "allow6")]
+static ALLOW6: LpmTrie<Allowed<4>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+#[map(name = "listeners")]
+static LISTENERS: HashMap<Endpoint, Listener> = HashMap::with_max_entries(MAX_LISTENERS, 0);
+#[map(name = "sockets")]
+static SOCKETS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
+/// A bit for each port that a service listens at.
+#[map(name = "ports")]
+static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
+/// This namespace's own addresses; those that are broadcast ones have the value 0.
+#[map(name = "locals")]
+static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
+/// When this CPU last logged a refusal, in nanoseconds since boot.
+#[map(name = "last_log")]
+static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[inline(always)]
+pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
+    // SAFETY: but for one word, nothing writes a listener in place; a replaced value is a new element.
+    unsafe { LISTENERS.get(at) }
+}
+
+#[inline(always)]
+pub fn for_each_listener<T>(each: Each<Endpoint, Listener, T>, with: &mut T) {
+    for_each(&LISTENERS, each, with);
+}
+
+/// Hands the connection to the socket at `listener`'s index; false when none is there.
+#[inline(always)]
+pub fn assign(ctx: &SkLookupContext, listener: &Listener) -> bool {
+    SOCKETS
+        .redirect_sk_lookup(ctx, listener.socket(), 0)
+        .is_ok()
+}
+
+/// Whether a service listens at this port.
+#[inline(always)]
+pub fn is_served(port: u16) -> bool {
+    let (word, bit) = port_bit(port);
+    PORTS.get(word).is_some_and(|bits| bits >> bit & 1 != 0)
+}
+
+/// What is known of an address that this namespace has: whether a service can be there.
+#[inline(always)]
+pub fn is_local(addr: &Addr) -> Option<bool> {
+    // SAFETY: one word, which the daemon replaces whole.
+    unsafe { LOCALS.get(addr) }.map(|unicast| *unicast != 0)
+}
+
+#[inline(always)]
+pub fn allows(service: u32, balancer: &Addr) -> bool {
+    match balancer.v4() {
+        Some(v4) => ALLOW4.get(exact(service, [v4])).is_some(),
+        None => ALLOW6.get(exact(service, balancer.words())).is_some(),
+    }
+}
+
+#[inline(always)]
+fn exact<const N: usize>(service: u32, addr: [u32; N]) -> Key<Allowed<N>> {
+    let bits = Allowed::<N>::prefix_len(u32::BITS * N as u32);
+    Key::new(bits, Allowed::new(service, addr))
+}
+
+/// True at most once a second on each CPU.
+#[inline(always)]
+pub fn may_log(now: u64) -> bool {
+    const SECOND: u64 = 1_000_000_000;
+    let Some(last) = LAST_LOG.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own slot, and a program isn't preempted by itself on one CPU.
+    unsafe {
+        if now.wrapping_sub(*last) < SECOND {
+            return false;
+        }
+        *last = now;
+    }
+    true
+}

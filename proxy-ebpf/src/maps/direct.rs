@@ -1,0 +1,347 @@
+//! Direct connections: flows, SYNs that wait for their header, and what every program may use as
+//! room to work in.
+
+use core::{ffi::c_void, ptr::from_mut};
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use proxy_common::{
+    Addr, Host, cookie,
+    flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up, seconds},
+    header, life,
+};
+
+use crate::wire::{
+    cut,
+    options::{Header, Options},
+    proxy,
+    segment::Segment,
+};
+
+#[map(name = "flows_up")]
+static FLOWS_UP: HashMap<Tuple, Up> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+#[map(name = "flows_down")]
+static FLOWS_DOWN: HashMap<Tuple, Down> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+/// Headers with TLVs, by the application's packets.
+#[map(name = "headers")]
+static HEADERS: HashMap<Tuple, Kept> = HashMap::with_max_entries(MAX_FLOWS, BPF_F_NO_PREALLOC);
+#[map(name = "pending")]
+static PENDING: HashMap<Tuple, Pending> =
+    HashMap::with_max_entries(Pending::MAX, BPF_F_NO_PREALLOC);
+/// How many entries of the pending table each balancer has.
+#[map(name = "shares")]
+static SHARES: HashMap<Addr, u64> = HashMap::with_max_entries(Pending::MAX, BPF_F_NO_PREALLOC);
+/// Packets that come in pieces; the oldest go.
+#[map(name = "pieces")]
+static PIECES: LruHashMap<Piece, Pieces> = LruHashMap::with_max_entries(MAX_PIECES, 0);
+#[map(name = "host")]
+static HOST: Array<Host> = Array::with_max_entries(1, 0);
+#[map(name = "secret")]
+static SECRET: Array<cookie::Key> = Array::with_max_entries(1, 0);
+#[map(name = "life")]
+static LIFE: Array<u64> = Array::with_max_entries(life::LEN, 0);
+#[map(name = "told")]
+static TOLD: RingBuf = RingBuf::with_byte_size(TOLD_BYTES, 0);
+#[map(name = "scratch")]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map(name = "body")]
+static BODY: PerCpuArray<[u8; cut::MOST as usize]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for some 7000 connections that the daemon hasn't heard of.
+const TOLD_BYTES: u32 = 1 << 20;
+
+/// What doesn't fit on a program's stack of 512 bytes. Each CPU has its own, and a program isn't
+/// preempted by another one on the same CPU.
+#[repr(C)]
+pub struct Scratch {
+    pub segment: Segment,
+    pub options: Options,
+    /// A TCP header.
+    pub header: Header,
+    /// The one that it becomes.
+    pub answer: Header,
+    /// The beginning of a payload, or a header.
+    pub line: Kept,
+    /// Zeroes, so that reading a few bytes behind its end needs no check.
+    pub behind: [u32; 4],
+    pub v1: header::v1::Line,
+    pub tlvs: proxy::Tlvs,
+    /// The header at the beginning of a payload.
+    pub proxy: proxy::Header,
+    /// The entries of a new flow, and the tuple of its application's packets.
+    pub up: Up,
+    pub down: Down,
+    pub app: Tuple,
+}
+
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: this CPU's own, and nobody else has it while the program runs.
+    SCRATCH
+        .get_ptr_mut(0)
+        .map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Where a payload passes through.
+#[inline(always)]
+pub fn body() -> Option<*mut u8> {
+    BODY.get_ptr_mut(0).map(<*mut _>::cast)
+}
+
+#[inline(always)]
+pub fn find_up(tuple: &Tuple) -> Option<*mut Up> {
+    FLOWS_UP.get_ptr_mut(tuple)
+}
+
+/// The application's socket is there.
+#[inline(always)]
+pub fn confirm(tuple: &Tuple) {
+    if let Some(up) = find_up(tuple) {
+        // SAFETY: one word that only ever becomes this.
+        unsafe { (&raw mut (*up).confirmed).write_volatile(1) };
+    }
+}
+
+#[inline(always)]
+pub fn find_down(tuple: &Tuple) -> Option<*mut Down> {
+    FLOWS_DOWN.get_ptr_mut(tuple)
+}
+
+/// False if there is one already, or no room.
+#[inline(always)]
+pub fn insert_up(tuple: &Tuple, up: &Up) -> bool {
+    FLOWS_UP.insert(tuple, up, BPF_NOEXIST.into()).is_ok()
+}
+
+#[inline(always)]
+pub fn insert_down(tuple: &Tuple, down: &Down) -> bool {
+    FLOWS_DOWN.insert(tuple, down, BPF_NOEXIST.into()).is_ok()
+}
+
+#[inline(always)]
+pub fn forget_up(tuple: &Tuple) {
+    let _ = FLOWS_UP.remove(tuple);
+}
+
+/// For people to read: the connection goes on without.
+#[inline(always)]
+pub fn keep_header(down: &Tuple, header: &Kept) {
+    let _ = HEADERS.insert(down, header, 0);
+}
+
+/// Removes a flow by the tuples of both directions.
+#[inline(always)]
+pub fn forget_tuples(up: &Tuple, down: &Tuple) {
+    // Another CPU may have done so already.
+    let _ = FLOWS_UP.remove(up);
+    let _ = FLOWS_DOWN.remove(down);
+    let _ = HEADERS.remove(down);
+}
+
+/// The number of open connections, which wraps around for one less. The sweep counts them anew.
+#[inline(always)]
+pub fn add_flows(count: u64) {
+    add(LIFE.get_ptr_mut(life::FLOWS), count);
+}
+
+/// This target's compiler has no atomic addition: now and then one of two that meet is lost. The sweep
+/// counts anew, so that what is wrong is so for half a second.
+#[inline(always)]
+fn add(to: Option<*mut u64>, count: u64) {
+    if let Some(to) = to {
+        // SAFETY: a plain load and a plain store of one word.
+        unsafe { to.write_volatile(to.read_volatile().wrapping_add(count)) };
+    }
+}
+
+#[inline(always)]
+fn life(index: u32) -> u64 {
+    LIFE.get_ptr(index).map_or(0, |value| {
+        // SAFETY: a plain load of one word.
+        unsafe { value.read_volatile() }
+    })
+}
+
+#[inline(always)]
+pub fn flows() -> u64 {
+    life(life::FLOWS)
+}
+
+/// The daemon is given a connection.
+#[inline(always)]
+pub fn note_given() {
+    set_life(life::GIVEN, now().into());
+}
+
+/// Whether the daemon's end of some connection may still be there.
+#[inline(always)]
+pub fn was_given() -> bool {
+    now().wrapping_sub(life(life::GIVEN) as u32) < life::MEMORY
+}
+
+/// Those of a daemon before this one are nobody's to tell.
+#[inline(always)]
+pub fn note_start() {
+    if life(life::GIVEN) == 0 {
+        note_given();
+    }
+}
+
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: takes nothing.
+    seconds(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// All that is in the table, as of the last sweep.
+#[inline(always)]
+pub fn entries() -> u64 {
+    life(life::ENTRIES)
+}
+
+#[inline(always)]
+pub fn set_entries(count: u64) {
+    set_life(life::ENTRIES, count);
+}
+
+#[inline(always)]
+pub fn daemon_connections() -> u64 {
+    life(life::DAEMON)
+}
+
+#[inline(always)]
+pub fn last_beat() -> u64 {
+    life(life::BEAT)
+}
+
+#[inline(always)]
+pub fn is_closing() -> bool {
+    life(life::CLOSING) != 0
+}
+
+#[inline(always)]
+fn set_life(index: u32, value: u64) {
+    if let Some(word) = LIFE.get_ptr_mut(index) {
+        // SAFETY: a plain store of one word.
+        unsafe { word.write_volatile(value) };
+    }
+}
+
+#[inline(always)]
+pub fn set_beat(now: u64) {
+    set_life(life::BEAT, now);
+}
+
+#[inline(always)]
+pub fn set_flows(count: u64) {
+    set_life(life::FLOWS, count);
+}
+
+#[inline(always)]
+pub fn host() -> Option<&'static Host> {
+    HOST.get(0)
+}
+
+#[inline(always)]
+pub fn secret() -> Option<&'static cookie::Key> {
+    SECRET.get(0)
+}
+
+#[inline(always)]
+pub fn pending(tuple: &Tuple) -> Option<Pending> {
+    // SAFETY: nothing writes one in place; a replaced value is a new element.
+    unsafe { PENDING.get(tuple) }.copied()
+}
+
+/// False if the table is full, or the balancer's share of it.
+#[inline(always)]
+pub fn insert_pending(tuple: &Tuple, pending: &Pending, is_new: bool) -> bool {
+    let [balancer, _] = tuple.addresses();
+    if !is_new {
+        return PENDING.insert(tuple, pending, 0).is_ok();
+    }
+    // Whoever comes first makes the entry; the other one finds it there.
+    if SHARES.get_ptr(balancer).is_none() {
+        let _ = SHARES.insert(balancer, 0, BPF_NOEXIST.into());
+    }
+    let Some(share) = SHARES.get_ptr_mut(balancer) else {
+        return false;
+    };
+    // SAFETY: a plain load of one word.
+    if unsafe { share.read_volatile() } >= Pending::SHARE.into() {
+        return false;
+    }
+    if PENDING.insert(tuple, pending, BPF_NOEXIST.into()).is_err() {
+        return false;
+    }
+    add(Some(share), 1);
+    true
+}
+
+#[inline(always)]
+pub fn forget_pending(tuple: &Tuple) {
+    let [balancer, _] = tuple.addresses();
+    if PENDING.remove(tuple).is_ok() {
+        add(SHARES.get_ptr_mut(balancer), u64::MAX);
+    }
+}
+
+#[inline(always)]
+pub fn remember_pieces(piece: &Piece, pieces: &Pieces) {
+    // Without it the others are lost, and the segment comes again.
+    let _ = PIECES.insert(piece, pieces, 0);
+}
+
+#[inline(always)]
+pub fn pieces(piece: &Piece) -> Option<Pieces> {
+    // SAFETY: nothing writes one in place. Should it have become another's, the pieces don't fit
+    // together, and the segment comes again.
+    unsafe { PIECES.get(piece) }.copied()
+}
+
+/// Tells the daemon; false if it has to be told again.
+#[inline(always)]
+pub fn tell(told: &Told) -> bool {
+    TOLD.output::<Told>(told, BPF_RB_NO_WAKEUP.into()).is_ok()
+}
+
+/// What [`for_each_down`] and its like call with the map, a key, its value, and something of the
+/// caller's.
+pub type Each<K, V, T> = unsafe extern "C" fn(*mut c_void, *const K, *mut V, *mut T) -> i64;
+
+#[inline(always)]
+pub fn for_each_down<T>(each: Each<Tuple, Down, T>, with: &mut T) {
+    for_each(&FLOWS_DOWN, each, with);
+}
+
+#[inline(always)]
+pub fn for_each_pending<T>(each: Each<Tuple, Pending, T>, with: &mut T) {
+    for_each(&PENDING, each, with);
+}
+
+#[inline(always)]
+pub fn for_each_share<T>(each: Each<Addr, u64, T>, with: &mut T) {
+    for_each(&SHARES, each, with);
+}
+
+#[inline(always)]
+pub fn for_each<K, V, T>(map: &HashMap<K, V>, each: Each<K, V, T>, with: &mut T) {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    // SAFETY: the verifier goes through `each` with the types of this map and of `with`.
+    unsafe { bpf_for_each_map_elem(map, each as *mut c_void, from_mut(with).cast(), 0) };
+}
+
+/// One more of this balancer's, whose share was set to nothing before.
+#[inline(always)]
+pub fn count_share(balancer: &Addr) {
+    add(SHARES.get_ptr_mut(balancer), 1);
+}
+
+#[inline(always)]
+pub fn forget_share(balancer: &Addr) {
+    let _ = SHARES.remove(balancer);
+}

@@ -1,0 +1,74 @@
+//! The maps and the constants set at load, behind typed accessors.
+
+mod admit;
+mod direct;
+mod steer;
+
+use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
+use proxy_common::{Addr, Counter, Steer, counter};
+
+pub use admit::{allows, assign, for_each_listener, is_local, is_served, listener, may_log};
+pub use direct::{
+    Scratch, add_flows, body, confirm, count_share, daemon_connections, entries, find_down,
+    find_up, flows, for_each_down, for_each_pending, for_each_share, forget_pending, forget_share,
+    forget_tuples, forget_up, host, insert_down, insert_pending, insert_up, is_closing,
+    keep_header, last_beat, note_given, note_start, pending, pieces, remember_pieces, scratch,
+    secret, set_beat, set_entries, set_flows, tell, was_given,
+};
+pub use steer::{assign_app, is_remote, remember_app, target};
+
+/// Networks of the steer addresses, set at load.
+#[unsafe(no_mangle)]
+static STEER4: Global<Steer> = Global::new(Steer::new(Addr::from_v4(0), 0));
+#[unsafe(no_mangle)]
+static STEER6: Global<Steer> = Global::new(Steer::new(Addr::from_v6([0; 4]), 0));
+/// ifindex of the host end of the veth pair.
+#[unsafe(no_mangle)]
+static DEVICE: Global<u32> = Global::new(0);
+/// The spoof namespace's id, as this namespace counts.
+#[unsafe(no_mangle)]
+static SPOOF_NETNS: Global<u32> = Global::new(0);
+/// Whether packets enter the host by `lo` (1) or by the veth itself (0).
+#[unsafe(no_mangle)]
+static VIA_LO: Global<u32> = Global::new(1);
+
+#[map(name = "counters")]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+#[inline(always)]
+pub fn is_steer(addr: &Addr) -> bool {
+    match addr.v4() {
+        Some(_) => STEER4.load().contains(addr),
+        None => STEER6.load().contains(addr),
+    }
+}
+
+#[inline(always)]
+pub fn device() -> u32 {
+    DEVICE.load()
+}
+
+/// What `inject` puts on a packet for this instance's `deliver`, `direct` on one that `inject` is to
+/// let pass, and `reply` on what leaves for the spoof namespace.
+#[inline(always)]
+pub fn mark() -> u32 {
+    proxy_common::mark(DEVICE.load())
+}
+
+#[inline(always)]
+pub fn via_lo() -> bool {
+    VIA_LO.load() != 0
+}
+
+#[inline(always)]
+pub fn spoof_netns() -> u64 {
+    SPOOF_NETNS.load().into()
+}
+
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's own slot, and a program isn't preempted by itself on one CPU.
+        unsafe { *value += 1 };
+    }
+}

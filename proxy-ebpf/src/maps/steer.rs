@@ -1,0 +1,47 @@
+//! Where applications are.
+
+use core::ptr::from_ref;
+
+use aya_ebpf::{
+    bindings::bpf_sock,
+    helpers::bpf_map_update_elem,
+    macros::map,
+    maps::{HashMap, SockHash},
+    programs::SkLookupContext,
+};
+use proxy_common::{Endpoint, MAX_TARGETS};
+
+#[map(name = "targets")]
+static TARGETS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(MAX_TARGETS, 0);
+/// The listener behind a steer address, once a client has asked for it. The kernel takes it out
+/// when it closes.
+#[map(name = "apps")]
+static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
+/// Targets beyond this host; the value says nothing.
+#[map(name = "remotes")]
+static REMOTES: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+#[inline(always)]
+pub fn target(steered: &Endpoint) -> Option<Endpoint> {
+    // SAFETY: nothing writes a target in place; a replaced value is a new element.
+    unsafe { TARGETS.get(steered) }.copied()
+}
+
+/// Has `assign_app` find the listener; false when the kernel won't have it in a map.
+#[inline(always)]
+pub fn remember_app(steered: &Endpoint, listener: *mut bpf_sock) -> bool {
+    let apps = (&raw const APPS).cast_mut().cast();
+    // SAFETY: a map of sockets takes a socket for its value; the kernel checks both types.
+    unsafe { bpf_map_update_elem(apps, from_ref(steered).cast(), listener.cast(), 0) == 0 }
+}
+
+/// Hands the connection to the application's listener; false when none is remembered.
+#[inline(always)]
+pub fn assign_app(ctx: &SkLookupContext, steered: Endpoint) -> bool {
+    APPS.redirect_sk_lookup(ctx, steered, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn is_remote(endpoint: &Endpoint) -> bool {
+    REMOTES.get_ptr(endpoint).is_some()
+}

@@ -1,0 +1,5 @@
+//! Between the host and the spoof namespace, and between an application and its balancer.
+
+pub mod deliver;
+pub mod inject;
+pub mod reply;

@@ -1,0 +1,178 @@
+//! Cutting bytes out of the front of a segment's payload.
+//!
+//! What follows goes to their place, and the end goes. Moving the headers forward instead would be
+//! cheaper, but the kernel's `csum_start` stays where it was: a checksum that is yet to be made
+//! (CHECKSUM_PARTIAL, on veth and virtio) would then be made wrong.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use network_types::{
+    eth::EthHdr,
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+use proxy_common::{
+    checksum::{cut_odd, fold},
+    header,
+};
+
+use super::{options, plain_offset, replace_sum, segment::Segment, sum};
+use crate::{
+    bounds::bounded,
+    ctx::{self, Link, Unreadable, Version},
+    maps::{self, Scratch},
+};
+
+/// The most that may follow what is cut out: it passes through a buffer.
+pub const MOST: u64 = 16 * 1024;
+
+/// Cuts the first `count` bytes out of the payload, and leaves them in `scratch.line`. Lengths, the sequence number and checksums are
+/// right afterwards; the packet has an Ethernet header, and nothing between that of IP and TCP's.
+#[inline(always)]
+pub fn cut(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    count: u32,
+) -> Result<(), Unreadable> {
+    let removed = difference(ctx, version, scratch, count)?;
+    move_up(ctx, &scratch.segment, count)?;
+    fix_headers(ctx, version, &scratch.segment, count, removed)
+}
+
+/// What it does to a checksum that is of all bytes.
+#[inline(always)]
+fn difference(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    count: u32,
+) -> Result<u32, Unreadable> {
+    match sum_removed(ctx, version, scratch, count) {
+        0 => Err(Unreadable),
+        packed => Ok(packed as u32),
+    }
+}
+
+/// The difference, and a bit above it that says that it is there.
+#[inline(never)]
+fn sum_removed(ctx: &TcContext, version: Version, scratch: &mut Scratch, count: u32) -> u64 {
+    const THERE: u64 = 1 << 32;
+    match try_sum_removed(ctx, version, scratch, count) {
+        Some(difference) => THERE | u64::from(difference),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn try_sum_removed(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    count: u32,
+) -> Option<u32> {
+    let Segment {
+        tuple,
+        at,
+        len,
+        payload,
+        ..
+    } = scratch.segment;
+    scratch.line.bytes = [0; header::MAX_LEN / 4];
+    scratch.line.len = count;
+    let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
+    let bytes = bounded::<1, { header::MAX_LEN as u64 }>(count.into())?;
+    ctx::load_payload(ctx, Link::Ethernet, (at + len) as usize, line, bytes).ok()?;
+    let line = sum(&scratch.line.bytes, 0);
+    let removed = u32::from(!fold(line));
+    if count & 1 == 0 {
+        return Some(removed);
+    }
+    // The sum of what follows is all that isn't known of the old checksum.
+    scratch.header = [0; 18];
+    let header: *mut u8 = (&raw mut scratch.header).cast();
+    let header_len = bounded::<{ options::LEAST }, { options::MOST }>(len.into())?;
+    ctx::load_bytes(ctx, at as usize, header, header_len).ok()?;
+    // SAFETY: the fifth word has the checksum in its first half.
+    let check = unsafe { &mut *header.add(offset_of!(TcpHdr, check)).cast::<u16>() };
+    let total = !*check;
+    *check = 0;
+    let [source, destination] = tuple.addresses().map(|addr| addr.words());
+    // Its pseudo-header is of the version that it came by.
+    let known = match version {
+        Version::V4 => sum(&[source[3], destination[3]], line),
+        Version::V6 => sum(&[source, destination], line),
+    };
+    let known = sum(&scratch.header, known);
+    let protocol = u32::from(IpProto::Tcp as u8).to_be();
+    let known = sum(&[(len + payload).to_be(), protocol], known);
+    let rest = fold(u32::from(total) + u32::from(!fold(known)));
+    Some(cut_odd(removed, rest))
+}
+
+/// The bytes behind the cut to its place.
+#[inline(always)]
+fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
+    match move_rest(ctx, segment, count) {
+        0 => Ok(()),
+        _ => Err(Unreadable),
+    }
+}
+
+#[inline(never)]
+fn move_rest(ctx: &TcContext, segment: &Segment, count: u32) -> u64 {
+    try_move_rest(ctx, segment, count).is_none().into()
+}
+
+#[inline(always)]
+fn try_move_rest(ctx: &TcContext, segment: &Segment, count: u32) -> Option<()> {
+    let start = segment.at + segment.len;
+    let rest = segment.payload.checked_sub(count)?;
+    if rest > 0 {
+        let body = maps::body()?;
+        let len = bounded::<1, MOST>(rest.into())?;
+        ctx::load_payload(ctx, Link::Ethernet, (start + count) as usize, body, len).ok()?;
+        let len = bounded::<1, MOST>(rest.into())?;
+        ctx::store_bytes(ctx, start as usize, body, len).ok()?;
+    }
+    ctx::set_len(ctx, start + rest).ok()
+}
+
+#[inline(always)]
+fn fix_headers(
+    ctx: &TcContext,
+    version: Version,
+    segment: &Segment,
+    count: u32,
+    removed: u32,
+) -> Result<(), Unreadable> {
+    let at = plain_offset(version);
+    let total = segment.at + segment.len + segment.payload;
+    if let Version::V4 = version {
+        let [old, new] = [total, total - count].map(|len| (len as u16).to_be());
+        ctx::store(ctx, offset_of!(Ipv4Hdr, tot_len), &new)?;
+        let check = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
+        ctx.l3_csum_replace(check, old.into(), new.into(), size_of::<u16>() as u64)
+            .map_err(|_| Unreadable)?;
+    } else {
+        let len = (total - count - Ipv6Hdr::LEN as u32) as u16;
+        ctx::store(ctx, offset_of!(Ipv6Hdr, payload_len), &len.to_be())?;
+    }
+    let [old, new] = [segment.seq, segment.seq.wrapping_add(count)].map(u32::to_be);
+    let check = at + offset_of!(TcpHdr, check);
+    let before: u16 = ctx::load(ctx, check)?;
+    ctx::store(ctx, at + offset_of!(TcpHdr, seq), &new)?;
+    replace_sum(ctx, at, super::difference(&old, &new)?, 0)?;
+    // The helper leaves those alone that are yet to be made: there only the length counts.
+    let is_partial = old != new && ctx::load::<u16>(ctx, check)? == before;
+    let l4 = segment.len + segment.payload;
+    let [old, new] = [l4, l4 - count].map(u32::to_be);
+    let length = super::difference(&old, &new)?;
+    replace_sum(ctx, at, length, BPF_F_PSEUDO_HDR.into())?;
+    if is_partial {
+        return Ok(());
+    }
+    // The kernel's sum of the whole packet, if there is one, was kept right as the bytes moved.
+    replace_sum(ctx, at, removed, BPF_F_PSEUDO_HDR.into())
+}

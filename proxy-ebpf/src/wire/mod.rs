@@ -1,0 +1,74 @@
+//! What packets say, read once into copies, and what is written into them.
+
+pub mod cut;
+pub mod icmp;
+pub mod options;
+pub mod proxy;
+pub mod rewrite;
+pub mod segment;
+
+use core::{mem::offset_of, ptr::from_ref};
+
+use aya_ebpf::{helpers::bpf_csum_diff, programs::TcContext};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
+use proxy_common::Addr;
+
+use crate::ctx::{self, Unreadable, Version};
+
+#[inline(always)]
+pub fn source(ctx: &TcContext, version: Version) -> Result<Addr, Unreadable> {
+    match version {
+        Version::V4 => ctx::load(ctx, offset_of!(Ipv4Hdr, src_addr)).map(Addr::from_v4),
+        Version::V6 => ctx::load(ctx, offset_of!(Ipv6Hdr, src_addr)).map(Addr::from_v6),
+    }
+}
+
+#[inline(always)]
+pub fn destination(ctx: &TcContext, version: Version) -> Result<Addr, Unreadable> {
+    match version {
+        Version::V4 => ctx::load(ctx, offset_of!(Ipv4Hdr, dst_addr)).map(Addr::from_v4),
+        Version::V6 => ctx::load(ctx, offset_of!(Ipv6Hdr, dst_addr)).map(Addr::from_v6),
+    }
+}
+
+/// Where TCP's header is if nothing is between it and the fixed one of IP.
+#[inline(always)]
+pub const fn plain_offset(version: Version) -> usize {
+    match version {
+        Version::V4 => Ipv4Hdr::LEN,
+        Version::V6 => Ipv6Hdr::LEN,
+    }
+}
+
+/// What changing `old` into `new` does to a checksum.
+#[inline(always)]
+pub fn difference<T>(old: &T, new: &T) -> Result<u32, Unreadable> {
+    let len = size_of::<T>() as u32;
+    let (old, new) = (from_ref(old).cast_mut(), from_ref(new).cast_mut());
+    // SAFETY: both are there for `len` bytes, and the helper only reads them.
+    let sum = unsafe { bpf_csum_diff(old.cast(), len, new.cast(), len, 0) };
+    u32::try_from(sum).map_err(|_| Unreadable)
+}
+
+/// The sum of `bytes` on top of `seed`.
+#[inline(always)]
+pub fn sum<T>(bytes: &T, seed: u32) -> u32 {
+    let from = from_ref(bytes).cast_mut().cast();
+    // SAFETY: as above; nothing is taken away.
+    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from, size_of::<T>() as u32, seed) as u32 }
+}
+
+/// Adds to the checksum of the TCP header at `at`.
+#[inline(always)]
+pub fn replace_sum(ctx: &TcContext, at: usize, sum: u32, flags: u64) -> Result<(), Unreadable> {
+    let at = EthHdr::LEN + at + offset_of!(TcpHdr, check);
+    ctx.l4_csum_replace(at, 0, sum.into(), flags)
+        .map_err(|_| Unreadable)
+}
+
+/// Of linux/bpf.h since 6.16.
+pub const BPF_F_IPV6: u64 = 1 << 7;

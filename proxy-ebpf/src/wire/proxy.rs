@@ -1,0 +1,285 @@
+//! The PROXY protocol header at the beginning of a payload.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::{
+    Endpoint, Listener,
+    header::{MAX_LEN, crc32c, v1, v2},
+};
+
+use super::segment::Segment;
+use crate::{
+    bounds::bounded,
+    ctx::{self, Link},
+    maps::Scratch,
+    repeat::{MORE, STOP, repeat},
+};
+
+/// A header that names a client.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Header {
+    pub source: Endpoint,
+    pub len: u32,
+    pub version: u32,
+    /// Whether there are TLVs.
+    pub tlvs: u32,
+}
+
+pub enum Reason {
+    /// There may be more of it to come.
+    Split,
+    /// The daemon's to judge.
+    Other,
+}
+
+/// Reads the header of `scratch.segment` into `scratch.proxy`.
+#[inline(always)]
+pub fn read(
+    ctx: &TcContext,
+    link: Link,
+    scratch: &mut Scratch,
+    listener: &Listener,
+) -> Result<(), Reason> {
+    load(ctx, link, scratch).ok_or(Reason::Other)?;
+    let start = v1::START as u32;
+    if scratch.segment.payload < start {
+        return Err(Reason::Split);
+    }
+    let first = byte(scratch, 0);
+    let read = if first == v1::PREFIX[0] && listener.has(Listener::HEADER_V1) {
+        read_v1(scratch)
+    } else if first == v2::SIGNATURE[0] && listener.has(Listener::HEADER_V2) {
+        read_v2(scratch)
+    } else {
+        OTHER
+    };
+    match read {
+        READ => Ok(()),
+        SPLIT => Err(Reason::Split),
+        _ => Err(Reason::Other),
+    }
+}
+
+const READ: u64 = 0;
+const SPLIT: u64 = 1;
+const OTHER: u64 = 2;
+
+/// As much of the payload as a header may have, zeroes behind it.
+#[inline(always)]
+fn load(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Option<()> {
+    let Segment {
+        at, len, payload, ..
+    } = scratch.segment;
+    scratch.line.bytes = [0; MAX_LEN / 4];
+    scratch.behind = [0; 4];
+    let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
+    let count = payload.min(MAX_LEN as u32);
+    let count = bounded::<1, { MAX_LEN as u64 }>(count.into())?;
+    ctx::load_payload(ctx, link, (at + len) as usize, line, count).ok()
+}
+
+#[inline(always)]
+fn byte(scratch: &Scratch, at: u32) -> u8 {
+    let line: *const u8 = (&raw const scratch.line.bytes).cast();
+    // SAFETY: below the length of the buffer, which is a power of two.
+    unsafe { *line.add(at as usize & (MAX_LEN - 1)) }
+}
+
+#[inline(always)]
+fn word<const N: usize>(scratch: &Scratch, at: usize) -> [u32; N] {
+    let line: *const u8 = (&raw const scratch.line.bytes).cast();
+    // SAFETY: constants of the format, within the buffer; words lie at multiples of four.
+    unsafe { *line.add(at).cast::<[u32; N]>() }
+}
+
+#[inline(never)]
+fn read_v2(scratch: &mut Scratch) -> u64 {
+    let payload = scratch.segment.payload;
+    if payload < v2::FIXED_LEN as u32 {
+        return SPLIT;
+    }
+    let line: *const u8 = (&raw const scratch.line.bytes).cast();
+    // SAFETY: the beginning of the buffer.
+    let fixed = unsafe { &*line.cast::<[u8; v2::FIXED_LEN]>() };
+    let Some(fixed) = v2::fixed(fixed) else {
+        return OTHER;
+    };
+    if fixed.len > MAX_LEN {
+        return OTHER;
+    }
+    if payload < fixed.len as u32 {
+        return SPLIT;
+    }
+    scratch.proxy = Header {
+        source: if fixed.v6 {
+            v2::source6(word(scratch, v2::FIXED_LEN))
+        } else {
+            v2::source4(word(scratch, v2::FIXED_LEN))
+        },
+        len: fixed.len as u32,
+        version: 2,
+        tlvs: (fixed.len > fixed.tlvs).into(),
+    };
+    if fixed.len > fixed.tlvs && !are_tlvs_right(scratch, fixed.tlvs as u32, fixed.len as u32) {
+        return OTHER;
+    }
+    READ
+}
+
+/// So many TLVs, and no more, are gone through here.
+const TLVS: u32 = 24;
+
+/// How far reading TLVs has got. In a map, as the verifier knows nothing of what comes from there: so
+/// one is as good as the next.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tlvs {
+    at: u32,
+    /// Of the header.
+    len: u32,
+    /// 0: there is none.
+    checksum_at: u32,
+    are_odd: u32,
+}
+
+/// Whether the TLVs fill the header to its end, and its checksum, if there is one, is right.
+#[inline(always)]
+fn are_tlvs_right(scratch: &mut Scratch, start: u32, len: u32) -> bool {
+    scratch.tlvs = Tlvs {
+        at: start,
+        len,
+        checksum_at: 0,
+        are_odd: 0,
+    };
+    let mut walk: *mut Scratch = scratch;
+    repeat(TLVS, tlv, &mut walk);
+    let Tlvs {
+        at,
+        checksum_at,
+        are_odd,
+        ..
+    } = scratch.tlvs;
+    if are_odd != 0 || at != len {
+        return false;
+    }
+    checksum_at == 0 || is_checksum_right(scratch, checksum_at, len)
+}
+
+/// The next TLV.
+unsafe extern "C" fn tlv(_: u64, scratch: *mut *mut Scratch) -> i64 {
+    // SAFETY: what `are_tlvs_right` gave.
+    let scratch = unsafe { &mut **scratch };
+    let Tlvs { at, len, .. } = scratch.tlvs;
+    if at >= len {
+        return STOP;
+    }
+    let size = u16::from_be_bytes([byte(scratch, at + 1), byte(scratch, at + 2)]);
+    let value = at + v2::TLV_HEAD_LEN as u32;
+    if byte(scratch, at) == v2::TLV_CRC32C {
+        // A second one is the daemon's to judge.
+        if size != v2::CRC32C_LEN || scratch.tlvs.checksum_at != 0 {
+            scratch.tlvs.are_odd = 1;
+            return STOP;
+        }
+        scratch.tlvs.checksum_at = value;
+    }
+    scratch.tlvs.at = value + u32::from(size);
+    MORE
+}
+
+struct Checksum<'a> {
+    scratch: &'a Scratch,
+    at: u32,
+    len: u32,
+    crc: u32,
+}
+
+/// CRC-32C of the header with zeroes in the checksum's place.
+#[inline(always)]
+fn is_checksum_right(scratch: &Scratch, at: u32, len: u32) -> bool {
+    let said = u32::from_be_bytes([
+        byte(scratch, at),
+        byte(scratch, at + 1),
+        byte(scratch, at + 2),
+        byte(scratch, at + 3),
+    ]);
+    let mut checksum = Checksum {
+        scratch,
+        at,
+        len,
+        crc: crc32c::START,
+    };
+    repeat(MAX_LEN as u32, checksum_byte, &mut checksum);
+    !checksum.crc == said
+}
+
+unsafe extern "C" fn checksum_byte(index: u64, checksum: *mut Checksum<'_>) -> i64 {
+    // SAFETY: what `is_checksum_right` gave.
+    let checksum = unsafe { &mut *checksum };
+    let index = index as u32;
+    if index >= checksum.len {
+        return STOP;
+    }
+    let is_its_own = index.wrapping_sub(checksum.at) < v2::CRC32C_LEN.into();
+    let byte = if is_its_own {
+        0
+    } else {
+        byte(checksum.scratch, index)
+    };
+    let entry = usize::from(crc32c::index(checksum.crc, byte));
+    checksum.crc = crc32c::step(checksum.crc, crc32c::TABLE[entry]);
+    MORE
+}
+
+#[inline(never)]
+fn read_v1(scratch: &mut Scratch) -> u64 {
+    for (at, expected) in (0..).zip(v1::PREFIX) {
+        if byte(scratch, at) != expected {
+            return OTHER;
+        }
+    }
+    let Some(line) = v1::Line::new(byte(scratch, v1::PREFIX.len() as u32)) else {
+        return OTHER;
+    };
+    if byte(scratch, v1::START as u32 - 1) != b' ' {
+        return OTHER;
+    }
+    scratch.v1 = line;
+    let mut reading = Reading {
+        scratch,
+        outcome: OTHER,
+    };
+    let times = v1::MAX_LEN - 1 - v1::START;
+    repeat(times as u32, v1_byte, &mut reading);
+    reading.outcome
+}
+
+struct Reading<'a> {
+    scratch: &'a mut Scratch,
+    outcome: u64,
+}
+
+unsafe extern "C" fn v1_byte(index: u64, reading: *mut Reading<'_>) -> i64 {
+    // SAFETY: what `read_v1` gave.
+    let Reading { scratch, outcome } = unsafe { &mut *reading };
+    let at = index as u32 + v1::START as u32;
+    if at + 1 >= scratch.segment.payload {
+        *outcome = SPLIT;
+        return STOP;
+    }
+    let read = byte(scratch, at);
+    match scratch.v1.step(read) {
+        v1::Step::More => return MORE,
+        v1::Step::Whole if byte(scratch, at + 1) == b'\n' => {
+            scratch.proxy = Header {
+                source: scratch.v1.source(),
+                len: at + 2,
+                version: 1,
+                tlvs: 0,
+            };
+            *outcome = READ;
+        }
+        v1::Step::Whole | v1::Step::Other => *outcome = OTHER,
+    }
+    STOP
+}

@@ -1,0 +1,107 @@
+//! Other addresses and ports for a segment.
+
+use core::mem::offset_of;
+
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+use proxy_common::flow::{Rewrite, Tuple};
+
+use super::{BPF_F_IPV6, difference, plain_offset, replace_sum};
+use crate::ctx::{self, Unreadable, Version};
+
+/// Fills in what makes `rewrite.to` of `from`.
+#[inline(always)]
+pub fn prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
+    match prepare_sums(rewrite, from) {
+        0 => Ok(()),
+        _ => Err(Unreadable),
+    }
+}
+
+/// A function of its own, as a program's stack has 512 bytes; 1 is a failure.
+#[inline(never)]
+fn prepare_sums(rewrite: &mut Rewrite, from: &Tuple) -> u64 {
+    try_prepare(rewrite, from).is_err().into()
+}
+
+#[inline(always)]
+fn try_prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
+    let to = &rewrite.to;
+    rewrite.addresses = difference(from.both_addresses(), to.both_addresses())?;
+    rewrite.ports = difference(&from.ports(), &to.ports())?;
+    Ok(())
+}
+
+/// Gives a segment, whose TCP header is at `at`, its new tuple. Its packet has an Ethernet header.
+#[inline(always)]
+pub fn apply(
+    ctx: &TcContext,
+    version: Version,
+    at: u32,
+    rewrite: &Rewrite,
+) -> Result<(), Unreadable> {
+    match apply_at(ctx, version, at, rewrite) {
+        0 => Ok(()),
+        _ => Err(Unreadable),
+    }
+}
+
+/// A function of its own, as a program's stack has 512 bytes; 1 is a failure.
+#[inline(never)]
+fn apply_at(ctx: &TcContext, version: Version, at: u32, rewrite: &Rewrite) -> u64 {
+    try_apply(ctx, version, at as usize, rewrite)
+        .is_err()
+        .into()
+}
+
+#[inline(always)]
+fn try_apply(
+    ctx: &TcContext,
+    version: Version,
+    at: usize,
+    rewrite: &Rewrite,
+) -> Result<(), Unreadable> {
+    let Rewrite {
+        to,
+        addresses,
+        ports,
+    } = rewrite;
+    let is_plain = at == plain_offset(version);
+    match version {
+        Version::V4 => {
+            let [source, destination] = to.addresses().map(|addr| addr.words()[3]);
+            let [sport, dport] = to.ports();
+            let packed = u32::from(dport) << 16 | u32::from(sport);
+            let addrs = offset_of!(Ipv4Hdr, src_addr);
+            if is_plain {
+                ctx::store(ctx, addrs, &[source, destination, packed])?;
+            } else {
+                ctx::store(ctx, addrs, &[source, destination])?;
+                ctx::store(ctx, at, &packed)?;
+            }
+            let ip = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
+            ctx.l3_csum_replace(ip, 0, (*addresses).into(), 0)
+                .map_err(|_| Unreadable)?;
+            replace_sum(ctx, at, *addresses, BPF_F_PSEUDO_HDR.into())?;
+        }
+        Version::V6 => {
+            let addrs = offset_of!(Ipv6Hdr, src_addr);
+            if is_plain {
+                ctx::store(ctx, addrs, to)?;
+            } else {
+                let [source, destination] = to.addresses();
+                ctx::store(ctx, addrs, source)?;
+                ctx::store(ctx, addrs + size_of_val(source), destination)?;
+                ctx::store(ctx, at, &to.ports())?;
+            }
+            let flags = u64::from(BPF_F_PSEUDO_HDR);
+            // Kernels that don't know the flag refuse it.
+            replace_sum(ctx, at, *addresses, flags | BPF_F_IPV6)
+                .or_else(|Unreadable| replace_sum(ctx, at, *addresses, flags))?;
+        }
+    }
+    replace_sum(ctx, at, *ports, 0)
+}

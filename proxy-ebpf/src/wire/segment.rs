@@ -1,0 +1,197 @@
+//! TCP segments.
+
+use aya_ebpf::programs::TcContext;
+use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+use proxy_common::{Addr, flow::Tuple};
+
+use super::plain_offset;
+use crate::ctx::{self, Link, Unreadable, Version};
+
+/// All of a segment's headers that matters here, in host order but for the tuple.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Segment {
+    pub tuple: Tuple,
+    pub seq: u32,
+    pub ack: u32,
+    pub flags: u32,
+    /// Where the TCP header is, and its length.
+    pub at: u32,
+    pub len: u32,
+    /// Bytes behind it.
+    pub payload: u32,
+}
+
+impl Segment {
+    const FIN: u32 = 0x01;
+    const SYN: u32 = 0x02;
+    const RST: u32 = 0x04;
+    const ACK: u32 = 0x10;
+    const URG: u32 = 0x20;
+    const PSH: u32 = 0x08;
+
+    #[inline(always)]
+    const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    #[inline(always)]
+    pub const fn fin(&self) -> bool {
+        self.has(Self::FIN)
+    }
+
+    #[inline(always)]
+    pub const fn rst(&self) -> bool {
+        self.has(Self::RST)
+    }
+
+    #[inline(always)]
+    pub const fn acks(&self) -> bool {
+        self.has(Self::ACK)
+    }
+
+    /// The first one of a connection.
+    #[inline(always)]
+    pub const fn is_first(&self) -> bool {
+        self.has(Self::SYN) && !self.has(Self::ACK)
+    }
+
+    /// The same, and nothing that a SYN shouldn't have. ECN's bits may be there.
+    #[inline(always)]
+    pub const fn is_plain_syn(&self) -> bool {
+        const MEANINGFUL: u32 =
+            Segment::FIN | Segment::SYN | Segment::RST | Segment::PSH | Segment::ACK | Segment::URG;
+        self.flags & MEANINGFUL == Self::SYN && self.payload == 0
+    }
+}
+
+/// What a packet is to the programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Neither of these, or not readable.
+    Other,
+    /// Not in a fragment: its ports are there.
+    Tcp,
+    Icmp,
+}
+
+/// Reads a packet's headers.
+#[inline(always)]
+pub fn read(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> Kind {
+    match read_segment(ctx, version, link, segment) {
+        TCP => Kind::Tcp,
+        ICMP => Kind::Icmp,
+        _ => Kind::Other,
+    }
+}
+
+const OTHER: u64 = 0;
+const TCP: u64 = 1;
+const ICMP: u64 = 2;
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn read_segment(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> u64 {
+    let read = match version {
+        Version::V4 => read_v4(ctx, link, segment),
+        Version::V6 => read_v6(ctx, link, segment),
+    };
+    read.unwrap_or(OTHER)
+}
+
+#[inline(always)]
+fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
+    let ip: Ipv4Hdr = ctx::load(ctx, 0).ok()?;
+    if ip.proto == IpProto::Icmp as u8 {
+        return Some(ICMP);
+    }
+    let is_fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
+    if ip.proto != IpProto::Tcp as u8 || is_fragment {
+        return None;
+    }
+    let addr = |octets| Addr::from_v4(u32::from_ne_bytes(octets));
+    let (source, destination) = (addr(ip.src_addr), addr(ip.dst_addr));
+    let total = u16::from_be_bytes(ip.tot_len).into();
+    let at = u32::from(ip.vihl & 0xf) * 4;
+    read_tcp(ctx, link, segment, [source, destination], at, total)
+}
+
+#[inline(always)]
+fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
+    let ip: [u32; 10] = ctx::load(ctx, 0).ok()?;
+    let [_, length, s0, s1, s2, s3, d0, d1, d2, d3] = ip;
+    let [high, low, next, _] = length.to_ne_bytes();
+    let (next, at) = behind_options(ctx, next, Ipv6Hdr::LEN as u32)?;
+    let (next, at) = behind_options(ctx, next, at)?;
+    if next == IpProto::Ipv6Icmp as u8 {
+        return Some(ICMP);
+    }
+    if next != IpProto::Tcp as u8 {
+        return None;
+    }
+    let total = match u16::from_be_bytes([high, low]) {
+        0 => 0,
+        payload => u32::from(payload) + Ipv6Hdr::LEN as u32,
+    };
+    let addrs = [
+        Addr::from_v6([s0, s1, s2, s3]),
+        Addr::from_v6([d0, d1, d2, d3]),
+    ];
+    read_tcp(ctx, link, segment, addrs, at, total)
+}
+
+/// What is behind an extension header with options, and where: what is larger than 64 KiB has its
+/// length in one of those.
+#[inline(always)]
+fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
+    const HOP_BY_HOP: u8 = 0;
+    const DESTINATION: u8 = 60;
+    if next != HOP_BY_HOP && next != DESTINATION {
+        return Some((next, at));
+    }
+    let [inner, more]: [u8; 2] = ctx::load(ctx, at as usize).ok()?;
+    Some((inner, at + (u32::from(more) + 1) * 8))
+}
+
+#[inline(always)]
+fn read_tcp(
+    ctx: &TcContext,
+    link: Link,
+    segment: &mut Segment,
+    [source, destination]: [Addr; 2],
+    at: u32,
+    total: u32,
+) -> Option<u64> {
+    let [ports, seq, ack, last]: [u32; 4] = match ctx::load(ctx, at as usize) {
+        Ok(words) => words,
+        Err(Unreadable) => {
+            ctx::gather_headers(ctx);
+            ctx::load(ctx, at as usize).ok()?
+        }
+    };
+    let [offset, flags, _, _] = last.to_ne_bytes();
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    let ports = [u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])];
+    // A packet of more than 64 KiB has no length of its own.
+    let total = match total {
+        0 => ctx::len(ctx, link),
+        total => total,
+    };
+    let len = u32::from(offset >> 4) * 4;
+    *segment = Segment {
+        tuple: Tuple::from_wire(source, destination, ports),
+        seq: u32::from_be(seq),
+        ack: u32::from_be(ack),
+        flags: flags.into(),
+        at,
+        len,
+        payload: total.saturating_sub(at + len),
+    };
+    Some(TCP)
+}
+
+/// Whether nothing is between the fixed header of IP and TCP's.
+#[inline(always)]
+pub const fn is_plain(segment: &Segment, version: Version) -> bool {
+    segment.at == plain_offset(version) as u32
+}
