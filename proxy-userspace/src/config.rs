@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use clap::ValueEnum;
 use ipnet::IpNet;
 use thiserror::Error;
 
@@ -19,17 +20,22 @@ pub struct Config {
     pub workers: NonZeroUsize,
     pub maxconn: Option<NonZeroUsize>,
     pub drain_timeout: Duration,
+    /// How long open connections may go on without a daemon.
+    pub orphan_timeout: Duration,
+    /// Whether to continue a daemon of this instance that runs.
+    pub take_over: bool,
     pub steer: SteerNets,
-    pub handover: Handover,
+    pub direct: Direct,
     pub services: Vec<Service>,
 }
 
-/// Whether connections are handed over to the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Handover {
-    /// Where both legs allow it.
+/// Whether a connection may go from balancer to application without a relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Direct {
+    /// Where the host allows it: see `truepeer check`
     #[default]
     Auto,
+    /// Never: all go through the daemon
     Off,
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
 /// A capability that truepeer needs, and what for.
@@ -48,8 +48,10 @@ pub enum Role {
     Start,
     /// Stays on the host: attaches to new devices, changes maps.
     Control,
-    /// Connects from clients' addresses, in the spoof namespace, and reads what TCP counts there.
+    /// Connects from clients' addresses, in the spoof namespace.
     Worker,
+    /// Outlives the daemon: ends what nobody steers any more.
+    Keeper,
 }
 
 impl Role {
@@ -57,10 +59,8 @@ impl Role {
         match self {
             // It empties the bounding set with this one, if it has it.
             Self::Start => needed() | CapabilitySet::SETPCAP,
-            Self::Control => CapabilitySet::NET_ADMIN,
-            Self::Worker => {
-                CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE | CapabilitySet::NET_ADMIN
-            }
+            Self::Control | Self::Keeper => CapabilitySet::NET_ADMIN,
+            Self::Worker => CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE,
         }
     }
 }
@@ -97,6 +97,19 @@ pub fn keep(role: Role) -> Result<()> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).with_context(|| format!("giving up capabilities ({role:?})"))
+}
+
+/// Lets the programs that the calling thread runs have CAP_NET_ADMIN, whoever the user is. For a
+/// thread that ends with them.
+pub fn hand_on_net_admin() -> Result<()> {
+    let net_admin = CapabilitySet::NET_ADMIN;
+    let sets = CapabilitySets {
+        inheritable: net_admin,
+        ..capabilities(None)?
+    };
+    set_capabilities(None, sets)
+        .and_then(|()| configure_capability_in_ambient_set(net_admin, true))
+        .context("handing CAP_NET_ADMIN on")
 }
 
 /// As far as CAP_SETPCAP is there. Without it no_new_privs alone has to do: nothing that is run

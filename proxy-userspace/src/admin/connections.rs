@@ -21,8 +21,8 @@ pub struct ConnectionStatus {
     /// For how long it has been open.
     pub seconds: u64,
     pub header: HeaderStatus,
-    /// Whether the kernel passes its packets on, past the daemon.
-    pub handed_over: bool,
+    /// `direct`: from the balancer to the application by the kernel alone. `daemon`: by a relay.
+    pub path: String,
     /// Bytes, without the header.
     pub up: u64,
     pub down: u64,
@@ -42,16 +42,7 @@ pub struct HeaderStatus {
 pub struct Table<'a>(pub &'a [ConnectionStatus]);
 
 const TITLES: [&str; 10] = [
-    "SERVICE",
-    "CLIENT",
-    "BALANCER",
-    "TARGET",
-    "SPOOFED",
-    "HANDED-OVER",
-    "SINCE",
-    "UP",
-    "DOWN",
-    "HEADER",
+    "SERVICE", "CLIENT", "BALANCER", "TARGET", "SPOOFED", "PATH", "SINCE", "UP", "DOWN", "HEADER",
 ];
 
 impl ConnectionStatus {
@@ -63,7 +54,7 @@ impl ConnectionStatus {
             self.balancer.to_string(),
             self.target.to_string(),
             yes_or_no(self.spoofed),
-            yes_or_no(self.handed_over),
+            self.path.clone(),
             humantime::format_duration(seconds).to_string(),
             self.up.to_string(),
             self.down.to_string(),

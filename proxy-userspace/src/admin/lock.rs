@@ -3,14 +3,37 @@
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use tokio::time::{Instant, sleep};
 
 /// Held as long as the daemon runs; the kernel lets go of it when the process ends, however.
 pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
 
 impl Lock {
+    /// That one, or the one that the daemon before this one still has.
+    pub async fn or_inherited(lock: Option<Self>, instance: &str) -> Result<Self> {
+        match lock {
+            Some(lock) => Ok(lock),
+            None => Self::inherit(instance).await,
+        }
+    }
+
+    /// Once the daemon that was has let go of it.
+    async fn inherit(instance: &str) -> Result<Self> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        const PAUSE: Duration = Duration::from_millis(5);
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match Self::take(instance) {
+                Err(_) if Instant::now() < give_up => sleep(PAUSE).await,
+                done => return done,
+            }
+        }
+    }
+
     pub fn take(instance: &str) -> Result<Self> {
         let path = super::path(instance, "lock");
         let directory = path.parent().unwrap_or(&path);

@@ -11,10 +11,11 @@ mod status;
 pub use connections::{ConnectionStatus, HeaderStatus, Table};
 pub use lock::Lock;
 pub use socket::{Asked, Listener, Request, ask};
-pub use status::{Reloaded, ServiceStatus, Status};
+pub use status::{Limits, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status};
 
 use std::path::{Path, PathBuf};
 
-fn path(instance: &str, extension: &str) -> PathBuf {
+/// In the directory that [`Lock`] makes for the daemon's user alone.
+pub fn path(instance: &str, extension: &str) -> PathBuf {
     Path::new("/run/truepeer").join(format!("{instance}.{extension}"))
 }

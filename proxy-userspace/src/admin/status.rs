@@ -16,7 +16,8 @@ pub struct Status {
     /// The host's end of the veth.
     pub device: String,
     pub services: Vec<ServiceStatus>,
-    /// Counts of the relay over all services.
+    pub limits: Limits,
+    /// Counts over all services.
     pub connections: serde_json::Value,
     /// Counts of the eBPF programs, by verdict or reason.
     pub kernel: BTreeMap<String, u64>,
@@ -27,8 +28,37 @@ pub struct ServiceStatus {
     pub name: String,
     pub listen: Vec<SocketAddr>,
     pub targets: Vec<SocketAddr>,
-    /// Counts of the relay, nested ones under their own names.
+    /// Which path its connections take, by IP family.
+    pub paths: Vec<PathStatus>,
+    /// Counts of both paths, nested ones under their own names.
     pub connections: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PathStatus {
+    pub family: String,
+    /// `direct` or `daemon`.
+    pub path: String,
+    /// Why it isn't direct.
+    pub reasons: Vec<ReasonStatus>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReasonStatus {
+    pub name: String,
+    /// For people.
+    pub text: String,
+}
+
+/// How many connections there are, and may be.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// By the limit of open files.
+    pub daemon: usize,
+    /// By the flow table.
+    pub direct: usize,
+    /// Of both together, if it was given.
+    pub maxconn: Option<usize>,
 }
 
 /// How `truepeer reload` went.
@@ -61,11 +91,25 @@ impl Display for Status {
             };
             let (listen, targets) = (list(&service.listen), list(&service.targets));
             writeln!(f, "service {}: {listen} -> {targets}", service.name)?;
+            for path in &service.paths {
+                writeln!(f, "  {path}")?;
+            }
             write_counts(f, &service.connections)?;
         }
         writeln!(f, "kernel:")?;
         for (name, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  {name} {count}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for PathStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} path {}", self.family, self.path)?;
+        for (index, reason) in self.reasons.iter().enumerate() {
+            let before = if index == 0 { ":" } else { ";" };
+            write!(f, "{before} {}", reason.text)?;
         }
         Ok(())
     }

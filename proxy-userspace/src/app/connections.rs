@@ -1,24 +1,24 @@
-//! From what the relay knows of a connection to what an operator sees.
+//! From what is known of a connection to what an operator sees.
+
+use std::net::SocketAddr;
 
 use crate::{
     admin::{ConnectionStatus, HeaderStatus},
-    kernel::Handover,
-    relay::{Connection, Shortcut as _},
+    header::{Command, KeptTlvs, Parse, Policy, Version, parse},
+    kernel::Flow,
+    relay::Connection,
 };
 
-pub fn status(connection: &Connection, handover: Option<&Handover>) -> ConnectionStatus {
+pub fn daemon(connection: &Connection) -> ConnectionStatus {
     let header = &connection.header;
     let moved = &connection.moved;
-    let id = moved.handed.get();
-    // It may just have ended: then what the kernel has counted is gone.
-    let since = id.and_then(|id| handover?.progress(id).ok());
-    let (up, down) = since.map_or((0, 0), |progress| (progress.up, progress.down));
     ConnectionStatus {
         service: connection.service.name.clone(),
         client: connection.client.0,
         balancer: connection.balancer.0,
         target: connection.target.0,
         spoofed: connection.spoofed,
+        path: "daemon".into(),
         seconds: connection.since.elapsed().as_secs(),
         header: HeaderStatus {
             version: header.version.to_string(),
@@ -26,8 +26,43 @@ pub fn status(connection: &Connection, handover: Option<&Handover>) -> Connectio
             tlvs: serde_json::to_value(header.tlvs.view()).unwrap_or_default(),
             tlvs_left_out: header.tlvs.left_out(),
         },
-        handed_over: id.is_some(),
-        up: moved.up.get() + up,
-        down: moved.down.get() + down,
+        up: moved.up.get(),
+        down: moved.down.get(),
+    }
+}
+
+/// The programs keep no header but those with TLVs.
+pub fn direct(flow: &Flow, service: String, target: SocketAddr) -> ConnectionStatus {
+    let version = if flow.version == 1 {
+        Version::V1
+    } else {
+        Version::V2
+    };
+    let tlvs = tlvs(flow);
+    ConnectionStatus {
+        service,
+        client: flow.client,
+        balancer: flow.balancer,
+        target,
+        spoofed: true,
+        path: "direct".into(),
+        seconds: flow.age.as_secs(),
+        header: HeaderStatus {
+            version: version.to_string(),
+            command: Command::Proxy.to_string(),
+            tlvs: serde_json::to_value(tlvs.view()).unwrap_or_default(),
+            tlvs_left_out: tlvs.left_out(),
+        },
+        up: flow.up,
+        down: flow.down,
+    }
+}
+
+/// As far as the header of a direct connection has any.
+pub fn tlvs(flow: &Flow) -> KeptTlvs {
+    let header = flow.header.as_deref().unwrap_or_default();
+    match parse(header, &Policy::default()) {
+        Ok(Parse::Complete { header, .. }) => header.tlvs.keep(),
+        Ok(Parse::Partial) | Err(_) => KeptTlvs::default(),
     }
 }

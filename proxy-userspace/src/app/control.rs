@@ -1,20 +1,23 @@
 //! What the host side does while workers serve: signals, changes of the network, requests.
 
-use std::{collections::BTreeMap, process, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::pending, net::SocketAddr, process, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-use super::{connections, workers::Workers};
+use super::{connections, continuity, direct::Direct, withheld::Withheld, workers::Workers};
 use crate::{
-    admin::{Asked, Listener, Reloaded, Request, ServiceStatus, Status},
+    admin::{Asked, ConnectionStatus, Listener, Lock, Reloaded, Request, ServiceStatus, Status},
     config::{Config, Service},
     drain::Drain,
-    kernel::{Allowlist, Claim, Counters, Handover, Kernel},
+    keeper::{Event, Held},
+    kernel::{Allowlist, Claim, Counters, Heart, Kernel},
     netns::{Device, LinkEvent},
     privileges::{self, Role},
     relay::{Connections, HostSocketRequest},
@@ -25,16 +28,27 @@ pub struct Control<'a> {
     pub config: &'a Config,
     pub kernel: Kernel,
     pub counters: Counters,
+    pub withheld: Withheld,
+    pub heart: Heart,
     pub allowlist: Allowlist,
     pub telemetry: Arc<Telemetry>,
     pub connections: Connections,
-    pub handover: Option<Arc<Handover>>,
+    pub direct: Direct,
     pub device: Device,
     pub links: mpsc::UnboundedReceiver<LinkEvent>,
     pub host_requests: mpsc::Receiver<HostSocketRequest>,
     pub asked: Listener,
     pub claims: Vec<Claim>,
     pub drain: Drain,
+    /// Last: when this ends by an error, the keeper ends what is left while programs are there.
+    pub held: Option<Held>,
+    pub lock: Lock,
+}
+
+/// Why it serves no more.
+enum End {
+    Stopped,
+    Replaced,
 }
 
 struct Signals {
@@ -54,6 +68,13 @@ impl Signals {
     }
 }
 
+async fn keeper_event(held: &mut Option<Held>) -> Event {
+    match held {
+        Some(held) => held.event().await,
+        None => pending().await,
+    }
+}
+
 /// SIGTERM or SIGINT.
 async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
@@ -66,15 +87,19 @@ impl Control<'_> {
     /// Until a signal, and then until the last worker has ended.
     pub async fn run(mut self, mut workers: Workers) -> Result<()> {
         let mut signals = Signals::new()?;
-        // Those that are there already, so that replies are steered from the first one on.
-        while let Ok(event) = self.links.try_recv() {
-            self.kernel.follow(event, &self.device);
-        }
         privileges::keep(Role::Control)?;
         self.say_ready();
-        self.serve(&mut signals, &mut workers).await?;
+        let end = self.serve(&mut signals, &mut workers).await?;
         notify(sd_notify::NotifyState::Stopping);
-        self.drain(&mut signals, &mut workers).await
+        match end {
+            End::Stopped => self.drain(&mut signals, &mut workers).await?,
+            End::Replaced => return self.leave(signals, workers).await,
+        }
+        if let Some(held) = self.held {
+            held.end().await;
+        }
+        tracing::info!("stopped");
+        Ok(())
     }
 
     fn say_ready(&self) {
@@ -90,10 +115,19 @@ impl Control<'_> {
         notify(sd_notify::NotifyState::Ready);
     }
 
-    async fn serve(&mut self, signals: &mut Signals, workers: &mut Workers) -> Result<()> {
+    async fn serve(&mut self, signals: &mut Signals, workers: &mut Workers) -> Result<End> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = stop(&mut signals.terminate, &mut signals.interrupt) => return Ok(()),
+                _ = ticks.tick() => self.tick()?,
+                Ok(()) = self.direct.facts.changed() => {
+                    self.direct.decide(self.config, &self.claims, &mut self.kernel)?;
+                }
+                () = stop(&mut signals.terminate, &mut signals.interrupt) => {
+                    return Ok(End::Stopped);
+                }
+                Event::Replaced = keeper_event(&mut self.held) => return Ok(End::Replaced),
                 _ = signals.hangup.recv() => match self.reload() {
                     Reloaded::Prefixes(count) => tracing::info!("reloaded: {count} prefixes"),
                     Reloaded::Refused(why) => {
@@ -104,7 +138,7 @@ impl Control<'_> {
                     ended??;
                     bail!("a worker ended by itself");
                 }
-                Some(event) = self.links.recv() => self.kernel.follow(event, &self.device),
+                Some(event) = self.links.recv() => self.follow(event),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
             }
@@ -116,26 +150,29 @@ impl Control<'_> {
         let timeout = self.config.drain_timeout;
         tracing::info!("draining for up to {}", humantime::format_duration(timeout));
         self.drain.start();
-        for claim in &self.claims {
-            self.kernel.release(claim);
-        }
+        // Not by closing the listeners: the keeper holds them as well.
+        self.direct.refuse_new()?;
         let deadline = Instant::now() + timeout.min(FOREVER);
         let mut stopped = false;
-        loop {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut working = true;
+        while working || !self.direct.flows().is_empty() {
             tokio::select! {
+                _ = ticks.tick() => self.tick()?,
                 () = stop(&mut signals.terminate, &mut signals.interrupt), if !stopped => {
                     stopped = true;
-                    self.drain.stop_now();
+                    self.stop_now()?;
                 }
                 () = sleep_until(deadline), if !stopped => {
                     stopped = true;
-                    self.drain.stop_now();
+                    self.stop_now()?;
                 }
-                ended = workers.join_next() => match ended {
+                ended = workers.join_next(), if working => match ended {
                     Some(ended) => ended??,
-                    None => break,
+                    None => working = false,
                 },
-                Some(event) = self.links.recv() => self.kernel.follow(event, &self.device),
+                Some(event) = self.links.recv() => self.follow(event),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
             }
@@ -144,26 +181,95 @@ impl Control<'_> {
             // The resets are on their way to the applications, and need the programs to get there.
             sleep(LAST_PACKETS).await;
         }
+        Ok(())
+    }
+
+    /// Another daemon has all that is shared. What is this one's alone goes on to its end.
+    async fn leave(self, mut signals: Signals, mut workers: Workers) -> Result<()> {
+        let Self {
+            asked,
+            lock,
+            held,
+            drain,
+            mut host_requests,
+            ..
+        } = self;
+        tracing::info!("replaced by another daemon: connections that go through this one go on");
+        // Its file goes before the other one makes its own, which waits for the lock.
+        drop(asked);
+        drop((lock, held));
+        drain.start();
+        loop {
+            tokio::select! {
+                () = stop(&mut signals.terminate, &mut signals.interrupt) => drain.stop_now(),
+                ended = workers.join_next() => match ended {
+                    Some(ended) => ended??,
+                    None => break,
+                },
+                Some(request) = host_requests.recv() => request.answer(),
+            }
+        }
         tracing::info!("stopped");
         Ok(())
     }
 
+    fn follow(&mut self, event: LinkEvent) {
+        self.kernel.follow(event, &self.device);
+        let changes = self.kernel.changes();
+        if let Some(held) = &mut self.held {
+            continuity::tell(held, changes);
+        }
+    }
+
+    /// Resets what is still open, on both sides.
+    fn stop_now(&mut self) -> Result<()> {
+        self.drain.stop_now();
+        self.direct.end(|_| true)?;
+        self.tick()
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        self.heart.is_there();
+        self.direct
+            .tick(self.config, &mut self.kernel, &self.telemetry)?;
+        let counters = self.counters.read().collect();
+        let withheld = self.withheld.look(std::time::Instant::now(), &counters);
+        if withheld > 0 {
+            self.telemetry.withheld(withheld);
+        }
+        Ok(())
+    }
+
     fn answer(&mut self, Asked { request, reply }: Asked) {
-        let answer =
-            match request {
-                Request::Status => serde_json::to_string(&self.status()),
-                Request::Reload => serde_json::to_string(&self.reload()),
-                Request::Connections => {
-                    let (open, handover) = (self.connections.iter(), self.handover.clone());
-                    return reply.send_list(open.map(move |connection| {
-                        connections::status(&connection, handover.as_deref())
-                    }));
-                }
-            };
+        // Counts are of now.
+        if let Err(error) = self.tick() {
+            tracing::error!("{error:#}");
+        }
+        let answer = match request {
+            Request::Status => serde_json::to_string(&self.status()),
+            Request::Reload => serde_json::to_string(&self.reload()),
+            Request::Connections => {
+                let open = self.connections.iter();
+                let daemon = open.map(|connection| connections::daemon(&connection));
+                return reply.send_list(self.direct_connections().into_iter().chain(daemon));
+            }
+        };
         match answer {
             Ok(answer) => reply.send(answer),
             Err(error) => tracing::error!("answering {request:?}: {error}"),
         }
+    }
+
+    fn direct_connections(&self) -> Vec<ConnectionStatus> {
+        let flows = self.direct.flows();
+        let status = flows.iter().map(|flow| {
+            let mut services = self.config.services.iter();
+            let service = services.find(|service| service.id == flow.service);
+            let service = service.map_or_else(String::new, |service| service.name.clone());
+            let target: SocketAddr = self.direct.target(flow).unwrap_or(flow.steered);
+            connections::direct(flow, service, target)
+        });
+        status.collect()
     }
 
     fn status(&self) -> Status {
@@ -172,10 +278,11 @@ impl Control<'_> {
             .counters
             .read()
             .map(|(name, count)| (name.to_owned(), count));
-        let service = |service: &Service| ServiceStatus {
+        let service = |(index, service): (usize, &Service)| ServiceStatus {
             name: service.name.clone(),
             listen: service.listen.clone(),
             targets: service.targets().collect(),
+            paths: self.direct.paths(self.config, index),
             connections: counts(self.telemetry.counts(&service.name)),
         };
         Status {
@@ -183,7 +290,14 @@ impl Control<'_> {
             instance: self.config.instance.clone(),
             pid: process::id(),
             device: self.device.name.clone(),
-            services: self.config.services.iter().map(service).collect(),
+            services: self
+                .config
+                .services
+                .iter()
+                .enumerate()
+                .map(service)
+                .collect(),
+            limits: self.direct.limits(),
             connections: counts(self.telemetry.total()),
             kernel: BTreeMap::from_iter(kernel),
         }
@@ -209,6 +323,10 @@ impl Control<'_> {
         Ok(count)
     }
 }
+
+/// Between two looks after direct connections, and two signs of life: nobody new gets in two seconds
+/// after the last one.
+const TICK: Duration = Duration::from_millis(500);
 
 /// A packet's way through the host takes microseconds, unless the machine is very busy.
 const LAST_PACKETS: Duration = Duration::from_millis(50);

@@ -1,13 +1,13 @@
 //! The listeners: made on the host, one for each address and worker.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use socket2::Socket;
 
 use crate::{
     config::Config,
-    kernel::{Claim, Kernel},
+    kernel::{Claim, Kernel, Served},
     relay::Service,
     sys,
 };
@@ -16,42 +16,69 @@ use crate::{
 pub type Listeners = Vec<(Arc<Service>, std::net::TcpListener)>;
 
 /// Claims every listen address before anything listens there: from the first moment on, nobody
-/// outside the allowlist gets through.
-pub fn claim(config: &Config, kernel: &mut Kernel) -> Result<Vec<Claim>> {
-    addresses(config, &config.services)
-        .map(|(service, listen)| kernel.claim(listen, service.id))
+/// outside the allowlist gets through. `served` is each service's, in the configuration's order.
+pub fn claim(config: &Config, served: &[Served], kernel: &mut Kernel) -> Result<Vec<Claim>> {
+    addresses(config, served)
+        .map(|(served, listen)| kernel.claim(listen, served))
         .collect()
 }
 
-/// Opens all listeners and hands them to the claims; returns each worker's.
+/// Tells the programs what is known of the services by now.
+pub fn update(
+    config: &Config,
+    served: &[Served],
+    claims: &[Claim],
+    kernel: &mut Kernel,
+) -> Result<()> {
+    addresses(config, served)
+        .zip(claims)
+        .try_for_each(|((served, _), claim)| kernel.update(claim, served))
+}
+
+/// Opens all listeners and hands them to the claims; returns each worker's. Those in `left` go on:
+/// connections wait in their queues.
 pub fn listen(
     config: &Config,
     services: &[Arc<Service>],
     claims: &[Claim],
     kernel: &mut Kernel,
+    mut left: HashMap<SocketAddr, Vec<Socket>>,
 ) -> Result<Vec<Listeners>> {
     let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
     for ((service, listen), claim) in addresses(config, services).zip(claims) {
-        let sockets = open_shared(config, listen, workers.len())?;
+        let left = left.remove(&listen).unwrap_or_default();
+        let sockets = open_shared(config, listen, workers.len(), left)?;
         // The kernel finds the others by the address they share.
         if let Some(any) = sockets.first() {
             kernel.serve(claim, any)?;
         }
-        for (worker, socket) in workers.iter_mut().zip(sockets) {
-            worker.push((service.clone(), socket.into()));
+        // There may be more of them than workers.
+        for (number, socket) in sockets.into_iter().enumerate() {
+            let number = number % workers.len();
+            workers[number].push((service.clone(), socket.into()));
         }
     }
     Ok(workers)
 }
 
-fn open_shared(config: &Config, listen: SocketAddr, count: usize) -> Result<Vec<Socket>> {
+fn open_shared(
+    config: &Config,
+    listen: SocketAddr,
+    count: usize,
+    mut left: Vec<Socket>,
+) -> Result<Vec<Socket>> {
     let only_v6 = listens_v4(config, listen.port());
     let open = |shared| {
         sys::listener(listen, shared, only_v6).with_context(|| format!("listening at {listen}"))
     };
     // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener.
-    drop(open(false)?);
-    (0..count).map(|_| open(true)).collect()
+    if left.is_empty() {
+        drop(open(false)?);
+    }
+    while left.len() < count {
+        left.push(open(true)?);
+    }
+    Ok(left)
 }
 
 /// Whether the address is free, without ever listening there.

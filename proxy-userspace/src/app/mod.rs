@@ -1,27 +1,34 @@
 //! Wiring: the one place that knows every part.
 
 mod connections;
+mod continuity;
 mod control;
+mod direct;
 pub mod listen;
 mod routes;
 pub mod setup;
+mod withheld;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use continuity::Predecessor;
+use direct::{Direct, Limits};
 use ipnet::IpNet;
 use setup::SetUp;
 use tokio::sync::Semaphore;
+use withheld::Withheld;
 
 use crate::{
     admin, check,
-    config::{Config, ConfigError, Handover, Service},
+    config::{Config, ConfigError, Service},
     drain::Drain,
-    kernel::{self, Allowlist, LowFds},
+    facts,
+    kernel::{self, Allowlist, Claim, LowFds},
     netns,
     privileges::{self, Role},
-    relay::{Connections, HostSockets, Shared, Shortcut},
+    relay::{Connections, HostSockets, Shared},
     sys,
     telemetry::Telemetry,
 };
@@ -51,63 +58,153 @@ pub fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
     config.services.iter().map(read).collect()
 }
 
-async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<()> {
-    check::at_start(config).await?;
-    let _lock = admin::Lock::take(&config.instance)?;
-    let mut allowlist = Allowlist::open(&config.instance)?;
-    for (service, prefixes) in allowed {
-        allowlist.configure(*service, prefixes)?;
-    }
-    let host = netns::watch().await?;
-    let mut set_up = SetUp::new(config, &host, &kernel::pins(&config.instance), low).await?;
-    set_up.kernel.forward_log()?;
-    let claims = listen::claim(config, &mut set_up.kernel)?;
-    set_up.attach()?;
-    let SetUp {
-        spoof,
-        routes,
-        mut kernel,
-        ..
-    } = set_up;
+/// What is there before anything is served.
+struct Begun {
+    predecessor: Option<Predecessor>,
+    /// None while a living predecessor has it.
+    lock: Option<admin::Lock>,
+    allowlist: Allowlist,
+    host: netns::Host,
+    set_up: SetUp,
+}
 
-    let handover = match config.handover {
-        Handover::Auto => Some(kernel.handover(&spoof.device)?),
-        Handover::Off => None,
+async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<Begun> {
+    check::at_start(config).await?;
+    let mut predecessor = Predecessor::find(config).await?;
+    // A living one has it until it hears of this one.
+    let living = predecessor.as_ref().and_then(Predecessor::living);
+    let lock = match living {
+        None => Some(admin::Lock::take(&config.instance)?),
+        Some(_) => None,
     };
+    let allowlist = open_allowlist(config, allowed)?;
+    let host = netns::watch().await?;
+    let left = predecessor.as_mut().and_then(Predecessor::left);
+    let pins = kernel::pins(&config.instance);
+    let mut set_up = SetUp::new(config, &host, &pins, low, left).await?;
+    set_up.kernel.forward_log()?;
+    Ok(Begun {
+        predecessor,
+        lock,
+        allowlist,
+        host,
+        set_up,
+    })
+}
+
+async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<()> {
+    let Begun {
+        mut predecessor,
+        lock,
+        allowlist,
+        mut host,
+        mut set_up,
+    } = begin(config, allowed, low).await?;
+    let limits = limits(config);
+    let slots = limits.slots.clone();
+    let direct = direct(config, &mut set_up, &host, limits).await?;
+    let claims = listen::claim(config, direct.served(), &mut set_up.kernel)?;
+    if predecessor.is_none() {
+        set_up.attach()?;
+    }
+    let heart = set_up.kernel.heart()?;
     let (host_sockets, host_requests) = HostSockets::new();
-    let names = config.services.iter().map(|service| &*service.name);
-    let telemetry = Arc::new(Telemetry::new(names));
+    let telemetry = Arc::new(telemetry(config));
     let connections = Connections::default();
     let shared = Arc::new(Shared {
         report: telemetry.clone(),
-        own: Arc::new(routes::Own::new(&host, &spoof)),
+        own: Arc::new(routes::Own::new(&host, &set_up.spoof)),
         host_sockets,
         connections: connections.clone(),
-        slots: Arc::new(Semaphore::new(maxconn(config))),
-        shortcut: handover
-            .clone()
-            .map(|handover| handover as Arc<dyn Shortcut>),
+        slots,
+        neighbours: direct.neighbours(),
     });
-    let services = routes.services(config);
     let (drain, draining) = Drain::new();
-    let listeners = listen::listen(config, &services, &claims, &mut kernel)?;
-    let workers = workers::start(listeners, &spoof, &shared, &draining).await?;
+    let listeners = open_listeners(config, &mut set_up, &claims, &mut predecessor)?;
+    let items = continuity::listeners(&listeners)?;
+    let workers = workers::start(listeners, &set_up.spoof, &shared, &draining).await?;
+    if predecessor.is_some() {
+        // From the first packet on there is somebody to serve it.
+        set_up.attach()?;
+    }
+    set_up.follow(&mut host.links)?;
+    let held = continuity::hold(config, &mut set_up, items, predecessor).await?;
+    let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
     let control = control::Control {
         config,
-        counters: kernel.counters()?,
-        kernel,
+        counters: set_up.kernel.counters()?,
+        withheld: Withheld::new(longest_header_timeout(config)),
+        heart,
+        kernel: set_up.kernel,
         allowlist,
         telemetry,
         connections,
-        handover,
-        device: spoof.device.clone(),
+        direct,
+        device: set_up.spoof.device.clone(),
         links: host.links,
         host_requests,
         asked: admin::Listener::open(&config.instance)?,
+        held,
+        lock,
         claims,
         drain,
     };
     control.run(workers).await
+}
+
+/// Those that a predecessor has handed on, and new ones.
+fn open_listeners(
+    config: &Config,
+    set_up: &mut SetUp,
+    claims: &[Claim],
+    predecessor: &mut Option<Predecessor>,
+) -> Result<Vec<listen::Listeners>> {
+    let left = predecessor.as_mut().map(Predecessor::listeners);
+    let services = set_up.routes.services(config);
+    let left = left.unwrap_or_default();
+    listen::listen(config, &services, claims, &mut set_up.kernel, left)
+}
+
+fn open_allowlist(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<Allowlist> {
+    let mut allowlist = Allowlist::open(&config.instance)?;
+    for (service, prefixes) in allowed {
+        allowlist.configure(*service, prefixes)?;
+    }
+    Ok(allowlist)
+}
+
+fn limits(config: &Config) -> Limits {
+    let daemon = maxconn(config);
+    Limits {
+        slots: Arc::new(Semaphore::new(daemon)),
+        daemon,
+        maxconn: config.maxconn.map(NonZeroUsize::get),
+    }
+}
+
+fn telemetry(config: &Config) -> Telemetry {
+    Telemetry::new(config.services.iter().map(|service| &*service.name))
+}
+
+async fn direct(
+    config: &Config,
+    set_up: &mut SetUp,
+    host: &netns::Host,
+    limits: Limits,
+) -> Result<Direct> {
+    let device = &set_up.spoof.device.name;
+    let facts = facts::watch(config, device, kernel::has_reqsk_kfunc()).await?;
+    let served = set_up.routes.served(config);
+    let (loaded, addresses) = (set_up.direct, host.addresses.clone());
+    let mut direct = Direct::new(&mut set_up.kernel, loaded, served, facts, addresses, limits)?;
+    direct.judge(config)?;
+    Ok(direct)
+}
+
+/// The programs count handshakes of all services together.
+fn longest_header_timeout(config: &Config) -> Duration {
+    let timeouts = config.services.iter().map(|service| service.header.timeout);
+    timeouts.max().unwrap_or_default()
 }
 
 /// Each connection has two sockets; some descriptors are the daemon's own.

@@ -9,7 +9,8 @@ use anyhow::Result;
 
 use crate::{
     config::{self, Config, ConfigError},
-    kernel::Kernel,
+    header::Versions,
+    kernel::{Kernel, Served},
     netns::{Addresses, Host, SpoofNs, SteerNets},
     relay::{OwnAddresses, Route, Service, Target},
 };
@@ -83,6 +84,12 @@ impl Routes {
         })
     }
 
+    /// The services as the programs know them, in the configuration's order.
+    pub fn served(&self, config: &Config) -> Vec<Served> {
+        let services = config.services.iter();
+        services.map(|service| served(service, self)).collect()
+    }
+
     /// The services as the relay knows them, in the configuration's order.
     pub fn services(&self, config: &Config) -> Vec<Arc<Service>> {
         let service = |service: &config::Service| {
@@ -98,6 +105,31 @@ impl Routes {
             })
         };
         config.services.iter().map(service).collect()
+    }
+}
+
+/// What the programs have to know of a service; that it is direct is still to be said.
+fn served(service: &config::Service, routes: &Routes) -> Served {
+    let to = |target: Option<SocketAddr>| target.and_then(|target| routes.to(target));
+    let (v4, v6) = (
+        to(service.target4.map(Into::into)),
+        to(service.target6.map(Into::into)),
+    );
+    let steered = |route: Option<Route>| {
+        let here = route.filter(Route::is_steered)?;
+        Some((here.steered, here.target.0))
+    };
+    let versions = service.header.policy.versions;
+    Served {
+        id: service.id,
+        v4: steered(v4),
+        v6: steered(v6),
+        remote: [v4, v6].iter().flatten().any(|route| !route.is_steered()),
+        header_v1: versions != Versions::V2,
+        header_v2: versions != Versions::V1,
+        header_timeout: service.header.timeout,
+        direct_v4: false,
+        direct_v6: false,
     }
 }
 

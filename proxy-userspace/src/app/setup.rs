@@ -1,16 +1,23 @@
 //! What stands before anything is served: namespace, device, routes, programs. `check` makes the
 //! same for its spoofed connections.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use anyhow::Result;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::routes::Routes;
 use crate::{
-    config::{Config, Handover},
-    kernel::{Kernel, LowFds, Placement},
-    netns::{Host, SpoofNs},
+    config::{Config, Direct},
+    kernel::{self, Inheritance, Kernel, LowFds, Placement},
+    netns::{Host, LinkEvent, SpoofNs},
 };
+
+/// What can be continued.
+pub struct Left {
+    pub netns: OwnedFd,
+    pub inheritance: Inheritance,
+}
 
 /// The way from the spoof namespace to the targets. Gone when dropped.
 pub struct SetUp {
@@ -18,42 +25,68 @@ pub struct SetUp {
     pub routes: Routes,
     pub kernel: Kernel,
     via_lo: bool,
-    handover: bool,
+    /// Whether connections may be direct, as far as the kernel goes.
+    pub direct: bool,
 }
 
 impl SetUp {
     /// The programs adopt the maps pinned at `pins`. They see no packet before [`Self::attach`].
-    pub async fn new(config: &Config, host: &Host, pins: &Path, low: LowFds) -> Result<Self> {
-        let spoof = Arc::new(SpoofNs::create(config.steer).await?);
+    /// With what a daemon before this one has left, if there was one.
+    pub async fn new(
+        config: &Config,
+        host: &Host,
+        pins: &Path,
+        low: LowFds,
+        left: Option<Left>,
+    ) -> Result<Self> {
+        let (spoof, inheritance) = match left {
+            Some(Left { netns, inheritance }) => (
+                SpoofNs::adopt(netns, config.steer).await?,
+                Some(inheritance),
+            ),
+            None => (SpoofNs::create(config.steer).await?, None),
+        };
+        let spoof = Arc::new(spoof);
         let routes = Routes::plan(config, &spoof, host)?;
         spoof.add_addresses(routes.addresses()).await?;
         let via_lo = !is_lo_strict();
-        let handover = config.handover == Handover::Auto;
-        let placement = placement(&spoof, via_lo, handover);
-        let mut kernel = Kernel::load(&config.instance, pins, &placement, low)?;
+        let direct = config.direct == Direct::Auto && kernel::has_reqsk_kfunc();
+        let placement = placement(&spoof, via_lo, direct);
+        let mut kernel = Kernel::load(&config.instance, pins, &placement, low, inheritance)?;
         routes.fill(&mut kernel)?;
         Ok(Self {
             spoof,
             routes,
             kernel,
             via_lo,
-            handover,
+            direct,
         })
     }
 
     pub fn attach(&mut self) -> Result<()> {
-        let placement = placement(&self.spoof, self.via_lo, self.handover);
+        let placement = placement(&self.spoof, self.via_lo, self.direct);
         self.kernel.attach(&placement)
+    }
+
+    /// Follows the devices that are there, so that replies are steered from the first one on.
+    pub fn follow(&mut self, links: &mut UnboundedReceiver<LinkEvent>) -> Result<()> {
+        while let Ok(event) = links.try_recv() {
+            self.kernel.follow(event, &self.spoof.device);
+            // Devices may be many, and attaching to each takes its time.
+            self.kernel.beat()?;
+        }
+        self.kernel.drop_left();
+        Ok(())
     }
 }
 
-fn placement(spoof: &SpoofNs, via_lo: bool, handover: bool) -> Placement<'_> {
+fn placement(spoof: &SpoofNs, via_lo: bool, direct: bool) -> Placement<'_> {
     Placement {
         device: &spoof.device,
         steer: &spoof.steer,
         spoof_netns: spoof.id,
         via_lo,
-        handover,
+        direct,
     }
 }
 

@@ -7,6 +7,7 @@ mod finding;
 mod holder;
 mod listen;
 mod nftables;
+mod path;
 mod routes;
 mod steering;
 mod targets;
@@ -61,6 +62,7 @@ async fn steer(config: &Config, host: &mut Host) -> Result<Vec<Finding>> {
         SUBJECT,
         format!("device {device} and the programs work"),
     )];
+    findings.extend(path::check(config, device).await);
     for service in &config.services {
         findings.extend(targets::spoofed(service, &steering).await);
     }

@@ -1,13 +1,13 @@
-//! What nftables does with what comes in, read by way of `nft -j`.
-
-use std::process::{Command, Stdio};
+//! What nftables does with what comes in.
 
 use serde_json::Value;
+
+use crate::facts::as_json;
 
 /// An input chain that drops by default and has no plain rule that accepts what comes by `device`,
 /// as `family table chain`.
 pub fn input_chain_against(device: &str) -> Result<Option<String>, String> {
-    let ruleset = ruleset()?;
+    let ruleset = as_json()?;
     let objects = ruleset
         .get("nftables")
         .and_then(Value::as_array)
@@ -25,23 +25,6 @@ pub fn input_chain_against(device: &str) -> Result<Option<String>, String> {
         let part = |key| chain.get(key).and_then(Value::as_str).unwrap_or_default();
         format!("{} {} {}", part("family"), part("table"), part("name"))
     }))
-}
-
-fn ruleset() -> Result<Value, String> {
-    let mut nft = Command::new("nft");
-    nft.args(["-j", "list", "ruleset"]).stdin(Stdio::null());
-    let output = nft
-        .output()
-        .map_err(|error| format!("can't run nft: {error}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!(
-            "nft says: {}",
-            said.lines().next().unwrap_or_default()
-        ));
-    }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("nft spoke an unknown JSON: {error}"))
 }
 
 fn drops_input(chain: &Value) -> bool {

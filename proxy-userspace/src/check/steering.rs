@@ -23,7 +23,7 @@ impl Steering {
             ..config.clone()
         };
         let pins = Unmounted::new()?;
-        let mut set_up = SetUp::new(&config, host, &pins.path(), LowFds::default()).await?;
+        let mut set_up = SetUp::new(&config, host, &pins.path(), LowFds::default(), None).await?;
         set_up.attach()?;
         while let Ok(event) = host.links.try_recv() {
             set_up.kernel.follow(event, &set_up.spoof.device);

@@ -11,7 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::{
-    config::{Handover, parse_prefix},
+    config::{Direct, parse_prefix},
     header::{Policy, Versions},
     netns::SteerNet,
     relay::{Fallback, OnLocal},
@@ -39,6 +39,9 @@ pub enum Command {
     Connections(ShowArgs),
     /// Have the running daemon read its --allow-file again
     Reload(InstanceArgs),
+    /// Holds what a daemon has, and outlives it. Only daemons start it
+    #[command(hide = true)]
+    Keeper(InstanceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,12 +97,22 @@ pub struct RunArgs {
     /// How long open connections may go on after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub drain_timeout: Duration,
+    /// How long open direct connections may go on without a daemon, should this one be killed. The next
+    /// start within this time continues them
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub orphan_timeout: Duration,
+    /// Continue the instance that runs: no connection is cut, and its daemon ends
+    #[arg(long)]
+    pub take_over: bool,
     /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows]
     #[arg(long, value_name = "N")]
     pub maxconn: Option<NonZeroUsize>,
-    /// Have the kernel pass the packets of long-lived connections on by itself
+    /// Have the kernel make the application's connection of the balancer's by itself
     #[arg(long, value_enum, default_value_t)]
-    pub handover: HandoverChoice,
+    pub direct: Direct,
+    /// The name of what `--direct` has taken the place of
+    #[arg(long, value_name = "WHETHER", hide = true, value_parser = handover)]
+    pub handover: Option<String>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", visible_alias = "listeners")]
     pub workers: Option<NonZeroUsize>,
@@ -186,24 +199,6 @@ impl From<FallbackChoice> for Fallback {
         match choice {
             FallbackChoice::Reject => Self::Reject,
             FallbackChoice::Unspoofed => Self::Unspoofed,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum HandoverChoice {
-    /// Those that both legs allow it for
-    #[default]
-    Auto,
-    /// None: all go through the daemon
-    Off,
-}
-
-impl From<HandoverChoice> for Handover {
-    fn from(choice: HandoverChoice) -> Self {
-        match choice {
-            HandoverChoice::Auto => Self::Auto,
-            HandoverChoice::Off => Self::Off,
         }
     }
 }
@@ -298,4 +293,12 @@ fn steer<const V6: bool>(text: &str) -> Result<SteerNet, String> {
         return Err("that is the other family's".into());
     }
     Ok(net)
+}
+
+/// Nothing is handed over any more.
+fn handover(value: &str) -> Result<String, String> {
+    Err(match value {
+        "off" => "there is no handover any more: write --direct off".into(),
+        _ => "there is no handover any more: leave it out, or write --direct auto".into(),
+    })
 }

@@ -4,6 +4,8 @@ mod allow;
 mod args;
 mod check;
 mod connections;
+#[cfg(test)]
+mod documents;
 mod run;
 mod status;
 
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::config::ConfigError;
+use crate::{config::ConfigError, keeper, telemetry};
 
 /// Failed while running, or a check or test failed.
 const FAILED: u8 = 1;
@@ -27,6 +29,7 @@ pub fn main() -> ExitCode {
         args::Command::Status(args) => status::status(&args),
         args::Command::Connections(args) => connections::connections(&args),
         args::Command::Reload(args) => status::reload(&args),
+        args::Command::Keeper(args) => keep(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("truepeer: {error:#}");
@@ -36,4 +39,10 @@ pub fn main() -> ExitCode {
             FAILED
         })
     })
+}
+
+fn keep(args: &args::InstanceArgs) -> anyhow::Result<ExitCode> {
+    telemetry::init(0);
+    keeper::main(&args.instance)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -57,7 +57,9 @@ pub fn resolve(args: RunArgs) -> Config {
         workers: args.workers.unwrap_or_else(one_per_core),
         maxconn: args.maxconn,
         drain_timeout: args.drain_timeout,
-        handover: args.handover.into(),
+        orphan_timeout: args.orphan_timeout,
+        take_over: args.take_over,
+        direct: args.direct,
         steer: SteerNets {
             v4: args.steer4,
             v6: args.steer6,

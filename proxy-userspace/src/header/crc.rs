@@ -1,3 +1,5 @@
+//! The checksum that a v2 header may carry.
+
 use crc32c::{crc32c, crc32c_append};
 
 /// Bytes of the CRC32C field.

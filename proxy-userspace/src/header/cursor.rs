@@ -1,3 +1,5 @@
+//! How the parser gets at bytes: from the front, and never past the end.
+
 /// Reads from the front of a slice; `None` is "not enough bytes", never a panic.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a> {

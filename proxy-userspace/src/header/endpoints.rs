@@ -1,3 +1,5 @@
+//! The addresses that a header states.
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use serde::Serialize;

@@ -1,3 +1,5 @@
+//! What stays of a header's TLVs for as long as its connection lives.
+
 use super::tlv::{Raw, Raws, Tlvs, kind};
 use super::write::push_tlv;
 use super::{Ssl, SslSub};

@@ -1,3 +1,5 @@
+//! How what a peer sent is shown: escaped and bounded.
+
 use std::fmt::{self, Write};
 
 use serde::{Serialize, Serializer};

@@ -1,3 +1,5 @@
+//! Why headers are refused, in words for whoever set up the balancer.
+
 use std::fmt;
 
 use thiserror::Error;

@@ -1,3 +1,5 @@
+//! What a balancer says of the client's TLS connection: a TLV with TLVs in it.
+
 use std::fmt;
 
 use bitflags::bitflags;

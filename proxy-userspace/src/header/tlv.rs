@@ -1,3 +1,5 @@
+//! The extensions of a v2 header: what follows its addresses.
+
 use std::fmt;
 
 use serde::{Serialize, Serializer};

@@ -1,3 +1,5 @@
+//! Version 1: one line of text.
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 

@@ -1,3 +1,5 @@
+//! Version 2: binary, with extensions.
+
 use std::net::{IpAddr, SocketAddr};
 
 use super::cursor::Cursor;

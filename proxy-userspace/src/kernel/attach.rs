@@ -1,49 +1,80 @@
 //! Where each program hooks in. Links are file descriptors: all end with the process, but for
 //! those of `clsact`.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    mem,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, Program, ProgramError, SchedClassifier, SkLookup, TcAttachType,
-        tc::{SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions},
+        CgroupAttachMode, Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
+        tc::SchedClassifierLink,
     },
     util::KernelVersion,
 };
 use proxy_common::{LO, program as name};
 
-use super::{LowFds, Placement, clsact::Clsact};
+use super::{
+    LowFds, Placement, cgroup,
+    clsact::Clsact,
+    link::{Hook, Link as HookLink, LinkPlace},
+    share::{self, Change},
+};
 use crate::{
     netns::{Device, Link, LinkEvent},
     sys,
 };
 
-pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result<()> {
+/// The programs that stay where they are.
+pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result<Vec<Attachment>> {
     let host = sys::current_netns()?;
     let dispatch: &mut SkLookup = program(ebpf, name::DISPATCH)?;
-    tc.low.release();
-    dispatch.attach(&host).context("attaching to sk_lookup")?;
+    let hook = Hook::SkLookup(host.as_fd());
+    let dispatch = tc.link(name::DISPATCH, 0, hook, dispatch.fd()?);
+    let mut attached = vec![dispatch.context("attaching to sk_lookup")?];
     let Device { name, index, .. } = placement.device;
     let veth = On {
         name,
         index: *index,
     };
-    tc.attach(ebpf, name::INJECT, veth, TcAttachType::Ingress)
-        .with_context(|| format!("attaching inject to {name}"))?;
-    if placement.handover {
-        tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress)
-            .with_context(|| format!("attaching reply_own to {name}"))?;
+    let inject = tc.attach(ebpf, name::INJECT, veth, TcAttachType::Ingress);
+    attached.push(inject.with_context(|| format!("attaching inject to {name}"))?);
+    if placement.direct {
+        let reply = tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress);
+        attached.push(reply.with_context(|| format!("attaching reply_own to {name}"))?);
+    }
+    if placement.direct
+        && let Err(error) = attach_keep_alive(ebpf, tc)
+    {
+        tracing::warn!(
+            "an application without keepalive keeps direct connections of balancers that have \
+             vanished: {error:#}"
+        );
     }
     if placement.via_lo {
         let lo = On {
             name: "lo",
             index: LO,
         };
-        tc.attach(ebpf, name::DELIVER, lo, TcAttachType::Ingress)
-            .context("attaching deliver to lo")?;
+        let deliver = tc.attach(ebpf, name::DELIVER, lo, TcAttachType::Ingress);
+        attached.push(deliver.context("attaching deliver to lo")?);
     }
+    Ok(attached)
+}
+
+/// To all of the host's sockets: the program picks those of direct connections.
+fn attach_keep_alive(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<()> {
+    let cgroup = cgroup::root().context("opening the root of cgroup2")?;
+    let keep_alive: &mut SockOps = program(ebpf, name::KEEP_ALIVE)?;
+    keep_alive.load()?;
+    tc.low.release();
+    keep_alive
+        .attach(&cgroup, CgroupAttachMode::Single)
+        .context("attaching keep_alive to the root of cgroup2")?;
     Ok(())
 }
 
@@ -68,6 +99,15 @@ pub struct On<'a> {
 pub struct Tc {
     by: By,
     low: LowFds,
+    /// What a daemon before this one left, until it is needed.
+    left: HashMap<String, (LinkPlace, OwnedFd)>,
+    changes: Vec<Change>,
+}
+
+/// What holds a program in its place. Gone when dropped, unless somebody else holds it too.
+pub enum Attachment {
+    Link { name: String, link: HookLink },
+    Filter(#[expect(dead_code, reason = "holds the program in its place")] SchedClassifierLink),
 }
 
 enum By {
@@ -77,7 +117,12 @@ enum By {
 
 impl Tc {
     /// What this kernel has.
-    pub fn new(instance: &str, low: LowFds) -> Self {
+    pub fn new(
+        instance: &str,
+        low: LowFds,
+        left: HashMap<String, (LinkPlace, OwnedFd)>,
+        changes: Vec<Change>,
+    ) -> Self {
         let tcx = KernelVersion::new(6, 6, 0);
         let by = if KernelVersion::current().is_ok_and(|current| current >= tcx) {
             By::Tcx
@@ -85,7 +130,44 @@ impl Tc {
             tracing::info!("a kernel before 6.6: attaching by clsact, which kill -9 doesn't undo");
             By::Clsact(Clsact::new(instance))
         };
-        Self { by, low }
+        Self {
+            by,
+            low,
+            left,
+            changes,
+        }
+    }
+
+    pub fn changes(&mut self) -> Vec<Change> {
+        mem::take(&mut self.changes)
+    }
+
+    /// What was left and isn't needed, as its service isn't there any more.
+    pub fn drop_left(&mut self) {
+        for (_, (_, fd)) in self.left.drain() {
+            HookLink::adopt(fd).detach();
+        }
+    }
+
+    /// Whether another daemon can continue with what this one has.
+    pub fn can_be_inherited(&self) -> bool {
+        matches!(self.by, By::Tcx)
+    }
+
+    /// A new one, or that of a daemon before this one.
+    fn link(
+        &mut self,
+        program: &str,
+        device: u32,
+        hook: Hook<'_>,
+        fd: impl AsFd,
+    ) -> Result<Attachment> {
+        let name = share::link_name(program, device);
+        self.low.release();
+        let link = share::link(&mut self.left, &name, hook, fd)?;
+        let duplicate = link.as_fd().try_clone_to_owned()?;
+        self.changes.push(Change::Hold(name.clone(), duplicate));
+        Ok(Attachment::Link { name, link })
     }
 
     /// In front of other programs: one of them may end the chain with a verdict of its own. Ours
@@ -96,42 +178,58 @@ impl Tc {
         name: &str,
         on: On<'_>,
         hook: TcAttachType,
-    ) -> Result<SchedClassifierLinkId> {
+    ) -> Result<Attachment> {
         let program: &mut SchedClassifier = program(ebpf, name)?;
         match &mut self.by {
             By::Tcx => {
-                self.low.release();
-                let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-                Ok(program.attach_with_options(on.name, hook, first)?)
+                let place = match hook {
+                    TcAttachType::Egress => Hook::TcxEgress(on.index),
+                    _ => Hook::TcxIngress(on.index),
+                };
+                self.link(name, on.index, place, program.fd()?)
             }
-            By::Clsact(clsact) => clsact.attach(program, on, hook, name),
+            By::Clsact(clsact) => {
+                let id = clsact.attach(program, on, hook, name)?;
+                Ok(Attachment::Filter(program.take_link(id)?))
+            }
         }
     }
 
-    /// The device is gone, and `links` with it.
-    fn forget(&mut self, index: u32, links: usize) {
-        match &mut self.by {
-            By::Tcx => (0..links).for_each(|_| self.low.refill()),
-            By::Clsact(clsact) => clsact.forget(index),
+    /// The device is gone, and these with it.
+    fn forget(&mut self, index: u32, attached: Vec<Attachment>) {
+        self.release(attached);
+        if let By::Clsact(clsact) = &mut self.by {
+            clsact.forget(index);
+        }
+    }
+
+    fn release(&mut self, attached: Vec<Attachment>) {
+        for attachment in attached {
+            if let Attachment::Link { name, link } = attachment {
+                link.detach();
+                self.changes.push(Change::Release(name));
+                self.low.refill();
+            }
         }
     }
 }
 
-/// The reply programs' links, by the index of the host's device.
-pub struct Replies {
-    links: HashMap<u32, Vec<SchedClassifierLink>>,
-    /// Whether any target is beyond this host: without one, ingress costs nothing.
+/// The links on the host's devices, by their index.
+pub struct Devices {
+    /// With whether the device is a port of another one.
+    attached: HashMap<u32, (bool, Vec<Attachment>)>,
+    /// Whether any target is beyond this host, so that its replies come in.
     remotes: bool,
-    /// Whether connections are handed over.
-    handover: bool,
+    /// Whether connections may be direct.
+    direct: bool,
 }
 
-impl Replies {
-    pub fn new(handover: bool) -> Self {
+impl Devices {
+    pub fn new(direct: bool) -> Self {
         Self {
-            links: HashMap::new(),
+            attached: HashMap::new(),
             remotes: false,
-            handover,
+            direct,
         }
     }
 
@@ -144,8 +242,9 @@ impl Replies {
     pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
         match event {
             LinkEvent::Gone { index } => {
-                let links = self.links.remove(&index).map_or(0, |links| links.len());
-                tc.forget(index, links);
+                if let Some((_, attached)) = self.attached.remove(&index) {
+                    tc.forget(index, attached);
+                }
             }
             LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
             LinkEvent::Present(link) => self.add(ebpf, tc, &link),
@@ -153,38 +252,51 @@ impl Replies {
     }
 
     fn add(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, link: &Link) {
-        let Entry::Vacant(vacant) = self.links.entry(link.index) else {
-            return;
-        };
-        let attached: Result<Vec<_>> = hooks(link.ethernet, self.remotes, self.handover)
-            .map(|(name, hook)| attach_reply(ebpf, tc, link, name, hook))
-            .collect();
-        match attached {
-            Ok(attached) => {
-                tracing::debug!(device = link.name, "steering replies");
-                vacant.insert(attached);
-            }
-            Err(error) => {
-                tracing::warn!("replies by {} are not steered: {error:#}", link.name);
+        // It may have become a port, or have been one: its links go first, as one program isn't
+        // attached to a hook twice.
+        match self.attached.entry(link.index) {
+            Entry::Occupied(known) if known.get().0 == link.is_port => return,
+            Entry::Occupied(other) => tc.release(other.remove().1),
+            Entry::Vacant(_) => {}
+        }
+        let mut attached = Vec::new();
+        for (name, hook) in hooks(link, self.remotes, self.direct) {
+            match attach_reply(ebpf, tc, link, name, hook) {
+                Ok(attachment) => attached.push(attachment),
+                Err(error) => {
+                    tracing::warn!("replies by {} are not steered: {error:#}", link.name);
+                    return tc.release(attached);
+                }
             }
         }
+        tracing::debug!(device = link.name, "steering replies");
+        self.attached.insert(link.index, (link.is_port, attached));
     }
 }
 
-/// Which programs a device needs, and where.
+/// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a
+/// balancer's packets come in: that is the device above it.
 fn hooks(
-    ethernet: bool,
+    link: &Link,
     remotes: bool,
-    handover: bool,
+    direct: bool,
 ) -> impl Iterator<Item = (&'static str, TcAttachType)> {
-    let (local, remote) = match ethernet {
-        true => (name::REPLY, name::REPLY_REMOTE),
-        false => (name::REPLY_L3, name::REPLY_REMOTE_L3),
+    let [reply, reply_remote, direct_path, refuse] = if link.ethernet {
+        [name::REPLY, name::REPLY_REMOTE, name::DIRECT, name::REFUSE]
+    } else {
+        [
+            name::REPLY_L3,
+            name::REPLY_REMOTE_L3,
+            name::DIRECT_L3,
+            name::REFUSE_L3,
+        ]
     };
-    let remote = remotes.then_some((remote, TcAttachType::Ingress));
-    let forward = (handover && ethernet).then_some((name::FORWARD, TcAttachType::Ingress));
-    let local = std::iter::once((local, TcAttachType::Egress));
-    local.chain(remote).chain(forward)
+    let admit = if direct { direct_path } else { refuse };
+    let ingress = [(remotes, reply_remote), (!link.is_port, admit)];
+    let ingress = ingress
+        .into_iter()
+        .filter_map(|(is_needed, name)| is_needed.then_some((name, TcAttachType::Ingress)));
+    std::iter::once((reply, TcAttachType::Egress)).chain(ingress)
 }
 
 fn attach_reply(
@@ -193,11 +305,10 @@ fn attach_reply(
     link: &Link,
     name: &str,
     hook: TcAttachType,
-) -> Result<SchedClassifierLink> {
+) -> Result<Attachment> {
     let on = On {
         name: &link.name,
         index: link.index,
     };
-    let id = tc.attach(ebpf, name, on, hook)?;
-    Ok(program::<SchedClassifier>(ebpf, name)?.take_link(id)?)
+    tc.attach(ebpf, name, on, hook)
 }

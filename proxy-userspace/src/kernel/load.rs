@@ -1,26 +1,34 @@
 //! Loading the programs for one device, and filling the maps that say what is served.
 
-use std::{net::SocketAddr, os::fd::AsRawFd, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    os::fd::{AsFd as _, AsRawFd},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, SockMap},
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap as MapOf, MapData, SockMap},
     programs::{SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{Endpoint, Listener, global, handover::port_bit, map, program};
+use proxy_common::{Endpoint, Listener, Steered, global, map, port_bit, program};
 
 use super::{
-    attach::{Replies, Tc},
+    attach::{Attachment, Devices, Tc},
     counters::Counters,
-    handover::Handover,
-    log,
+    direct::{self, Direct},
+    heart::Heart,
+    kfunc, log,
     low::LowFds,
+    share::{self, Change, Inheritance},
 };
 use crate::netns::{Device, LinkEvent, SteerNet, SteerNets};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_EBPF"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_EBPF"));
 
 /// Where the programs stand between the host and the spoof namespace.
 pub struct Placement<'a> {
@@ -30,18 +38,22 @@ pub struct Placement<'a> {
     pub spoof_netns: u32,
     /// Whether packets enter the host by `lo` rather than by the veth.
     pub via_lo: bool,
-    /// Whether connections are handed over.
-    pub handover: bool,
+    /// Whether connections may be direct.
+    pub direct: bool,
 }
 
 /// The loaded programs. Dropping it detaches and unloads them all; the allowlist stays pinned.
 pub struct Kernel {
     ebpf: Ebpf,
-    replies: Replies,
-    listeners: HashMap<MapData, Endpoint, Listener>,
+    devices: Devices,
+    /// On devices that stay.
+    attached: Vec<Attachment>,
+    /// Whether maps are those of a daemon before this one.
+    is_heir: bool,
+    listeners: MapOf<MapData, Endpoint, Listener>,
     sockets: SockMap<MapData>,
-    targets: HashMap<MapData, Endpoint, Endpoint>,
-    remotes: HashMap<MapData, Endpoint, u32>,
+    targets: MapOf<MapData, Endpoint, Endpoint>,
+    remotes: MapOf<MapData, Endpoint, u32>,
     ports: Array<MapData, u32>,
     /// Sockets handed out so far, which is the next one's index.
     next_socket: u32,
@@ -57,44 +69,74 @@ impl Kernel {
         pins: &Path,
         placement: &Placement<'_>,
         low: LowFds,
+        inherited: Option<Inheritance>,
     ) -> Result<Self> {
+        let (maps, links) = inherited.map_or((None, HashMap::new()), |inherited| {
+            (Some(inherited.maps), inherited.links)
+        });
+        let btf =
+            Btf::from_sys_fs().context("reading the kernel's types, /sys/kernel/btf/vmlinux")?;
         let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(pins);
+        loader.btf(Some(&btf)).default_map_pin_directory(pins);
+        if let Some(maps) = &maps {
+            maps.tell(&mut loader);
+        }
         let unset = Default::default();
         let steer = |net: Option<SteerNet>| net.map_or(unset, |net| net.for_programs());
         let (steer4, steer6) = (steer(placement.steer.v4), steer(placement.steer.v6));
         let via_lo = u32::from(placement.via_lo);
+        let mut object = OBJECT.to_vec();
+        kfunc::resolve(&mut object, &btf)?;
         let mut ebpf = loader
             .override_global(global::STEER4, &steer4, true)
             .override_global(global::STEER6, &steer6, true)
             .override_global(global::DEVICE, &placement.device.index, true)
             .override_global(global::SPOOF_NETNS, &placement.spoof_netns, true)
             .override_global(global::VIA_LO, &via_lo, true)
-            .override_global(global::HANDOVER, &u32::from(placement.handover), true)
-            .load(OBJECT)
+            .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
-        load_programs(&mut ebpf)?;
+        load_programs(&mut ebpf, placement.direct)?;
+        direct::beat(&mut ebpf)?;
+        let changes = share::hold_maps(&ebpf)?;
         Ok(Self {
+            is_heir: maps.is_some(),
+            attached: Vec::new(),
             listeners: take(&mut ebpf, map::LISTENERS)?.try_into()?,
             sockets: take(&mut ebpf, map::SOCKETS)?.try_into()?,
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
             remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             next_socket: 0,
-            replies: Replies::new(placement.handover),
-            tc: Tc::new(instance, low),
+            devices: Devices::new(placement.direct),
+            tc: Tc::new(instance, low, links, changes),
             ebpf,
         })
     }
 
-    /// Attaches all but the reply programs, which follow the host's devices.
+    /// Attaches all but the programs that follow the host's devices.
     pub fn attach(&mut self, placement: &Placement<'_>) -> Result<()> {
-        super::attach::attach(&mut self.ebpf, &mut self.tc, placement)
+        self.attached = super::attach::attach(&mut self.ebpf, &mut self.tc, placement)?;
+        Ok(())
     }
 
-    /// Keeps the reply programs on the host's devices.
+    /// All that was left and is still needed has been attached.
+    pub fn drop_left(&mut self) {
+        self.tc.drop_left();
+    }
+
+    /// Whether another daemon can continue with what this one has.
+    pub fn can_be_inherited(&self) -> bool {
+        self.tc.can_be_inherited()
+    }
+
+    /// What is to be told to the keeper since the last time.
+    pub fn changes(&mut self) -> Vec<Change> {
+        self.tc.changes()
+    }
+
+    /// Keeps programs on the host's devices.
     pub fn follow(&mut self, event: LinkEvent, own: &Device) {
-        self.replies
+        self.devices
             .follow(&mut self.ebpf, &mut self.tc, event, own);
     }
 
@@ -102,9 +144,25 @@ impl Kernel {
         Counters::new(take(&mut self.ebpf, map::COUNTERS)?)
     }
 
-    /// Where connections are handed over to; hears of their ends on the current runtime.
-    pub fn handover(&mut self, own: &Device) -> Result<Arc<Handover>> {
-        Handover::new(&mut self.ebpf, own.index)
+    pub fn direct(&mut self) -> Result<Direct> {
+        Direct::new(&mut self.ebpf, self.is_heir)
+    }
+
+    /// Says that the daemon is there: without it, nobody new gets in after two seconds.
+    pub fn beat(&mut self) -> Result<()> {
+        direct::beat(&mut self.ebpf)
+    }
+
+    /// Says so twice a second, until it is dropped.
+    pub fn heart(&self) -> Result<Heart> {
+        let beat = self.ebpf.program(program::BEAT);
+        let beat = beat.context("the eBPF object has no program beat")?;
+        Heart::start(beat.fd()?.as_fd().try_clone_to_owned()?)
+    }
+
+    /// Has the programs look after direct connections that are over, and tell of them.
+    pub fn sweep(&mut self) -> Result<()> {
+        direct::sweep(&mut self.ebpf)
     }
 
     /// Passes what the programs log on to `tracing`, on the current runtime.
@@ -113,18 +171,12 @@ impl Kernel {
     }
 
     /// From here on, connections to `listen` are the service's; without a socket they get a RST.
-    pub fn claim(&mut self, listen: SocketAddr, service: u32) -> Result<Claim> {
+    pub fn claim(&mut self, listen: SocketAddr, served: &Served) -> Result<Claim> {
         let claim = Claim {
             listen,
             socket: self.next_socket,
         };
-        self.listeners
-            .insert(
-                Endpoint::from(listen),
-                Listener::new(service, claim.socket),
-                0,
-            )
-            .with_context(|| format!("too many listen addresses at {listen}"))?;
+        self.update(&claim, served)?;
         let (word, bit) = port_bit(listen.port());
         let bits = self.ports.get(&word, 0)? | 1 << bit;
         self.ports.set(word, bits, 0)?;
@@ -132,16 +184,19 @@ impl Kernel {
         Ok(claim)
     }
 
+    /// The same with what is known of the service by now.
+    pub fn update(&mut self, claim: &Claim, served: &Served) -> Result<()> {
+        let listener = served.listener(claim.socket);
+        self.listeners
+            .insert(Endpoint::from(claim.listen), listener, 0)
+            .with_context(|| format!("too many listen addresses at {}", claim.listen))
+    }
+
     /// Connections to the claimed address go to `socket` and to those that share its address.
     pub fn serve(&mut self, claim: &Claim, socket: &impl AsRawFd) -> Result<()> {
         self.sockets
             .set(claim.socket, socket, 0)
             .with_context(|| format!("handing the listener at {} to sk_lookup", claim.listen))
-    }
-
-    /// Nothing is there any more: the kernel answers RST.
-    pub fn release(&mut self, claim: &Claim) {
-        let _ = self.listeners.remove(&Endpoint::from(claim.listen));
     }
 
     /// Connections to `steered` reach what listens at `target`.
@@ -153,10 +208,52 @@ impl Kernel {
 
     /// Connections to `target` leave this host, and what answers comes back through it.
     pub fn add_remote(&mut self, target: SocketAddr) -> Result<()> {
-        self.replies.follow_remotes();
+        self.devices.follow_remotes();
         self.remotes
             .insert(Endpoint::from(target), 0, 0)
             .with_context(|| format!("too many targets at {target}"))
+    }
+}
+
+/// What the programs have to know of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    pub id: u32,
+    /// The steer address and the target of each family, if that is on this host.
+    pub v4: Option<(SocketAddr, SocketAddr)>,
+    pub v6: Option<(SocketAddr, SocketAddr)>,
+    /// Whether a target is elsewhere.
+    pub remote: bool,
+    pub header_v1: bool,
+    pub header_v2: bool,
+    pub header_timeout: Duration,
+    /// Whether connections of each family may be direct.
+    pub direct_v4: bool,
+    pub direct_v6: bool,
+}
+
+impl Served {
+    fn listener(&self, socket: u32) -> Listener {
+        let flags = [
+            (self.direct_v4, Listener::DIRECT_V4),
+            (self.direct_v6, Listener::DIRECT_V6),
+            (self.header_v1, Listener::HEADER_V1),
+            (self.header_v2, Listener::HEADER_V2),
+            (self.remote, Listener::REMOTE),
+        ];
+        let flags = flags.iter().filter(|(is_set, _)| *is_set);
+        let flags = flags.fold(0, |all, (_, flag)| all | flag);
+        let steered = |way: Option<(SocketAddr, SocketAddr)>| {
+            way.map_or(Steered::default(), |(steer, target)| Steered {
+                steer: steer.into(),
+                target: target.into(),
+            })
+        };
+        let seconds = u32::try_from(self.header_timeout.as_secs()).unwrap_or(u32::MAX / 2);
+        Listener::new(self.id, socket)
+            .with_flags(flags)
+            .with_targets(steered(self.v4), steered(self.v6))
+            .with_header_seconds(seconds.max(1))
     }
 }
 
@@ -171,9 +268,9 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
         .with_context(|| format!("the eBPF object has no map {name}"))
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+fn load_programs(ebpf: &mut Ebpf, direct: bool) -> Result<()> {
     let context = |name: &str| format!("the kernel refused program {name}");
-    for name in [
+    let always = [
         program::REPLY,
         program::REPLY_L3,
         program::REPLY_OWN,
@@ -181,8 +278,14 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
         program::REPLY_REMOTE_L3,
         program::INJECT,
         program::DELIVER,
-        program::FORWARD,
-    ] {
+        program::BEAT,
+    ];
+    let either = if direct {
+        &[program::DIRECT, program::DIRECT_L3, program::SWEEP][..]
+    } else {
+        &[program::REFUSE, program::REFUSE_L3]
+    };
+    for &name in always.iter().chain(either) {
         let program: &mut SchedClassifier = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;
     }

@@ -1,20 +1,33 @@
 //! The eBPF programs and their maps: the only user of aya.
 
+mod adopt;
 mod allowlist;
 mod attach;
+mod cgroup;
 mod clsact;
 mod counters;
+mod direct;
 mod features;
-mod handover;
+mod heart;
+mod kfunc;
+mod life;
+mod link;
 mod load;
 mod log;
 mod low;
 mod pins;
+mod share;
 
+pub use adopt::{Adopted, MapShape};
 pub use allowlist::{Allowlist, Origin, covering};
 pub use counters::Counters;
+pub use direct::{Direct, Flow, Flows, Heard};
 pub use features::{Feature, has_sk_lookup, has_tcx};
-pub use handover::Handover;
-pub use load::{Claim, Kernel, Placement};
+pub use heart::Heart;
+pub use kfunc::are_there as has_reqsk_kfunc;
+pub use life::say_closing;
+pub use link::LinkPlace;
+pub use load::{Claim, Kernel, Placement, Served};
 pub use low::LowFds;
 pub use pins::{Unmounted, directory as pins, is_mounted as is_bpffs_mounted};
+pub use share::{Change, Inheritance, LINK, map_name, shared_map};

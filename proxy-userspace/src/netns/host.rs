@@ -1,6 +1,6 @@
 //! The host's end of the veth pair: the only thing of ours that the host has.
 
-use std::{fs, net::IpAddr};
+use std::{fs, io, net::IpAddr};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt as _;
@@ -93,11 +93,26 @@ fn inet() -> InetDevConf {
     conf
 }
 
+/// The device of this index, which is one of ours.
+pub async fn device(index: u32) -> Result<Device> {
+    let name = super::lookup::name(&netlink()?, index).await?;
+    let number = name
+        .strip_prefix("truepeer")
+        .and_then(|number| number.parse().ok());
+    let number = number.with_context(|| format!("{name} is no device of truepeer's"))?;
+    Ok(Device {
+        name,
+        index,
+        number,
+    })
+}
+
 pub async fn add_addresses(device: &Device, addresses: &[IpAddr]) -> Result<()> {
     let netlink = netlink()?;
     for address in addresses {
         add_address(&netlink, device, *address)
             .await
+            .or_else(if_new)
             .with_context(|| format!("adding steer address {address} to {}", device.name))?;
     }
     for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
@@ -110,6 +125,18 @@ pub async fn add_addresses(device: &Device, addresses: &[IpAddr]) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// A daemon before this one may have added it.
+fn if_new(error: rtnetlink::Error) -> Result<(), rtnetlink::Error> {
+    match &error {
+        rtnetlink::Error::NetlinkError(message)
+            if message.to_io().kind() == io::ErrorKind::AlreadyExists =>
+        {
+            Ok(())
+        }
+        _ => Err(error),
+    }
 }
 
 /// An address that the host answers on, but never picks as the source of its own traffic.

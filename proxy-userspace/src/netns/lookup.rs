@@ -85,7 +85,7 @@ fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
     }
 }
 
-async fn name(netlink: &Handle, index: u32) -> Result<String> {
+pub(super) async fn name(netlink: &Handle, index: u32) -> Result<String> {
     let mut links = netlink.link().get().match_index(index).execute();
     let link = links.try_next().await.context("reading a device")?;
     let mut attributes = link.into_iter().flat_map(|link| link.attributes);

@@ -15,7 +15,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
-        route::{RouteAttribute, RouteMetric, RouteScope, RouteType},
+        route::{RouteScope, RouteType},
         rule::RuleAction,
     },
 };
@@ -27,10 +27,6 @@ use crate::sys;
 const INSIDE: &str = "host";
 /// Large enough that TCP's segments of any size cross whole.
 const MTU: u32 = 65535;
-/// What applications may send in one segment: what fits most links, as it may go to the balancer
-/// as it is.
-const SEGMENT: u32 = 1460;
-const V6_HEADER_MORE: u32 = 20;
 /// The routing table for what arrives.
 const TABLE: u32 = 80;
 
@@ -38,14 +34,26 @@ const TABLE: u32 = 80;
 pub fn create(host: &File) -> Result<(File, Device)> {
     sys::unshare_netns().context("making a network namespace (needs CAP_SYS_ADMIN)")?;
     let netns = sys::current_netns().context("opening the new network namespace")?;
-    let made = tokio::runtime::Builder::new_current_thread()
+    let device = here(host, furnish(host))?;
+    Ok((netns, device))
+}
+
+/// The host's end of the veth, by its index, of a namespace that is there already.
+pub fn outside_of(host: &File, netns: &File) -> Result<u32> {
+    sys::enter_netns(netns.as_fd()).context("entering the spoof namespace")?;
+    here(host, async { peer_index(&netlink()?).await })
+}
+
+fn here<T>(host: &File, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
-        .build()?
-        .block_on(furnish(host));
+        .build();
+    let done = runtime
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(work));
     // The thread belongs to a pool: leave it as it was.
     sys::enter_netns(host.as_fd()).context("returning to the host's network namespace")?;
-    let device = made?;
-    Ok((netns, device))
+    done
 }
 
 async fn furnish(host: &File) -> Result<Device> {
@@ -164,13 +172,7 @@ async fn route(netlink: &Handle, inside: u32, any: IpAddr) -> Result<(), rtnetli
         .scope(RouteScope::Host);
     netlink.route().add(local.build()).execute().await?;
     let out = everywhere(any, inside).scope(RouteScope::Link);
-    let mut out = out.build();
-    let segment = RouteMetric::Advmss(match any {
-        IpAddr::V4(_) => SEGMENT,
-        IpAddr::V6(_) => SEGMENT - V6_HEADER_MORE,
-    });
-    out.attributes.push(RouteAttribute::Metrics(vec![segment]));
-    netlink.route().add(out).execute().await
+    netlink.route().add(out.build()).execute().await
 }
 
 fn everywhere(any: IpAddr, device: u32) -> RouteMessageBuilder<IpAddr> {

@@ -20,9 +20,26 @@ use rtnetlink::{
 };
 use tokio::sync::mpsc;
 
-/// The host's own addresses, broadcast addresses included, each with the devices that have it.
+/// The host's own addresses, broadcast addresses included.
 #[derive(Clone, Default)]
-pub struct Addresses(Arc<RwLock<HashMap<IpAddr, BTreeSet<u32>>>>);
+pub struct Addresses(Arc<RwLock<HashMap<IpAddr, Holders>>>);
+
+/// The devices that have an address as their own, and as their link's broadcast address.
+#[derive(Default)]
+struct Holders {
+    unicast: BTreeSet<u32>,
+    broadcast: BTreeSet<u32>,
+}
+
+impl Holders {
+    fn of(&mut self, is_unicast: bool) -> &mut BTreeSet<u32> {
+        if is_unicast {
+            &mut self.unicast
+        } else {
+            &mut self.broadcast
+        }
+    }
+}
 
 impl Addresses {
     pub fn contains(&self, address: &IpAddr) -> bool {
@@ -30,20 +47,30 @@ impl Addresses {
         map.contains_key(address)
     }
 
+    /// All of them, and whether each is a device's own.
+    pub fn unicast_or_not(&self) -> Vec<(IpAddr, bool)> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let each = map.iter();
+        each.map(|(address, holders)| (*address, !holders.unicast.is_empty()))
+            .collect()
+    }
+
     fn add(&self, message: &AddressMessage) {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for address in addresses(message) {
-            map.entry(address).or_default().insert(message.header.index);
+        for (address, is_unicast) in addresses(message) {
+            let holders = map.entry(address).or_default();
+            holders.of(is_unicast).insert(message.header.index);
         }
     }
 
     fn remove(&self, message: &AddressMessage) {
         let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for address in addresses(message) {
-            if let Entry::Occupied(mut devices) = map.entry(address) {
-                devices.get_mut().remove(&message.header.index);
-                if devices.get().is_empty() {
-                    devices.remove();
+        for (address, is_unicast) in addresses(message) {
+            if let Entry::Occupied(mut entry) = map.entry(address) {
+                let holders = entry.get_mut();
+                holders.of(is_unicast).remove(&message.header.index);
+                if holders.unicast.is_empty() && holders.broadcast.is_empty() {
+                    entry.remove();
                 }
             }
         }
@@ -57,6 +84,8 @@ pub struct Link {
     pub index: u32,
     /// Whether its packets carry an Ethernet header.
     pub ethernet: bool,
+    /// Whether it is a port of another device: a bridge's, a bond's.
+    pub is_port: bool,
 }
 
 #[derive(Debug)]
@@ -130,9 +159,9 @@ fn apply(
     }
 }
 
-/// The addresses that are this host's, or its link's broadcast. On a point-to-point device
+/// The addresses that are this host's (true), or its link's broadcast. On a point-to-point device
 /// `Address` is the other end's, and `Local` is ours; IPv6 has `Address` alone.
-fn addresses(message: &AddressMessage) -> impl Iterator<Item = IpAddr> {
+fn addresses(message: &AddressMessage) -> impl Iterator<Item = (IpAddr, bool)> {
     let (mut local, mut address, mut broadcast) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -144,7 +173,10 @@ fn addresses(message: &AddressMessage) -> impl Iterator<Item = IpAddr> {
     }
     let own = local.or(address);
     let directed = own.and_then(|own| directed_broadcast(own, message.header.prefix_len));
-    [own, broadcast, directed].into_iter().flatten()
+    let own = own.map(|own| (own, true));
+    let broadcast = [broadcast, directed].into_iter().flatten();
+    own.into_iter()
+        .chain(broadcast.map(|broadcast| (broadcast, false)))
 }
 
 /// The kernel has this one whether or not the address names a broadcast address.
@@ -170,5 +202,9 @@ fn present(message: &LinkMessage) -> Option<LinkEvent> {
         name,
         index: message.header.index,
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        is_port: message
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, LinkAttribute::Controller(index) if *index != 0)),
     }))
 }

@@ -13,6 +13,9 @@ use tokio::{
 use super::{Balancer, End, Service, Shared, addr::canonical, connection, open::List};
 use crate::drain::Draining;
 
+/// Between two looks whether neighbours have left room.
+const NEIGHBOURS: Duration = Duration::from_millis(20);
+
 /// Serves these listeners until the drain is over. Has to run in a `LocalSet`.
 pub async fn serve(
     listeners: Vec<(Arc<Service>, TcpListener)>,
@@ -78,6 +81,7 @@ impl Worker {
                     // With no slot free this one waits, and those behind it in the backlog.
                     let slot = self.at.shared.slots.clone().acquire_owned().await;
                     let Ok(slot) = slot else { return };
+                    self.room().await;
                     self.spawn(stream, balancer, slot);
                 }
                 Err(error) => {
@@ -88,6 +92,14 @@ impl Worker {
                     sleep(backoff.grow()).await;
                 }
             }
+        }
+    }
+
+    /// Those that don't come by here may have taken it all, and don't say when they end.
+    async fn room(&self) {
+        let neighbours = self.at.shared.neighbours.as_ref();
+        while neighbours.is_some_and(|neighbours| !neighbours.leave_room()) {
+            sleep(NEIGHBOURS).await;
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     Balancer, Client, Connection, End, Service, Shared,
     accept::At,
     addr::canonical,
-    handover::{self, Candidate},
+    ends::Ends,
     open::Moved,
     policy::Way,
     pump,
@@ -22,7 +22,6 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     let Opened {
         upstream,
         payload,
-        steered,
         connection,
     } = match opening.await {
         Ok(opened) => opened,
@@ -30,17 +29,14 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     };
     let listed = at.list.enter(connection);
     at.shared.report.opened(&listed.connection);
-    let shortcut = at.shared.shortcut.as_ref().filter(|_| steered);
-    let candidate = Candidate::new(shortcut, &listed.connection, downstream, &upstream);
-    pump::pump(&candidate, payload).await
+    let ends = Ends::new(&listed.connection, downstream, &upstream);
+    pump::pump(&ends, payload).await
 }
 
 struct Opened {
     upstream: TcpStream,
     /// What came behind the header.
     payload: Vec<u8>,
-    /// Whether the application answers from a steer address.
-    steered: bool,
     connection: Arc<Connection>,
 }
 
@@ -58,7 +54,7 @@ async fn open(
     } = read_header::read(downstream, service).await?;
     let claimed = source.map(|source| Client(canonical(source)));
     let way = Way::find(claimed, balancer, service, &*shared.own)?;
-    let upstream = connect(downstream, &way, !payload.is_empty(), service, shared).await?;
+    let upstream = connect(&way, !payload.is_empty(), service, shared).await?;
     let connection = Connection {
         service: service.clone(),
         balancer,
@@ -72,13 +68,11 @@ async fn open(
     Ok(Opened {
         upstream,
         payload,
-        steered: way.spoofed && way.route.is_steered(),
         connection: Arc::new(connection),
     })
 }
 
 async fn connect(
-    downstream: &TcpStream,
     way: &Way,
     speaks: bool,
     service: &Service,
@@ -87,14 +81,7 @@ async fn connect(
     let (route, target) = (&way.route, way.route.target);
     let connecting = async {
         if way.spoofed {
-            // So that a handover finds legs that fit.
-            let shortcut = shared.shortcut.as_ref();
-            let segment = shortcut.and_then(|_| handover::small_segment(downstream));
-            let spoofed = Spoofed {
-                route,
-                segment,
-                speaks,
-            };
+            let spoofed = Spoofed { route, speaks };
             spoofed.connect(way.client, service, shared).await
         } else {
             // On the heap, as it is rare.

@@ -7,7 +7,7 @@ mod accept;
 mod addr;
 mod client;
 mod connection;
-mod handover;
+mod ends;
 mod open;
 mod policy;
 mod pump;
@@ -23,11 +23,10 @@ use tokio::sync::Semaphore;
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use client::{Martian, OwnAddresses, check as check_client};
-pub use handover::{Direction, Legs, Over, Progress, Shortcut};
 pub use open::{Connection, Connections};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report, Weight};
-pub use upstream::{HostSocketRequest, HostSockets, Spoofed};
+pub use upstream::{HostSocketRequest, HostSockets, Neighbours, Spoofed};
 
 use crate::header::Policy;
 
@@ -78,6 +77,6 @@ pub struct Shared {
     pub connections: Connections,
     /// One permit per connection that may be open.
     pub slots: Arc<Semaphore>,
-    /// Where connections are handed over to, if they are.
-    pub shortcut: Option<Arc<dyn Shortcut>>,
+    /// Those that don't come by here, if there are any.
+    pub neighbours: Option<Arc<dyn Neighbours>>,
 }

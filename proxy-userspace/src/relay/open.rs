@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -43,25 +43,6 @@ pub struct Heard {
 pub struct Moved {
     pub up: Bytes,
     pub down: Bytes,
-    /// Where what moves after the handover is counted.
-    pub handed: HandedId,
-}
-
-/// The number under which the kernel has the connection, once it was handed over.
-#[derive(Debug, Default)]
-pub struct HandedId(AtomicU32);
-
-impl HandedId {
-    pub fn set(&self, id: u32) {
-        self.0.store(id, Relaxed);
-    }
-
-    pub fn get(&self) -> Option<u32> {
-        match self.0.load(Relaxed) {
-            0 => None,
-            id => Some(id),
-        }
-    }
 }
 
 /// Only the connection's own thread counts, so adding is a load and a store, no locked instruction.

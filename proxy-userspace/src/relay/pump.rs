@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    future::{poll_fn, ready},
+    future::ready,
     io,
     net::Shutdown,
     pin::Pin,
@@ -21,7 +21,7 @@ use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     End,
-    handover::{Candidate, Direction, Gauge},
+    ends::{Direction, Ends, Gauge},
     splice,
 };
 use crate::sys;
@@ -40,52 +40,22 @@ pub fn with_buffer<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 /// Relays until both halves have ended; `payload` came with the header and goes up first.
-pub fn pump<'a, 'b>(
-    candidate: &'a Candidate<'b>,
-    payload: Vec<u8>,
-) -> impl Future<Output = End> + use<'a, 'b> {
-    let mut halves = select(
-        Half::new(candidate, Direction::Up, payload),
-        Half::new(candidate, Direction::Down, Vec::new()),
+pub async fn pump(ends: &Ends<'_>, payload: Vec<u8>) -> End {
+    let halves = select(
+        Half::new(ends, Direction::Up, payload),
+        Half::new(ends, Direction::Down, Vec::new()),
     );
-    async move {
-        let ended = match until_end(&mut halves, candidate).await {
-            Ok(ended) => ended.factor_first().0,
-            Err(end) => return end,
-        };
-        let closed = ended
-            .and_then(|()| sys::end_cleanly(candidate.from(Direction::Up)))
-            .and_then(|()| sys::end_cleanly(candidate.from(Direction::Down)));
-        match closed {
-            Ok(()) => End::Closed {
-                up: candidate.up.get(),
-                down: candidate.down.get(),
-            },
-            Err(error) => End::Reset(error),
-        }
+    let (ended, _) = halves.await.factor_first();
+    let closed = ended
+        .and_then(|()| sys::end_cleanly(ends.from(Direction::Up)))
+        .and_then(|()| sys::end_cleanly(ends.from(Direction::Down)));
+    match closed {
+        Ok(()) => End::Closed {
+            up: ends.up.get(),
+            down: ends.down.get(),
+        },
+        Err(error) => End::Reset(error),
     }
-}
-
-/// The halves' end, or that of the connection after it was handed over.
-async fn until_end<T>(
-    halves: &mut (impl Future<Output = T> + Unpin),
-    candidate: &Candidate<'_>,
-) -> Result<T, End> {
-    let mut watch = None;
-    poll_fn(|cx| {
-        if let Poll::Ready(ended) = halves.poll_unpin(cx) {
-            // Where the kernel has seen the end, our sockets only hear of it.
-            return Poll::Ready(candidate.ended().map_or(Ok(ended), Err));
-        }
-        if let Some(over) = candidate.take_handed() {
-            watch = Some(Box::pin(candidate.watch(over)));
-        }
-        match &mut watch {
-            Some(watch) => watch.poll_unpin(cx).map(Err),
-            None => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// One direction. Comes back when both have ended, or with what broke.
@@ -93,7 +63,7 @@ async fn until_end<T>(
 /// A future by hand: an idle connection holds room for the next piece only, not for what else there
 /// may be to wait for.
 struct Half<'a, 'b> {
-    candidate: &'a Candidate<'b>,
+    ends: &'a Ends<'b>,
     direction: Direction,
     /// Large ones in a row.
     pieces: u32,
@@ -109,9 +79,9 @@ enum Next {
 }
 
 impl<'a, 'b> Half<'a, 'b> {
-    fn new(candidate: &'a Candidate<'b>, direction: Direction, payload: Vec<u8>) -> Self {
+    fn new(ends: &'a Ends<'b>, direction: Direction, payload: Vec<u8>) -> Self {
         let mut half = Self {
-            candidate,
+            ends,
             direction,
             pieces: 0,
             busy: None,
@@ -125,7 +95,6 @@ impl<'a, 'b> Half<'a, 'b> {
     /// What came with the header. The sink is new and has room, which tokio doesn't know yet.
     fn first(&mut self, mut payload: Vec<u8>) {
         let (to, gauge) = (self.to(), self.gauge());
-        gauge.take(payload.len());
         let written = match rustix::net::send(to, &payload, SendFlags::NOSIGNAL) {
             Ok(written) => written,
             Err(Errno::AGAIN) => 0,
@@ -134,25 +103,23 @@ impl<'a, 'b> Half<'a, 'b> {
                 return;
             }
         };
-        gauge.give(written);
+        gauge.add(written);
         let rest = payload.split_off(written);
-        if rest.is_empty() {
-            self.candidate.moved(false);
-        } else {
-            self.flush(rest, false);
+        if !rest.is_empty() {
+            self.flush(rest);
         }
     }
 
     fn from(&self) -> &'a TcpStream {
-        self.candidate.from(self.direction)
+        self.ends.from(self.direction)
     }
 
     fn to(&self) -> &'a TcpStream {
-        self.candidate.from(self.direction.opposite())
+        self.ends.from(self.direction.opposite())
     }
 
     fn gauge(&self) -> &'a Gauge<'b> {
-        self.candidate.gauge(self.direction)
+        self.ends.gauge(self.direction)
     }
 
     /// Moves what the source has: copied, or spliced while there is plenty.
@@ -165,10 +132,8 @@ impl<'a, 'b> Half<'a, 'b> {
         match ready!(step(cx, self.from(), self.to(), self.gauge()))? {
             Step::Moved { large, rest } => {
                 self.pieces = if large { self.pieces + 1 } else { 0 };
-                if rest.is_empty() {
-                    self.candidate.moved(large);
-                } else {
-                    self.flush(rest, large);
+                if !rest.is_empty() {
+                    self.flush(rest);
                 }
                 Poll::Ready(Ok(Next::Piece))
             }
@@ -176,22 +141,18 @@ impl<'a, 'b> Half<'a, 'b> {
         }
     }
 
-    fn flush(&mut self, bytes: Vec<u8>, large: bool) {
+    fn flush(&mut self, bytes: Vec<u8>) {
         let (from, to, gauge) = (self.from(), self.to(), self.gauge());
-        let candidate = self.candidate;
         self.busy = Some(Box::pin(async move {
             flush(from, to, bytes, gauge).await?;
-            candidate.moved(large);
             Ok(Next::Piece)
         }));
     }
 
     fn splice(&mut self) {
         let (from, to, gauge) = (self.from(), self.to(), self.gauge());
-        let candidate = self.candidate;
         self.busy = Some(Box::pin(async move {
-            let moved = |large| candidate.moved(large);
-            Ok(match splice::relay(from, to, gauge, moved).await? {
+            Ok(match splice::relay(from, to, gauge).await? {
                 splice::Ended::Source => Next::End,
                 splice::Ended::Calm => Next::Piece,
             })
@@ -222,7 +183,7 @@ impl Future for Half<'_, '_> {
             };
             match next {
                 Next::Piece => {}
-                Next::End if self.candidate.gauge(self.direction.opposite()).has_ended() => {
+                Next::End if self.ends.gauge(self.direction.opposite()).has_ended() => {
                     // Closing the sockets ends this half as well.
                     self.gauge().end();
                     return Poll::Ready(Ok(()));
@@ -259,7 +220,6 @@ fn step(
         if bytes.is_empty() {
             return Poll::Ready(Ok(Step::End));
         }
-        gauge.take(read);
         let large = read >= splice::SMALL;
         let last = read < buffer.len() && has_ended(from);
         let rest = write_some(to, bytes, gauge, last)?.to_vec();
@@ -324,7 +284,7 @@ fn write_some<'a>(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
-    gauge.give(written);
+    gauge.add(written);
     Ok(bytes.get(written..).unwrap_or_default())
 }
 

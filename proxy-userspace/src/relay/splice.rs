@@ -9,7 +9,7 @@ use std::{cell::RefCell, io, os::fd::OwnedFd};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{io::Interest, net::TcpStream, task::coop::consume_budget};
 
-use super::{handover::Gauge, pump::reset};
+use super::{ends::Gauge, pump::reset};
 
 /// What a pipe can hold: the most that an unprivileged process may ask for (fs.pipe-max-size).
 const CAPACITY: usize = 1 << 20;
@@ -88,14 +88,8 @@ pub enum Ended {
     Calm,
 }
 
-/// Moves data through a pipe for as long as that pays; says `moved`, and whether it was large, after
-/// each piece.
-pub async fn relay(
-    from: &TcpStream,
-    to: &TcpStream,
-    gauge: &Gauge<'_>,
-    moved: impl Fn(bool),
-) -> io::Result<Ended> {
+/// Moves data through a pipe for as long as that pays.
+pub async fn relay(from: &TcpStream, to: &TcpStream, gauge: &Gauge<'_>) -> io::Result<Ended> {
     let Some(pipe) = Pipe::take() else {
         return Ok(Ended::Calm);
     };
@@ -105,10 +99,8 @@ pub async fn relay(
         if piece == 0 {
             break Ended::Source;
         }
-        gauge.take(piece);
         // Emptied before the source is waited for again: a slow starter would wait for ever.
         empty(&pipe, from, to, piece, gauge).await?;
-        moved(piece >= SMALL);
         small = if piece < SMALL { small + 1 } else { 0 };
         if small == PATIENCE {
             break Ended::Calm;
@@ -141,7 +133,7 @@ async fn empty(
         match pipe.drain(to, left) {
             Ok(drained) => {
                 left -= drained;
-                gauge.give(drained);
+                gauge.add(drained);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::select! {

@@ -3,29 +3,29 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    sync::Arc,
 };
 
 use socket2::{Domain, Socket};
 use tokio::{
     net::TcpStream,
     sync::{mpsc, oneshot},
-    time::sleep,
 };
 
 use super::{Client, Route, Service, Shared};
 use crate::sys;
 
-/// How long the worker may take to close the socket of a connection that was handed over and has
-/// ended, when the client's next one is there already.
-const TRIES: u32 = 100;
-const SHORTLY: Duration = Duration::from_millis(1);
+/// Knows the connections of clients to applications that aren't the relay's.
+pub trait Neighbours: Send + Sync {
+    fn has(&self, client: SocketAddr, steered: SocketAddr) -> bool;
+    /// Whether there may be as many of the relay's beside them as there are, the one that asks
+    /// included.
+    fn leave_room(&self) -> bool;
+}
 
 /// A connection from the client's address. The calling thread is in the spoof namespace.
 pub struct Spoofed<'a> {
     pub route: &'a Route,
-    /// The application shall send no larger segments.
-    pub segment: Option<u32>,
     /// Whether there is something to send as soon as it is open.
     pub speaks: bool,
 }
@@ -34,7 +34,6 @@ impl<'a> Spoofed<'a> {
     pub const fn plain(route: &'a Route) -> Self {
         Self {
             route,
-            segment: None,
             speaks: false,
         }
     }
@@ -47,29 +46,10 @@ impl<'a> Spoofed<'a> {
         service: &Service,
         shared: &Shared,
     ) -> io::Result<TcpStream> {
-        match self.connect_from(client.0).await {
-            // On the heap, as it is rare.
-            Err(error) if is_busy(&error) => {
-                Box::pin(self.although_busy(client, service, shared)).await
-            }
-            result => result,
-        }
-    }
-
-    async fn although_busy(
-        &self,
-        client: Client,
-        service: &Service,
-        shared: &Shared,
-    ) -> io::Result<TcpStream> {
-        let has_ended = || {
-            let shortcut = shared.shortcut.as_ref();
-            shortcut.is_some_and(|shortcut| shortcut.has_ended(client.0, self.route.steered))
-        };
-        let mut tries = 0;
-        while tries < TRIES && has_ended() {
-            tries += 1;
-            sleep(SHORTLY).await;
+        // No socket in this namespace tells.
+        let steered = self.route.steered;
+        let is_taken = |them: &Arc<dyn Neighbours>| them.has(client.0, steered);
+        if !shared.neighbours.as_ref().is_some_and(is_taken) {
             match self.connect_from(client.0).await {
                 Err(error) if is_busy(&error) => {}
                 result => return result,
@@ -84,9 +64,6 @@ impl<'a> Spoofed<'a> {
         let socket = sys::transparent_socket(Domain::for_address(source))?;
         if !self.route.is_steered() {
             sys::keep_alive(&socket)?;
-        }
-        if let Some(segment) = self.segment {
-            socket.set_tcp_mss(segment)?;
         }
         if self.speaks {
             // The handshake's last acknowledgment goes with the first data.

@@ -14,7 +14,8 @@ use super::{
     burst::{Bursts, LeftOut},
     counts::{Counters, Counts},
 };
-use crate::relay::{Balancer, Client, Connection, End, Report, Service, Weight};
+use crate::header::KeptTlvs;
+use crate::relay::{Balancer, Client, Connection, End, Report, Service, Target, Weight};
 
 pub struct Telemetry(BTreeMap<String, Heard>);
 
@@ -44,8 +45,58 @@ impl Telemetry {
         self.0.values().map(|heard| heard.counters.read()).sum()
     }
 
+    /// A connection that the kernel has made by itself.
+    pub fn direct_opened(
+        &self,
+        service: &str,
+        balancer: Balancer,
+        client: Client,
+        target: Target,
+        tlvs: &KeptTlvs,
+    ) {
+        self.count_of(service, |counters| {
+            counters.accepted();
+            counters.opened(true);
+        });
+        let left_out = tlvs.left_out();
+        let tlvs_left_out = (left_out > 0).then_some(left_out);
+        let tlvs = tlvs.view();
+        let tlvs = (!tlvs.is_empty()).then(|| debug(tlvs));
+        tracing::debug!(
+            service, %balancer, %client, %target, path = "direct", tlvs, tlvs_left_out, "connected"
+        );
+    }
+
+    pub fn direct_closed(&self, service: &str, balancer: Balancer, up: u64, down: u64) {
+        self.direct_ended(service, balancer, &End::Closed { up, down });
+    }
+
+    pub fn direct_reset(&self, service: &str, balancer: Balancer) {
+        let error = io::ErrorKind::ConnectionReset.into();
+        self.direct_ended(service, balancer, &End::Reset(error));
+    }
+
+    /// Balancers have shaken hands, and nothing has come of it within the header timeout.
+    pub fn withheld(&self, handshakes: u64) {
+        let end = End::HeaderTimeout { bytes: 0 };
+        let hint = end.hint().unwrap_or_default();
+        tracing::warn!(
+            reason = end.name(),
+            "{handshakes} handshakes without a header within the header timeout; hint: {hint}"
+        );
+    }
+
+    fn direct_ended(&self, service: &str, balancer: Balancer, end: &End) {
+        self.count_of(service, |counters| counters.ended(end.name()));
+        tracing::debug!(service, %balancer, path = "direct", reason = end.name(), "{end}");
+    }
+
     fn count(&self, service: &Service, count: impl FnOnce(&Counters)) {
-        if let Some(heard) = self.0.get(&service.name) {
+        self.count_of(&service.name, count);
+    }
+
+    fn count_of(&self, service: &str, count: impl FnOnce(&Counters)) {
+        if let Some(heard) = self.0.get(service) {
             count(&heard.counters);
         }
     }

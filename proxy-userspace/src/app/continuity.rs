@@ -1,0 +1,182 @@
+//! From one daemon of an instance to the next, by way of the keeper.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use proxy_common::LAYOUT;
+use rustix::process::Pid;
+use socket2::Socket;
+
+use super::{
+    listen::Listeners,
+    setup::{Left, SetUp},
+};
+use crate::{
+    config::Config,
+    keeper::{self, Held, Item, Items, Kind, Orders, Taken},
+    kernel::{Adopted, Change, Inheritance, LINK, shared_map},
+};
+
+const NAMESPACE: &str = "namespace";
+const LISTENER: &str = "listener:";
+
+/// A daemon of this instance that was before this one, or still is.
+pub struct Predecessor {
+    taken: Taken,
+    /// What goes into the set-up, until it is made.
+    left: Option<Left>,
+    listeners: HashMap<SocketAddr, Vec<Socket>>,
+}
+
+impl Predecessor {
+    /// None if there is nothing to continue. A daemon that lives is left alone unless that was asked
+    /// for.
+    pub async fn find(config: &Config) -> Result<Option<Self>> {
+        let instance = &config.instance;
+        let Some(mut taken) = keeper::take(instance).await? else {
+            return Ok(None);
+        };
+        if let (Some(pid), false) = (taken.daemon, config.take_over) {
+            bail!(
+                "instance {instance} is running already (process {pid}): choose another name with \
+                 --instance, or continue it with --take-over"
+            );
+        }
+        let layout = taken.orders.layout;
+        ensure!(
+            layout == LAYOUT,
+            "no take-over: instance {instance} has maps of layout {layout}, and this version's are of \
+             {LAYOUT}; stop it, and start this one"
+        );
+        let mut sorted = Sorted::default();
+        for (name, item) in std::mem::take(&mut taken.items) {
+            sorted.add(name, item);
+        }
+        let (left, listeners) = sorted.finish().context("no take-over")?;
+        Ok(Some(Self {
+            taken,
+            left: Some(left),
+            listeners,
+        }))
+    }
+
+    /// The process that serves until this one does.
+    pub fn living(&self) -> Option<Pid> {
+        self.taken.daemon
+    }
+
+    pub fn left(&mut self) -> Option<Left> {
+        self.left.take()
+    }
+
+    pub fn listeners(&mut self) -> HashMap<SocketAddr, Vec<Socket>> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// From here on the caller is the instance's daemon.
+    async fn succeed(self, mut orders: Orders, items: Items) -> Result<Held> {
+        // Open connections may be of addresses that are of no use to new ones.
+        for address in &self.taken.orders.steer {
+            if !orders.steer.contains(address) {
+                orders.steer.push(*address);
+            }
+        }
+        self.taken.done(orders, items).await
+    }
+}
+
+/// What the keeper gave, by what it is for.
+#[derive(Default)]
+struct Sorted {
+    netns: Option<OwnedFd>,
+    maps: Vec<(String, crate::kernel::MapShape, OwnedFd)>,
+    links: HashMap<String, (crate::kernel::LinkPlace, OwnedFd)>,
+    listeners: HashMap<SocketAddr, Vec<Socket>>,
+}
+
+impl Sorted {
+    fn add(&mut self, name: String, Item { kind, fd }: Item) {
+        match kind {
+            Kind::Namespace(_) if name == NAMESPACE => self.netns = Some(fd),
+            Kind::Map(shape) => {
+                if let Some(map) = shared_map(&name) {
+                    self.maps.push((map.to_owned(), shape, fd));
+                }
+            }
+            Kind::Link(place) if name.starts_with(LINK) => {
+                self.links.insert(name, (place, fd));
+            }
+            Kind::Listener(address) if name.starts_with(LISTENER) => {
+                self.listeners.entry(address).or_default().push(fd.into());
+            }
+            kind => tracing::debug!(?kind, name, "of no use"),
+        }
+    }
+
+    fn finish(self) -> Result<(Left, HashMap<SocketAddr, Vec<Socket>>)> {
+        let netns = self.netns.context("the keeper has no namespace")?;
+        let maps = Adopted::new(self.maps)?;
+        let inheritance = Inheritance {
+            maps,
+            links: self.links,
+        };
+        Ok((Left { netns, inheritance }, self.listeners))
+    }
+}
+
+/// What the keeper has to hold of `listeners`.
+pub fn listeners(listeners: &[Listeners]) -> Result<Items> {
+    let all = listeners.iter().flatten().enumerate();
+    all.map(|(number, (_, listener))| Ok((format!("{LISTENER}{number}"), Item::of(listener)?)))
+        .collect()
+}
+
+/// Hands everything to a keeper: to the predecessor's, or to one of its own. None on kernels where
+/// programs can't be handed on.
+pub async fn hold(
+    config: &Config,
+    set_up: &mut SetUp,
+    mut items: Items,
+    predecessor: Option<Predecessor>,
+) -> Result<Option<Held>> {
+    if !set_up.kernel.can_be_inherited() {
+        return Ok(None);
+    }
+    items.insert(NAMESPACE.into(), Item::of(set_up.spoof.netns())?);
+    for change in set_up.kernel.changes() {
+        match change {
+            Change::Hold(name, fd) => drop(items.insert(name, Item::new(fd)?)),
+            Change::Release(name) => drop(items.remove(&name)),
+        }
+    }
+    let addresses: Vec<IpAddr> = set_up.routes.addresses().to_vec();
+    let orders = Orders {
+        layout: LAYOUT,
+        steer: addresses,
+        grace: config.orphan_timeout,
+    };
+    if let Some(predecessor) = predecessor {
+        return predecessor.succeed(orders, items).await.map(Some);
+    }
+    let mut held = Held::start(&config.instance, orders).await?;
+    held.hold_all(items);
+    Ok(Some(held))
+}
+
+/// Tells the keeper what has changed.
+pub fn tell(held: &mut Held, changes: Vec<Change>) {
+    for change in changes {
+        match change {
+            Change::Hold(name, fd) => {
+                if let Err(error) = held.hold(&name, fd) {
+                    tracing::warn!("{error:#}");
+                }
+            }
+            Change::Release(name) => held.release(&name),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The direct path while it runs: which services take it, what has become of its connections, and how
+//! many there may be.
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+
+use anyhow::Result;
+use proxy_common::{Host as Offered, flow::MAX_FLOWS};
+use tokio::sync::{Semaphore, watch};
+
+use super::{connections, listen};
+use crate::{
+    admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
+    config::Config,
+    facts::{Facts, Family, Reason},
+    kernel::{self, Claim, Flow, Flows, Heard, Kernel, Served},
+    netns::{Addresses, TcpSockets},
+    relay::{Balancer, Client, Neighbours, Target},
+    telemetry::Telemetry,
+};
+
+pub struct Direct {
+    pub facts: watch::Receiver<Facts>,
+    pub addresses: Addresses,
+    maps: kernel::Direct,
+    sockets: TcpSockets,
+    served: Vec<Served>,
+    /// Why each service isn't direct, by family.
+    reasons: Vec<[Vec<Reason>; 2]>,
+    /// Whether the programs are there.
+    loaded: bool,
+    limits: Limits,
+}
+
+struct Others {
+    flows: Arc<Flows>,
+    limits: Limits,
+}
+
+impl Neighbours for Others {
+    fn has(&self, client: SocketAddr, steered: SocketAddr) -> bool {
+        self.flows.has(client, steered)
+    }
+
+    fn leave_room(&self) -> bool {
+        let Some(maxconn) = self.limits.maxconn else {
+            return true;
+        };
+        let direct = usize::try_from(self.flows.count()).unwrap_or(usize::MAX);
+        direct.saturating_add(self.limits.open()) <= maxconn
+    }
+}
+
+/// How many connections there may be.
+#[derive(Clone)]
+pub struct Limits {
+    /// Permits that the daemon's connections take.
+    pub slots: Arc<Semaphore>,
+    /// All of them.
+    pub daemon: usize,
+    /// Of both paths together, if that was chosen.
+    pub maxconn: Option<usize>,
+}
+
+impl Limits {
+    /// The daemon's connections.
+    fn open(&self) -> usize {
+        self.daemon.saturating_sub(self.slots.available_permits())
+    }
+}
+
+impl Direct {
+    pub fn new(
+        kernel: &mut Kernel,
+        loaded: bool,
+        served: Vec<Served>,
+        facts: watch::Receiver<Facts>,
+        addresses: Addresses,
+        limits: Limits,
+    ) -> Result<Self> {
+        Ok(Self {
+            facts,
+            addresses,
+            maps: kernel.direct()?,
+            sockets: TcpSockets::open()?,
+            reasons: served.iter().map(|_| Default::default()).collect(),
+            served,
+            loaded,
+            limits,
+        })
+    }
+
+    /// Direct connections, for the relay to see; none where there can't be any.
+    pub fn neighbours(&self) -> Option<Arc<dyn Neighbours>> {
+        let flows = self.loaded.then(|| self.maps.flows())?;
+        let limits = self.limits.clone();
+        Some(Arc::new(Others { flows, limits }))
+    }
+
+    pub fn served(&self) -> &[Served] {
+        &self.served
+    }
+
+    /// Has new connections take the path that the facts allow. Open ones go on.
+    pub fn decide(&mut self, config: &Config, claims: &[Claim], kernel: &mut Kernel) -> Result<()> {
+        self.judge(config)?;
+        listen::update(config, &self.served, claims, kernel)
+    }
+
+    /// The same, before anything is claimed.
+    pub fn judge(&mut self, config: &Config) -> Result<()> {
+        let facts = self.facts.borrow_and_update().clone();
+        self.maps.set_host(self.offered(&facts))?;
+        self.maps.set_locals(&self.addresses.unicast_or_not())?;
+        for ((service, served), reasons) in config
+            .services
+            .iter()
+            .zip(&mut self.served)
+            .zip(&mut self.reasons)
+        {
+            let paths = Family::BOTH.map(|family| facts.path(service, family));
+            for ((family, now), before) in Family::BOTH.iter().zip(&paths).zip(&*reasons) {
+                if now != before && service.hears(*family) {
+                    say(&service.name, *family, now);
+                }
+            }
+            [served.direct_v4, served.direct_v6] =
+                [&paths[0], &paths[1]].map(|reasons| reasons.is_empty());
+            *reasons = paths;
+        }
+        Ok(())
+    }
+
+    fn offered(&self, facts: &Facts) -> Offered {
+        let offers = facts.sysctls.offers;
+        let most = self
+            .limits
+            .maxconn
+            .and_then(|most| u32::try_from(most).ok());
+        Offered {
+            timestamps: offers.timestamps.into(),
+            sack: offers.sack.into(),
+            scale: offers.window_scale.map_or(Offered::NO_SCALE, u32::from),
+            most: most.unwrap_or(MAX_FLOWS).min(MAX_FLOWS),
+        }
+    }
+
+    /// Looks after direct connections, and hears of them.
+    pub fn tick(
+        &mut self,
+        config: &Config,
+        kernel: &mut Kernel,
+        telemetry: &Telemetry,
+    ) -> Result<()> {
+        self.maps.set_daemon_connections(self.limits.open())?;
+        if self.loaded {
+            kernel.sweep()?;
+            for heard in self.maps.hear() {
+                self.report(config, &heard, telemetry);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, config: &Config, heard: &Heard, telemetry: &Telemetry) {
+        let (Heard::Opened(flow) | Heard::Closed(flow) | Heard::Reset(flow)) = heard;
+        let service = config
+            .services
+            .iter()
+            .find(|service| service.id == flow.service);
+        let Some(service) = service else {
+            return;
+        };
+        let balancer = Balancer(flow.balancer);
+        match heard {
+            Heard::Opened(_) => {
+                let target = self.target(flow).map_or(flow.steered, |target| target);
+                let (client, target) = (Client(flow.client), Target(target));
+                let tlvs = connections::tlvs(flow);
+                telemetry.direct_opened(&service.name, balancer, client, target, &tlvs);
+            }
+            Heard::Closed(_) => {
+                telemetry.direct_closed(&service.name, balancer, flow.up, flow.down);
+            }
+            Heard::Reset(_) => telemetry.direct_reset(&service.name, balancer),
+        }
+    }
+
+    /// Where the application listens.
+    pub fn target(&self, flow: &Flow) -> Option<SocketAddr> {
+        let served = self
+            .served
+            .iter()
+            .find(|served| served.id == flow.service)?;
+        let ways = [served.v4, served.v6].into_iter().flatten();
+        let mut to = ways.filter(|(steer, _)| *steer == flow.steered);
+        Some(to.next()?.1)
+    }
+
+    /// Those that are open.
+    pub fn flows(&self) -> Vec<Flow> {
+        if self.loaded {
+            self.maps.iter().collect()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// From here on the programs answer new connections, of either path, as a closed port does.
+    pub fn refuse_new(&mut self) -> Result<()> {
+        self.maps.set_closing(true)
+    }
+
+    /// Resets connections that `wanted` picks, on both sides; returns how many there were.
+    pub fn end(&mut self, wanted: impl Fn(&Flow) -> bool) -> Result<usize> {
+        let flows = self.flows().into_iter().filter(wanted);
+        let tuples: HashSet<_> = flows.map(|flow| (flow.steered, flow.client)).collect();
+        let steered: HashSet<_> = tuples.iter().map(|(steered, _)| steered.ip()).collect();
+        let mut found = Vec::new();
+        if !tuples.is_empty() {
+            let steered: Vec<_> = steered.into_iter().collect();
+            self.sockets.for_each(&steered, |socket| {
+                if tuples.contains(&(socket.local, socket.remote)) {
+                    found.push(socket);
+                }
+            })?;
+        }
+        let mut ended = 0;
+        for socket in &found {
+            ended += usize::from(self.sockets.destroy(socket)?);
+        }
+        Ok(ended)
+    }
+
+    pub fn limits(&self) -> LimitsStatus {
+        LimitsStatus {
+            daemon: self.limits.daemon,
+            direct: MAX_FLOWS as usize,
+            maxconn: self.limits.maxconn,
+        }
+    }
+
+    /// Each service's path by family.
+    pub fn paths(&self, config: &Config, service: usize) -> Vec<PathStatus> {
+        let (Some(config), Some(reasons)) =
+            (config.services.get(service), self.reasons.get(service))
+        else {
+            return Vec::new();
+        };
+        let heard = Family::BOTH.into_iter().zip(reasons);
+        let heard = heard.filter(|(family, _)| config.hears(*family));
+        heard
+            .map(|(family, reasons)| path(family, reasons))
+            .collect()
+    }
+}
+
+fn path(family: Family, reasons: &[Reason]) -> PathStatus {
+    let reason = |reason: &Reason| ReasonStatus {
+        name: reason.name().into(),
+        text: reason.to_string(),
+    };
+    PathStatus {
+        family: family.to_string(),
+        path: if reasons.is_empty() {
+            "direct"
+        } else {
+            "daemon"
+        }
+        .into(),
+        reasons: reasons.iter().map(reason).collect(),
+    }
+}
+
+fn say(service: &str, family: Family, reasons: &[Reason]) {
+    if reasons.is_empty() {
+        tracing::info!(service, "{family} connections are direct");
+        return;
+    }
+    let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+    let reasons = reasons.join("; ");
+    tracing::info!(
+        service,
+        "{family} connections go through the daemon: {reasons}"
+    );
+}

@@ -1,0 +1,162 @@
+//! What nftables does with packets on their way in, read by way of `nft -j`.
+//!
+//! The direct path takes a balancer's packets before netfilter sees them, and gives the application
+//! packets that look otherwise. So each rule that is about them matters: one that changes packets
+//! would not any more, and one that judges them would not see them.
+
+mod parse;
+mod walk;
+
+use std::{
+    net::IpAddr,
+    ops::RangeInclusive,
+    process::{Command, Stdio},
+};
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+pub use walk::{Packets, Reached};
+
+use super::Family;
+
+/// The chains that packets to this host go through, and the rules in them that say something of
+/// ports, addresses or changes. Others are as good as not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    chains: Vec<Chain>,
+    /// Chains of type nat that have rules, wherever they are. With conntrack's nat at work, the
+    /// kernel takes a connection that begins with a segment for a stranger's: seen on Linux 6.18.
+    nats: Vec<ChainId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Chain {
+    id: ChainId,
+    /// None where only jumps lead.
+    hook: Option<Hook>,
+    rules: Vec<Rule>,
+}
+
+/// As `nft` has it: `inet guard input`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ChainId {
+    family: String,
+    table: String,
+    name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    Ingress,
+    Inbound,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    /// `inet guard input: tcp dport 7000 drop`
+    text: String,
+    matches: Vec<Match>,
+    effect: Effect,
+    /// Chains of the same table.
+    jumps: Vec<String>,
+}
+
+/// A condition; those that nobody here understands are left out, as if they always held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Match {
+    Port(Values<u16>),
+    Source(Values<IpAddr>),
+    Destination(Values<IpAddr>),
+    Family(Family),
+    /// Never for a balancer's packets: of another protocol, or by `lo`.
+    Others,
+}
+
+/// One of these, or none of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Values<T> {
+    ranges: Vec<RangeInclusive<T>>,
+    negated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effect {
+    Accepts,
+    /// Drops, counts, jumps, whatever leaves a packet as it is.
+    Judges,
+    /// Sends connections elsewhere, to that port if it says one, or answers them itself.
+    Redirects(Option<u16>),
+    /// Says how conntrack is to see a connection.
+    Tracks,
+}
+
+impl<T: PartialOrd> Values<T> {
+    fn include(&self, value: &T) -> bool {
+        self.ranges.iter().any(|range| range.contains(value)) != self.negated
+    }
+}
+
+impl Values<IpAddr> {
+    /// Whether any address of `net` is in here by name.
+    fn name_some_of(&self, net: &IpNet) -> bool {
+        let overlap = |range: &RangeInclusive<IpAddr>| {
+            *range.start() <= net.broadcast() && net.network() <= *range.end()
+        };
+        self.ranges.iter().any(overlap)
+    }
+}
+
+impl Ruleset {
+    pub fn read() -> Result<Self, String> {
+        let ruleset = Self::parse(&as_json()?);
+        if ruleset.is_empty() {
+            return Ok(ruleset);
+        }
+        // The JSON has no text to show people, only handles.
+        Ok(ruleset.with_texts(&list(&["-s", "-a"])?))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.nats.is_empty() && self.chains.iter().all(|chain| chain.rules.is_empty())
+    }
+
+    /// A chain that changes addresses of `family`, as `inet hide post`.
+    pub fn nat(&self, family: Family) -> Option<String> {
+        let other = match family {
+            Family::V4 => "ip6",
+            Family::V6 => "ip",
+        };
+        let nat = self.nats.iter().find(|chain| chain.family != other)?;
+        let ChainId {
+            family,
+            table,
+            name,
+        } = nat;
+        Some(format!("{family} {table} {name}"))
+    }
+}
+
+/// All rules as `nft` has them.
+pub fn as_json() -> Result<Value, String> {
+    // Stateless: a counter is no change.
+    serde_json::from_str(&list(&["-j", "-s"])?)
+        .map_err(|error| format!("nft spoke an unknown JSON: {error}"))
+}
+
+fn list(flags: &[&str]) -> Result<String, String> {
+    let mut nft = Command::new("nft");
+    nft.args(flags).args(["list", "ruleset"]);
+    let output = nft
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("can't run nft: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "nft says: {}",
+            said.lines().next().unwrap_or_default()
+        ));
+    }
+    String::from_utf8(output.stdout).map_err(|_| "nft spoke no UTF-8".into())
+}

@@ -1,0 +1,44 @@
+//! The end of connections that nobody steers any more: each side gets a reset while there are still
+//! programs to carry it.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::Result;
+use tokio::time::{Instant, sleep};
+
+use crate::netns::{SocketState, TcpSocket, TcpSockets};
+
+/// How long what is nearly over may take to end by itself: the kernel sends no reset for it.
+const NEARLY_OVER: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Ends all connections whose local address is one of `steer`, in the calling thread's namespace.
+/// Again and again, as accept() may be about to return more; says how many they were.
+pub async fn end_connections(steer: &[IpAddr]) -> Result<usize> {
+    let mut sockets = TcpSockets::open()?;
+    let start = Instant::now();
+    let mut ended = 0;
+    loop {
+        let mut left = Vec::new();
+        sockets.for_each(steer, |socket| left.push(socket))?;
+        if left.is_empty() {
+            return Ok(ended);
+        }
+        let waited = start.elapsed();
+        for socket in &left {
+            if (waited > NEARLY_OVER || !is_nearly_over(socket)) && sockets.destroy(socket)? {
+                ended += 1;
+            }
+        }
+        if waited > LONGEST {
+            tracing::warn!("{} connections don't end", left.len());
+            return Ok(ended);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn is_nearly_over(socket: &TcpSocket) -> bool {
+    matches!(socket.state, SocketState::LastAck | SocketState::Closing)
+}

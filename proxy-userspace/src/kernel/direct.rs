@@ -1,0 +1,258 @@
+//! Direct connections, as the programs have them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, RingBuf},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use proxy_common::{
+    Addr, Host,
+    flow::{Down, Kept, Told, Tuple, flag, seconds, told},
+    life, map, program,
+};
+
+use super::{attach, load::take};
+
+/// The maps of the direct path.
+pub struct Direct {
+    flows: Arc<Flows>,
+    headers: Headers,
+    told: RingBuf<MapData>,
+    life: Array<MapData, u64>,
+    host: Array<MapData, Host>,
+    locals: HashMap<MapData, Addr, u32>,
+}
+
+/// The flow table, and what is counted of it.
+pub struct Flows {
+    down: HashMap<MapData, Tuple, Down>,
+    life: Array<MapData, u64>,
+}
+
+impl Flows {
+    /// Whether a client has a direct connection to an application, which is at `steered`.
+    pub fn has(&self, client: SocketAddr, steered: SocketAddr) -> bool {
+        let tuple = Tuple::new(steered.into(), client.into());
+        let flow = self.down.get(&tuple, 0);
+        flow.is_ok_and(|down| down.told & told::ENDED == 0)
+    }
+
+    /// How many are open.
+    pub fn count(&self) -> u64 {
+        self.life.get(&life::FLOWS, 0).unwrap_or_default()
+    }
+}
+
+/// A direct connection.
+#[derive(Clone, Debug)]
+pub struct Flow {
+    pub service: u32,
+    pub balancer: SocketAddr,
+    pub client: SocketAddr,
+    /// The application's end, as its packets say.
+    pub steered: SocketAddr,
+    /// Of the header.
+    pub version: u16,
+    /// All of it, if it has TLVs.
+    pub header: Option<Vec<u8>>,
+    /// How long ago the header came.
+    pub age: Duration,
+    /// Bytes, without the header.
+    pub up: u64,
+    pub down: u64,
+}
+
+/// What has happened to a direct connection.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    Opened(Flow),
+    /// Both sides closed.
+    Closed(Flow),
+    Reset(Flow),
+}
+
+impl Direct {
+    /// An heir has the secret of who was before it: cookies are on their way.
+    pub(super) fn new(ebpf: &mut Ebpf, is_heir: bool) -> Result<Self> {
+        let mut secret: Array<_, [u64; 2]> = take(ebpf, map::SECRET)?.try_into()?;
+        if !is_heir {
+            secret.set(0, random()?, 0).context("the cookies' secret")?;
+        }
+        let life = take(ebpf, map::LIFE)?;
+        let flows = Flows {
+            down: take(ebpf, map::FLOWS_DOWN)?.try_into()?,
+            life: again(&life)?.try_into()?,
+        };
+        let mut direct = Self {
+            flows: Arc::new(flows),
+            headers: take(ebpf, map::HEADERS)?.try_into()?,
+            told: take(ebpf, map::TOLD)?.try_into()?,
+            life: life.try_into()?,
+            host: take(ebpf, map::HOST)?.try_into()?,
+            locals: take(ebpf, map::LOCALS)?.try_into()?,
+        };
+        // The one before may have been about to stop.
+        direct.set_closing(false)?;
+        Ok(direct)
+    }
+
+    /// What a handshake offers from now on, and the most connections that there may be.
+    pub fn set_host(&mut self, host: Host) -> Result<()> {
+        self.host.set(0, host, 0).context("what TCP offers")
+    }
+
+    /// The host's addresses, and whether a service can be there.
+    pub fn set_locals(&mut self, addresses: &[(IpAddr, bool)]) -> Result<()> {
+        let known: Vec<Addr> = self.locals.keys().collect::<Result<_, _>>()?;
+        for (address, is_unicast) in addresses {
+            self.locals
+                .insert(Addr::from(*address), u32::from(*is_unicast), 0)
+                .with_context(|| format!("too many addresses on this host at {address}"))?;
+        }
+        let is_there = |addr: &Addr| addresses.iter().any(|(ip, _)| Addr::from(*ip) == *addr);
+        for addr in known.iter().filter(|addr| !is_there(addr)) {
+            // Another one may have removed it.
+            let _ = self.locals.remove(addr);
+        }
+        Ok(())
+    }
+
+    /// Whether new connections are refused.
+    pub fn set_closing(&mut self, is_closing: bool) -> Result<()> {
+        Ok(self.life.set(life::CLOSING, u64::from(is_closing), 0)?)
+    }
+
+    /// How many connections the daemon has.
+    pub fn set_daemon_connections(&mut self, count: usize) -> Result<()> {
+        Ok(self.life.set(life::DAEMON, count as u64, 0)?)
+    }
+
+    /// What the sweep has told.
+    pub fn hear(&mut self) -> Vec<Heard> {
+        let now = self.now();
+        let mut heard = Vec::new();
+        while let Some(item) = self.told.next() {
+            if let Some(told) = read(&item) {
+                heard.extend(events(&told, &self.headers, now));
+            }
+        }
+        heard
+    }
+
+    pub fn flows(&self) -> Arc<Flows> {
+        self.flows.clone()
+    }
+
+    /// Those that are open now.
+    pub fn iter(&self) -> impl Iterator<Item = Flow> {
+        let now = self.now();
+        // One that ends meanwhile may hide others from this listing: the kernel starts anew then.
+        let entries = self.flows.down.iter().filter_map(Result::ok);
+        entries
+            .filter(|(_, down)| down.told & told::ENDED == 0)
+            .map(move |(tuple, down)| flow(&tuple, &down, &self.headers, now))
+    }
+
+    /// The programs' clock.
+    fn now(&self) -> u32 {
+        seconds(self.life.get(&life::BEAT, 0).unwrap_or_default())
+    }
+}
+
+fn read(item: &[u8]) -> Option<Told> {
+    (item.len() == size_of::<Told>()).then(|| {
+        // SAFETY: as long as it has to be, and any bytes are a valid value; it may be unaligned.
+        unsafe { item.as_ptr().cast::<Told>().read_unaligned() }
+    })
+}
+
+/// A connection may have ended before it was said that it is open.
+fn events(told: &Told, headers: &Headers, now: u32) -> impl Iterator<Item = Heard> + use<> {
+    let flow = flow(&told.tuple, &told.down, headers, now);
+    let is_new = told.down.told & told::OPEN == 0;
+    let ended = match told.what {
+        Told::OPENED => None,
+        Told::CLOSED => Some(Heard::Closed(flow.clone())),
+        _ => Some(Heard::Reset(flow.clone())),
+    };
+    is_new
+        .then_some(Heard::Opened(flow))
+        .into_iter()
+        .chain(ended)
+}
+
+fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
+    /// A tick of the programs' clock.
+    const TICK: Duration = Duration::from_nanos(1 << 30);
+    // The application's acknowledgment of FIN counts one.
+    let fin = u64::from(down.flags & flag::CLOSED != 0 || down.told & told::CLOSED != 0);
+    Flow {
+        service: down.service,
+        balancer: down.rewrite.to.destination().into(),
+        client: tuple.destination().into(),
+        steered: tuple.source().into(),
+        version: down.header,
+        header: headers.get(tuple, 0).ok().map(|kept| bytes(&kept)),
+        age: TICK * now.saturating_sub(down.opened),
+        up: down.up.saturating_sub(fin),
+        down: down.down,
+    }
+}
+
+/// The same map, for others to read.
+fn again(map: &Map) -> Result<Map> {
+    let Map::Array(data) = map else {
+        bail!("the map of the daemon's life is of another type");
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned()?;
+    Ok(Map::Array(MapData::from_fd(fd)?))
+}
+
+type Headers = HashMap<MapData, Tuple, Kept>;
+
+fn bytes(kept: &Kept) -> Vec<u8> {
+    let bytes = kept.bytes.iter().flat_map(|word| word.to_ne_bytes());
+    bytes
+        .take(usize::try_from(kept.len).unwrap_or_default())
+        .collect()
+}
+
+/// Says that the daemon is there.
+pub fn beat(ebpf: &mut Ebpf) -> Result<()> {
+    run(ebpf, program::BEAT)
+}
+
+/// Looks after connections that are over.
+pub fn sweep(ebpf: &mut Ebpf) -> Result<()> {
+    run(ebpf, program::SWEEP)
+}
+
+fn run(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    // The kernel wants a packet, if only an Ethernet header.
+    const PACKET: [u8; 64] = [0; 64];
+    let program: &mut SchedClassifier = attach::program(ebpf, name)?;
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(&PACKET);
+    program
+        .test_run(options)
+        .with_context(|| format!("running program {name}"))?;
+    Ok(())
+}
+
+fn random() -> Result<[u64; 2]> {
+    let mut bytes = [0; 16];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    filled.context("a secret for cookies")?;
+    let [a, b] = bytes.as_chunks().0 else {
+        anyhow::bail!("a secret for cookies");
+    };
+    Ok([u64::from_ne_bytes(*a), u64::from_ne_bytes(*b)])
+}

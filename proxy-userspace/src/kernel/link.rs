@@ -1,0 +1,101 @@
+//! Links as descriptors: made here or by a daemon before this one, and swapped to another program
+//! between two packets.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use rustix::fs::fstat;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::bpf;
+
+// Of enum bpf_attach_type.
+const SK_LOOKUP: u32 = 36;
+const TCX_INGRESS: u32 = 46;
+const TCX_EGRESS: u32 = 47;
+
+/// BPF_F_BEFORE: without saying whom, before all.
+const FIRST: u32 = 1 << 3;
+
+/// Where a program can be.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook<'a> {
+    /// A device, by its index. Ours is the first program: others may end the chain.
+    TcxIngress(u32),
+    TcxEgress(u32),
+    /// A network namespace.
+    SkLookup(BorrowedFd<'a>),
+}
+
+/// A link's place, in the kernel's words to its holder. Which program is there is another matter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkPlace {
+    pub link_type: String,
+    /// The device's index, which is 0 once it is gone, or the number of the namespace.
+    pub target: u64,
+    pub attach_type: u32,
+}
+
+impl Hook<'_> {
+    /// Where a link that is made for it is.
+    pub fn place(&self) -> io::Result<LinkPlace> {
+        let inode = |fd: &BorrowedFd<'_>| Ok::<_, io::Error>(fstat(fd)?.st_ino);
+        let (link_type, target) = match self {
+            Self::TcxIngress(device) | Self::TcxEgress(device) => ("tcx", (*device).into()),
+            Self::SkLookup(netns) => ("netns", inode(netns)?),
+        };
+        Ok(LinkPlace {
+            link_type: link_type.into(),
+            target,
+            attach_type: self.attach_type(),
+        })
+    }
+
+    fn attach_type(&self) -> u32 {
+        match self {
+            Self::TcxIngress(_) => TCX_INGRESS,
+            Self::TcxEgress(_) => TCX_EGRESS,
+            Self::SkLookup(_) => SK_LOOKUP,
+        }
+    }
+}
+
+/// Holds its program where it is. Gone with its last duplicate in any process.
+#[derive(Debug)]
+pub struct Link(OwnedFd);
+
+impl Link {
+    pub fn create(program: impl AsFd, hook: Hook<'_>) -> io::Result<Self> {
+        let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+        let (target, flags) = match hook {
+            Hook::TcxIngress(device) | Hook::TcxEgress(device) => (device, FIRST),
+            Hook::SkLookup(netns) => (number(netns), 0),
+        };
+        let attach_type = hook.attach_type();
+        bpf::link_create(program.as_fd(), target, attach_type, flags).map(Self)
+    }
+
+    /// One that another daemon made.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The other program sees the next packet.
+    pub fn replace_program(&self, program: impl AsFd) -> io::Result<()> {
+        bpf::link_update(self.0.as_fd(), program.as_fd())
+    }
+
+    /// Out of its place, also where others hold it.
+    pub fn detach(self) {
+        // With its device it is gone already.
+        let _ = bpf::link_detach(self.0.as_fd());
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

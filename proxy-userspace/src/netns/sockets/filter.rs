@@ -1,0 +1,101 @@
+//! The kernel's own little language for picking sockets (INET_DIAG_REQ_BYTECODE): jumps over
+//! comparisons, and a socket is listed if the end is met exactly.
+
+use std::net::IpAddr;
+
+// Of linux/inet_diag.h.
+const JUMP: u8 = 1;
+const LOCAL_IS: u8 = 7;
+/// Any port at all.
+const ANY: i32 = -1;
+
+/// struct inet_diag_bc_op.
+const STEP: usize = 4;
+
+/// As many as one filter takes: a jump goes 64 KiB at most.
+pub const MOST: usize = 1000;
+
+/// What lists sockets that have one of these addresses, [`MOST`] at most, as their own.
+pub fn local_is_one_of(addresses: &[IpAddr]) -> Vec<u8> {
+    // From behind: each comparison has to know how far the end is.
+    addresses.iter().rev().fold(Vec::new(), |rest, address| {
+        let condition = condition(address.to_canonical());
+        let comparison = STEP + condition.len();
+        // The last one's miss leads beyond the end, which is how to say no.
+        let mut program = step(LOCAL_IS, comparison, comparison + STEP);
+        program.extend(condition);
+        if !rest.is_empty() {
+            program.extend(step(JUMP, STEP, STEP + rest.len()));
+        }
+        program.extend(rest);
+        program
+    })
+}
+
+/// A step, and how far it is to the next one after a hit and after a miss. A jump always misses.
+fn step(code: u8, hit: usize, miss: usize) -> Vec<u8> {
+    // The kernel refuses a step of 255 bytes, as it is no multiple of four.
+    let hit = u8::try_from(hit).unwrap_or(u8::MAX);
+    let [low, high] = u16::try_from(miss).unwrap_or(u16::MAX).to_ne_bytes();
+    vec![code, hit, low, high]
+}
+
+/// struct inet_diag_hostcond: an IPv4 address meets mapped ones as well.
+fn condition(address: IpAddr) -> Vec<u8> {
+    let (family, bytes) = match address {
+        IpAddr::V4(v4) => (libc::AF_INET, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec()),
+    };
+    let number = |value: i32| u8::try_from(value).unwrap_or_default();
+    let bits = u8::try_from(bytes.len() * 8).unwrap_or_default();
+    let mut condition = vec![number(family), bits, 0, 0];
+    condition.extend(ANY.to_ne_bytes());
+    condition.extend(bytes);
+    condition
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs it as inet_diag_bc_run() does.
+    fn lists(program: &[u8], local: &str) -> bool {
+        let local: IpAddr = local.parse().expect("an IP");
+        let mut at = 0;
+        while at < program.len() {
+            let [code, hit, low, high] = program[at..at + 4] else {
+                unreachable!()
+            };
+            let wanted = condition(local);
+            let is = code == LOCAL_IS && program[at + 4..].starts_with(&wanted);
+            let miss = usize::from(u16::from_ne_bytes([low, high]));
+            at += if is { hit.into() } else { miss };
+        }
+        at == program.len()
+    }
+
+    #[test]
+    fn lists_these_and_no_others() {
+        let all = ["169.254.80.80", "fd74::1", "169.254.80.81"];
+        for count in 1..=all.len() {
+            let some: Vec<IpAddr> = all[..count]
+                .iter()
+                .map(|ip| ip.parse().expect("ip"))
+                .collect();
+            let program = local_is_one_of(&some);
+            for (n, ip) in all.iter().enumerate() {
+                assert_eq!(lists(&program, ip), n < count, "{ip} of {some:?}");
+            }
+            assert!(!lists(&program, "192.0.2.1"));
+        }
+    }
+
+    #[test]
+    fn takes_as_many_as_it_says() {
+        let many: Vec<IpAddr> = (0..1000u32).map(|n| IpAddr::V4(n.into())).collect();
+        let program = local_is_one_of(&many[..MOST]);
+        assert!(lists(&program, "0.0.0.0"));
+        assert!(lists(&program, "0.0.3.231"));
+        assert!(!lists(&program, "0.0.3.232"));
+    }
+}
