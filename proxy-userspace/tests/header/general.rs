@@ -1,3 +1,5 @@
+//! What holds for headers of either version: telling them apart, waiting, what is allowed.
+
 use truepeer::header::{Parse, Policy, Versions, parse};
 
 use crate::{INET, assert_waits_for_all_of, complete, is_partial, only, raw_v2, refused};

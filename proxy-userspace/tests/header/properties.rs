@@ -1,3 +1,5 @@
+//! What holds for any header, and for any bytes.
+
 use std::net::SocketAddr;
 
 use proptest::collection::vec;
@@ -9,6 +11,15 @@ use truepeer::header::{
 };
 
 use crate::{complete, datagram, is_partial, raw_v2};
+
+/// Of each property; more where nobody waits.
+fn cases() -> u32 {
+    if std::env::var_os("TRUEPEER_FULL").is_some() {
+        100_000
+    } else {
+        2000
+    }
+}
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     prop_oneof![
@@ -85,7 +96,7 @@ fn policies() -> impl Strategy<Value = Policy> {
 
 proptest! {
     // They are quick, and the rare inputs are the ones that matter.
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     /// [V1-17] [V2-17] [SEC-4] No bytes make a parser panic or reach beyond them.
     #[test]

@@ -1,3 +1,5 @@
+//! Every rule of docs/PROXY-PROTOCOL.md has a test that names it, and no test names another.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

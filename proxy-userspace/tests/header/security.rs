@@ -1,3 +1,5 @@
+//! What a hostile balancer or client can't do by a header.
+
 use std::collections::BTreeSet;
 
 use truepeer::header::{Parse, PeerBytes, Policy, Refusal, Tlv, parse};

@@ -1,3 +1,5 @@
+//! What is written is what the rules for senders say.
+
 use truepeer::header::{Command, SslClient, Tlv, V2Builder, kind, write};
 
 use crate::{complete, ends, with_tlvs};

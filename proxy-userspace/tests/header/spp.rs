@@ -1,3 +1,5 @@
+//! Cloudflare's Simple Proxy Protocol, in datagrams.
+
 use truepeer::header::{Version, spp};
 
 use crate::ends;

@@ -1,3 +1,5 @@
+//! The extensions of v2: each type, its limits, and lists of them.
+
 use truepeer::header::{PeerBytes, SslClient, SslSub, Tlv, V2Builder, kind};
 
 use crate::{complete, ends, refused, tlv, with_tlvs};

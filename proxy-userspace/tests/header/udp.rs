@@ -1,3 +1,5 @@
+//! Headers in datagrams, where there is no more to wait for.
+
 use truepeer::header::{V2Builder, Versions, parse_datagram};
 
 use crate::{INET, datagram, ends, only, raw_v2};

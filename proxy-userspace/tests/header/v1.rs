@@ -1,3 +1,5 @@
+//! The line of version 1, accepted and refused.
+
 use crate::{assert_waits_for_all_of, complete, ends, is_partial, refused};
 
 fn line(fields: &str) -> Vec<u8> {

@@ -1,3 +1,5 @@
+//! The fixed part of version 2: signature, command, family, length, addresses.
+
 use truepeer::header::{Command, Policy, V2Builder, parse};
 
 use crate::{

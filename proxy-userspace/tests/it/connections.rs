@@ -10,6 +10,7 @@ use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, LOOPBACK};
 use crate::lab::app::Echo;
 use crate::lab::header::{Version, v2};
+use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::stream::{read_greeting, round_trip};
@@ -66,7 +67,16 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_connection_is_listed_from_its_header_to_its_end() -> Result<()> {
-    let served = Served::new(&[])?;
+    listed(Path::Direct, "direct")
+}
+
+#[test]
+fn a_connection_of_the_daemons_is_listed_as_well() -> Result<()> {
+    listed(Path::Daemon, "daemon")
+}
+
+fn listed(path: Path, name: &str) -> Result<()> {
+    let served = Served::new(path.args())?;
     assert_eq!(served.lab.shown("connections")?, json!([]));
     let client = CLIENT.v4(41000);
     let mut balancer = served.open(&Version::V1.header(client, FRONT.v4(FRONT_PORT)))?;
@@ -86,7 +96,7 @@ fn a_connection_is_listed_from_its_header_to_its_end() -> Result<()> {
             "balancer": balancer.local_addr()?.to_string(),
             "target": LOOPBACK.v4(APP_PORT).to_string(),
             "spoofed": true,
-            "handed_over": false,
+            "path": name,
             "seconds": null,
             "header": {
                 "version": "v1",
@@ -135,7 +145,7 @@ const ESCAPED: &str = r#"\x1b[31mred\x0d\x0aFORGED line\x07\x00\xff"\x5c"#;
 /// [SEC-3] [SEC-6] [V2-16] [V2-19]
 #[test]
 fn tlvs_are_shown_escaped_in_the_list_and_in_the_log() -> Result<()> {
-    let served = Served::new(&["-v"])?;
+    let served = Served::new(&["-v", "--direct", "off"])?;
     let tlvs = [
         tlv(0x01, b"h2"),
         tlv(0x02, HOSTILE),

@@ -91,14 +91,21 @@ fn other_refusals() -> Vec<(&'static str, Vec<u8>)> {
 fn every_refusal_has_its_name_in_the_log_and_in_status() -> Result<()> {
     let lab = Lab::new()?;
     let target = LOOPBACK.v4(APP_PORT).to_string();
+    // A SYN is refused while nobody listens.
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let truepeer = lab
         .truepeer()
         .no_targets()
         .args(["-4", &target, "--on-local", "reject"])
         .start()?;
     let mut expected = Map::new();
+    let mut app = Some(app);
     for (reason, bytes) in bad_headers().into_iter().chain(other_refusals()) {
-        let mut balancer = lab.balancer(&bytes)?;
+        let mut balancer = lab.balancer(b"")?;
+        if reason == "connect_failed" {
+            app.take();
+        }
+        balancer.write_all(&bytes)?;
         let from = balancer.local_addr()?.to_string();
         expect_reset(&mut balancer).context(reason)?;
         let line = truepeer.wait_line(&format!("{reason:?}"))?;
@@ -136,6 +143,7 @@ fn no_refusal_is_forgotten_here() {
 #[test]
 fn the_other_version_is_named_as_such() -> Result<()> {
     let lab = Lab::new()?;
+    let _app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let truepeer = lab.truepeer().args(["--header", "v2"]).start()?;
     let header = Version::V1.header(CLIENT.v4(41000), FRONT.v4(FRONT_PORT));
     expect_reset(&mut lab.balancer(&header)?)?;
@@ -147,7 +155,8 @@ fn the_other_version_is_named_as_such() -> Result<()> {
 #[test]
 fn leaving_without_a_byte_is_no_error() -> Result<()> {
     let lab = Lab::new()?;
-    let mut truepeer = lab.truepeer().start()?;
+    let _app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let mut truepeer = lab.truepeer().by_daemon().start()?;
     let mut orderly = lab.balancer(b"")?;
     orderly.shutdown(Shutdown::Write)?;
     has_closed(&mut orderly);
@@ -169,6 +178,7 @@ fn log_to_the_end(truepeer: &mut Proc) -> Result<Vec<String>> {
 #[test]
 fn headers_that_end_early_are_told_from_those_that_are_late() -> Result<()> {
     let lab = Lab::new()?;
+    let _app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let truepeer = lab.truepeer().args(["--header-timeout", "500ms"]).start()?;
     let cut = lab.balancer(b"PROXY TCP4 ")?;
     cut.shutdown(Shutdown::Write)?;
@@ -187,7 +197,9 @@ fn headers_that_end_early_are_told_from_those_that_are_late() -> Result<()> {
 #[test]
 fn a_withheld_header_gets_a_hint_once_per_burst() -> Result<()> {
     let lab = Lab::new()?;
-    let mut truepeer = lab.truepeer().args(["--header-timeout", "500ms"]).start()?;
+    let _app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let truepeer = lab.truepeer().args(["--header-timeout", "500ms"]);
+    let mut truepeer = truepeer.by_daemon().start()?;
     // A late one beforehand doesn't take the hint's turn.
     expect_reset(&mut lab.balancer(b"PROXY")?)?;
     let mut waiting: Vec<_> = (0..20).map(|_| lab.balancer(b"")).collect::<Result<_>>()?;
@@ -210,6 +222,28 @@ fn a_withheld_header_gets_a_hint_once_per_burst() -> Result<()> {
     Ok(())
 }
 
+/// On the direct path such a connection is nowhere but in the programs' counters. A health check that
+/// leaves, and a header that comes, are none.
+#[test]
+fn withheld_headers_get_the_hint_on_the_direct_path_too() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let truepeer = lab.truepeer().args(["--header-timeout", "1s"]);
+    let mut truepeer = truepeer.start()?;
+    reset(lab.balancer(b"")?)?;
+    let _served = lab.balancer(&claim("203.0.113.9"))?;
+    app.accept()?;
+    let _waiting = [lab.balancer(b"")?, lab.balancer(b"")?];
+    let line = truepeer.wait_line("hint: ")?;
+    for part in ["2 handshakes", "header_timeout", "AWS NLB", "on_first_ack"] {
+        ensure!(line.contains(part), "no \"{part}\" in {line}");
+    }
+    let log = log_to_the_end(&mut truepeer)?;
+    let hints = log.iter().filter(|line| line.contains("hint: ")).count();
+    ensure!(hints == 1, "{log:#?}");
+    Ok(())
+}
+
 /// [SEC-1] [SEC-4]
 #[test]
 fn a_flood_from_many_balancers_is_counted_and_its_log_is_bounded() -> Result<()> {
@@ -218,6 +252,7 @@ fn a_flood_from_many_balancers_is_counted_and_its_log_is_bounded() -> Result<()>
     let lab = Lab::new()?;
     // Every address of this network is the edge's.
     lab.edge.ip("route add local 192.0.2.0/24 dev lo")?;
+    let _app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let mut truepeer = lab.truepeer().allow(["192.0.2.0/24"]).start()?;
     let bad = [
         GARBAGE,

@@ -244,7 +244,9 @@ fn only_the_configured_version_is_taken() -> Result<()> {
 
 #[test]
 fn a_silent_balancer_is_closed() -> Result<()> {
-    let (lab, app, _truepeer) = served(&["--header-timeout", "500ms"])?;
+    // On the direct path it takes nothing, so nobody closes it.
+    let daemon = ["--header-timeout", "500ms", "--direct", "off"];
+    let (lab, app, _truepeer) = served(&daemon)?;
     let mut silent = lab.balancer(b"")?;
     let mut halfway = lab.balancer(&good(Version::V2)[..20])?;
     ensure!(has_closed(&mut silent), "a silent one was left open");

@@ -25,6 +25,18 @@ fn clients_reach_the_host_directly() -> Result<()> {
     Ok(())
 }
 
+/// Or else what is tested with cards would be tested without.
+#[test]
+fn cards_join_the_balancer_and_the_host_where_there_are_some() -> Result<()> {
+    let lab = Lab::new()?;
+    let are_cards = std::env::var_os("TRUEPEER_CARDS").is_some();
+    for (netns, device) in [(&lab.edge, "host"), (&lab.host, "edge")] {
+        let shown = netns.run(&format!("ip -details link show {device}"))?;
+        assert_ne!(shown.contains(" veth "), are_cards, "{shown}");
+    }
+    Ok(())
+}
+
 #[test]
 fn haproxy_sends_the_headers_that_the_other_tests_write() -> Result<()> {
     for (options, version) in [("send-proxy", Version::V1), ("send-proxy-v2", Version::V2)] {

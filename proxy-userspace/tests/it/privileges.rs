@@ -78,14 +78,14 @@ fn threads(truepeer: &Proc) -> Result<Vec<(String, BTreeMap<String, String>)>> {
 fn has_only_what_the_table_says(truepeer: &Proc, sets: &[&str]) -> Result<()> {
     let threads = threads(truepeer)?;
     ensure!(
-        threads.len() == 3,
-        "not a main thread and two workers: {threads:?}"
+        threads.len() == 5,
+        "not a main thread, one for facts, one for the sign of life and two workers: {threads:?}"
     );
     for (name, status) in threads {
-        let kind = if name.starts_with("worker-") {
-            "workers"
-        } else {
-            "main thread"
+        let kind = match &*name {
+            "facts" => "facts",
+            worker if worker.starts_with("worker-") => "workers",
+            _ => "main thread",
         };
         for set in sets {
             let has = u64::from_str_radix(&status[*set], 16)?;

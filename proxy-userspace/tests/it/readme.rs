@@ -24,9 +24,11 @@ fn every_command_works() -> Result<()> {
         let mut args: Vec<&str> = command.split_whitespace().skip(1).collect();
         args.extend(["--instance", lab.instance()]);
         if args.first() == Some(&"run") && !args.contains(&"--help") {
-            // One after the other: they serve the same address.
-            drop(running.take());
-            lab.no_device_left()?;
+            // One after the other: they serve the same address. One takes over from the one before.
+            if !args.contains(&"--take-over") {
+                drop(running.take());
+                lab.no_device_left()?;
+            }
             let daemon = lab
                 .truepeer_daemon(&args)
                 .with_context(|| command.clone())?;

@@ -18,6 +18,7 @@ use crate::lab::proc::Proc;
 use crate::lab::stream::{
     expect, expect_end, expect_reset, has_closed, read_greeting, read_line, reset, round_trip,
 };
+use crate::lab::tier;
 
 const MIB: usize = 1024 * 1024;
 const BULK: usize = 100_000_000;
@@ -227,9 +228,14 @@ fn a_reset_after_half_close_still_passes() -> Result<()> {
 #[test]
 fn nobody_at_the_target_closes_the_connection() -> Result<()> {
     let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let _truepeer = lab.truepeer().start()?;
+    let mut balancer = lab.balancer(b"")?;
+    // Later than the SYN, which would be refused.
+    drop(app);
     let header = Version::V2.header(CLIENT.v4(41000), FRONT.v4(FRONT_PORT));
-    ensure!(has_closed(&mut lab.balancer(&header)?), "left open");
+    balancer.write_all(&header)?;
+    ensure!(has_closed(&mut balancer), "left open");
     Ok(())
 }
 
@@ -283,7 +289,7 @@ fn hundreds_at_once() -> Result<()> {
     let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let _truepeer = lab.truepeer().start()?;
     let mut open = Vec::new();
-    for port in 20_000..20_400 {
+    for port in 20_000..20_000 + tier::count(400, 4_000) {
         let client = CLIENT.v4(port);
         let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
         open.push((client, lab.balancer(&header)?));

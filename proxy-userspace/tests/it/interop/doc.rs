@@ -40,14 +40,15 @@ fn tables() -> Result<String> {
     for row in ROWS {
         writeln!(text, "| {} |", cells(row).join(" | "))?;
     }
-    text += "\n| health checks of | setting | header | app is up |\n|---|---|---|---|\n";
+    text += "\n| health checks of | setting | header | app is up | app is down |\n\
+             |---|---|---|---|---|\n";
     for row in health::ROWS {
         let health::Row {
             sender,
             setting,
             sent,
         } = row;
-        writeln!(text, "| {sender} | `{setting}` | {sent} | ✓ |")?;
+        writeln!(text, "| {sender} | `{setting}` | {sent} | ✓ | ✓ |")?;
     }
     Ok(text)
 }

@@ -48,6 +48,16 @@ impl App {
         Ok((stream, plain(peer)))
     }
 
+    /// Stops listening, as an app does that has died; what it has accepted goes on.
+    pub fn stop(&self) -> Result<()> {
+        Ok(SockRef::from(&self.0).shutdown(Shutdown::Both)?)
+    }
+
+    /// Listens again, at the same address.
+    pub fn resume(&self) -> Result<()> {
+        Ok(SockRef::from(&self.0).listen(BACKLOG)?)
+    }
+
     /// Whoever has connected since the last accept, without waiting for anybody.
     pub fn accept_now(&self) -> Result<Option<(TcpStream, SocketAddr)>> {
         self.0.set_nonblocking(true)?;

@@ -12,7 +12,7 @@ use super::netns::Netns;
 use super::proc::Proc;
 
 pub struct Dnsdist {
-    _proc: Proc,
+    proc: Proc,
     _dir: TempDir,
 }
 
@@ -41,9 +41,11 @@ addAction(AllRule(), SetProxyProtocolValuesAction({{[\"240\"]=\"lab\"}}))
         let mut proc = netns.spawn(command)?;
         netns.wait_listening(&mut proc, FRONT_PORT)?;
         proc.wait_line("as 'up'")?;
-        Ok(Self {
-            _proc: proc,
-            _dir: dir,
-        })
+        Ok(Self { proc, _dir: dir })
+    }
+
+    /// The first line of its log that contains `needle`.
+    pub fn wait_line(&self, needle: &str) -> Result<String> {
+        self.proc.wait_line(needle)
     }
 }

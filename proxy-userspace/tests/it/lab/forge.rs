@@ -1,20 +1,19 @@
 //! TCP segments that nobody's kernel has sent.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
-use socket2::{Domain, Protocol, Socket, Type};
+use super::packet::TCP;
 
-use super::netns::Netns;
-
-/// `IPPROTO_RAW`: the packet brings its own IP header, in either family.
-const WHOLE_PACKETS: i32 = 255;
-const TCP: u8 = 6;
-
+pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
+pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
+
+/// What Linux asks for in a SYN: an MSS of 1460, SACK, timestamps and a window scale of 7.
+pub const SYN_OPTIONS: &[u8] = &[
+    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7,
+];
 
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
@@ -23,72 +22,106 @@ pub struct Segment<'a> {
     pub number: u32,
     pub acknowledged: u32,
     pub flags: u8,
+    /// As it is on the wire, before any scale.
+    pub window: u16,
+    /// Whole words of four bytes.
+    pub options: &'a [u8],
     pub payload: &'a [u8],
+    pub checksum: Checksum,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    Right,
+    Wrong,
 }
 
 impl Segment<'_> {
-    /// From `netns`, whoever's address it says it is from.
-    pub fn send(&self, netns: &Netns) -> Result<()> {
-        let raw = Some(Protocol::from(WHOLE_PACKETS));
-        let domain = Domain::for_address(self.to);
-        let to = SocketAddr::new(self.to.ip(), 0);
-        let packet = [self.ip(), self.tcp()].concat();
-        netns
-            .enter(|| -> io::Result<usize> {
-                Socket::new(domain, Type::RAW, raw)?.send_to(&packet, &to.into())
-            })
-            .with_context(|| format!("sending {self:?}"))?;
-        Ok(())
+    /// An empty one of no kind, from number 0 on, to be changed.
+    pub const fn between(from: SocketAddr, to: SocketAddr) -> Self {
+        Self {
+            from,
+            to,
+            number: 0,
+            acknowledged: 0,
+            flags: 0,
+            window: 8192,
+            options: &[],
+            payload: &[],
+            checksum: Checksum::Right,
+        }
     }
 
-    /// The kernel adds IPv4's checksum.
-    fn ip(&self) -> Vec<u8> {
-        let length = 20 + self.payload.len();
+    /// The packet, with its IP header, behind what is in `to` already.
+    pub fn write(&self, to: &mut Vec<u8>) {
+        self.ip(to);
+        self.tcp(to);
+    }
+
+    fn ip(&self, to: &mut Vec<u8>) {
+        let length = 20 + self.options.len() + self.payload.len();
         let length = u16::try_from(length).expect("a small packet");
-        let mut header = if self.to.is_ipv4() {
+        let start = to.len();
+        if self.to.is_ipv4() {
             let [high, low] = (20 + length).to_be_bytes();
-            vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, TCP, 0, 0]
+            to.extend([0x45, 0, high, low, 0, 0, 0x40, 0, 64, TCP, 0, 0]);
         } else {
             let [high, low] = length.to_be_bytes();
-            vec![0x60, 0, 0, 0, high, low, TCP, 64]
-        };
-        header.extend(self.addresses());
-        header
+            to.extend([0x60, 0, 0, 0, high, low, TCP, 64]);
+        }
+        self.addresses(to);
+        if self.to.is_ipv4() {
+            let sum = checksum(sum(&to[start..]));
+            to[start + 10..start + 12].copy_from_slice(&sum);
+        }
     }
 
-    fn tcp(&self) -> Vec<u8> {
-        let mut segment = Vec::new();
-        segment.extend(self.from.port().to_be_bytes());
-        segment.extend(self.to.port().to_be_bytes());
-        segment.extend(self.number.to_be_bytes());
-        segment.extend(self.acknowledged.to_be_bytes());
-        // 5 words of header, no options; a window of 8 KiB; no checksum yet, nothing urgent
-        segment.extend([0x50, self.flags, 0x20, 0, 0, 0, 0, 0]);
-        segment.extend(self.payload);
-        let sum = self.checksum(&segment);
-        segment[16..18].copy_from_slice(&sum.to_be_bytes());
-        segment
+    fn tcp(&self, to: &mut Vec<u8>) {
+        let mut pseudo = Vec::with_capacity(32);
+        self.addresses(&mut pseudo);
+        let start = to.len();
+        to.extend(self.from.port().to_be_bytes());
+        to.extend(self.to.port().to_be_bytes());
+        to.extend(self.number.to_be_bytes());
+        to.extend(self.acknowledged.to_be_bytes());
+        let words = u8::try_from(5 + self.options.len() / 4).expect("at most 40 bytes of options");
+        to.extend([words << 4, self.flags]);
+        to.extend(self.window.to_be_bytes());
+        // no checksum yet, nothing urgent
+        to.extend([0; 4]);
+        to.extend(self.options);
+        to.extend(self.payload);
+        let length = to.len() - start;
+        let length = u32::try_from(length).expect("a small segment");
+        let sum = sum(&pseudo) + u32::from(TCP) + length + sum(&to[start..]);
+        let mut sum = checksum(sum);
+        if self.checksum == Checksum::Wrong {
+            sum[0] ^= 0x55;
+        }
+        to[start + 16..start + 18].copy_from_slice(&sum);
     }
 
-    /// Of RFC 9293: addresses, protocol and length, and the segment.
-    fn checksum(&self, segment: &[u8]) -> u16 {
-        let length = u16::try_from(segment.len()).expect("a small segment");
-        let [high, low] = length.to_be_bytes();
-        let words = [self.addresses().as_slice(), &[0, TCP, high, low], segment].concat();
-        let sum: u32 = words
-            .chunks(2)
-            .map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)))
-            .sum();
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let folded = (folded & 0xffff) + (folded >> 16);
-        !u16::try_from(folded).expect("folded into 16 bits")
+    fn addresses(&self, to: &mut Vec<u8>) {
+        for ip in [self.from.ip(), self.to.ip()] {
+            match ip {
+                IpAddr::V4(ip) => to.extend(ip.octets()),
+                IpAddr::V6(ip) => to.extend(ip.octets()),
+            }
+        }
     }
+}
 
-    fn addresses(&self) -> Vec<u8> {
-        let octets = |ip| match ip {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        [octets(self.from.ip()), octets(self.to.ip())].concat()
-    }
+/// Of RFC 1071, not folded yet: enough for 64 KB.
+pub fn sum(bytes: &[u8]) -> u32 {
+    let words = bytes.chunks(2);
+    words
+        .map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)))
+        .sum()
+}
+
+pub fn checksum(sum: u32) -> [u8; 2] {
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    let folded = u16::try_from(folded).expect("folded into 16 bits");
+    (!folded).to_be_bytes()
 }

@@ -13,26 +13,41 @@
 
 pub mod addr;
 pub mod app;
+pub mod counters;
 pub mod dns;
 pub mod dnsdist;
+pub mod flood;
+pub mod flows;
 pub mod forge;
 pub mod haproxy;
 pub mod header;
 pub mod hitch;
+pub mod leaks;
+pub mod lossy;
+pub mod mangle;
 pub mod netns;
+pub mod packet;
+pub mod path;
 pub mod payload;
 pub mod pki;
 pub mod poll;
 pub mod proc;
+pub mod random;
+pub mod raw;
 pub mod repair;
+pub mod scale;
 pub mod sender;
 pub mod server;
 pub mod service;
 pub mod smtp;
+pub mod spray;
 pub mod stream;
 pub mod stunnel;
 pub mod talk;
+pub mod tier;
 pub mod truepeer;
+pub mod tuntap;
+mod uplink;
 pub mod varnish;
 pub mod wire;
 
@@ -76,28 +91,32 @@ impl Lab {
     }
 
     fn wire(&self) -> Result<()> {
-        // Link-local addresses of the kernel's making come up late and change what tests compare, but
-        // a router can't ask for its neighbours without one. They are off before a link is up: in one
-        // request with that, kernel 6.1 has made them already.
-        // preferred_lft 0: only what asks for this address connects from it.
         self.edge.ip(&format!(
-            "link add client type veth peer name edge netns {client}
-             link add host type veth peer name edge netns {host}
-             link set client addrgenmode none
-             link set client up
-             link set host addrgenmode none
-             link set host up
-             address add fe80::1/64 dev client nodad
-             address add fe80::1/64 dev host nodad
-             address add 203.0.113.1/24 dev client
-             address add 2001:db8:c::1/64 dev client nodad
-             address add 198.51.100.1/24 dev host
-             address add 198.51.100.7/24 dev host
-             address add 2001:db8:e::1/64 dev host nodad
-             address add 2001:db8:e::7/64 dev host nodad preferred_lft 0",
+            "link add client type veth peer name edge netns {client}",
             client = self.client.path().display(),
-            host = self.host.path().display(),
         ))?;
+        uplink::join(&self.edge, &self.host)?;
+        self.address_clients()?;
+        self.address_uplink()?;
+        // /proc/sys/net shows the namespace of whoever opens the file.
+        self.edge.enter(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })?;
+        uplink::wait(&self.edge, &self.host)
+    }
+
+    // Link-local addresses of the kernel's making come up late and change what tests compare, but
+    // a router can't ask for its neighbours without one. They are off before a link is up: in one
+    // request with that, kernel 6.1 has made them already.
+
+    /// Of the link between clients and edge.
+    fn address_clients(&self) -> Result<()> {
+        self.edge.ip("link set client addrgenmode none
+             link set client up
+             address add fe80::1/64 dev client nodad
+             address add 203.0.113.1/24 dev client
+             address add 2001:db8:c::1/64 dev client nodad")?;
         self.client.ip("link set edge addrgenmode none
              link set edge up
              address add fe80::2/64 dev edge nodad
@@ -108,20 +127,26 @@ impl Lab {
              address add 2001:db8:c::10/64 dev edge nodad
              address add 2001:db8:c::11/64 dev edge nodad
              route add default via 203.0.113.1
-             route add default via 2001:db8:c::1")?;
+             route add default via 2001:db8:c::1")
+    }
+
+    /// Of the link between edge and host. preferred_lft 0: only what asks for this address connects
+    /// from it.
+    fn address_uplink(&self) -> Result<()> {
+        self.edge.ip("link set host addrgenmode none
+             link set host up
+             address add fe80::1/64 dev host nodad
+             address add 198.51.100.1/24 dev host
+             address add 198.51.100.7/24 dev host
+             address add 2001:db8:e::1/64 dev host nodad
+             address add 2001:db8:e::7/64 dev host nodad preferred_lft 0")?;
         self.host.ip("link set edge addrgenmode none
              link set edge up
              address add fe80::2/64 dev edge nodad
              address add 198.51.100.2/24 dev edge
              address add 2001:db8:e::2/64 dev edge nodad
              route add default via 198.51.100.1
-             route add default via 2001:db8:e::1")?;
-        // /proc/sys/net shows the namespace of whoever opens the file.
-        self.edge.enter(|| {
-            fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
-        })?;
-        Ok(())
+             route add default via 2001:db8:e::1")
     }
 
     /// Fails if an ended truepeer left a device on the host. The kernel takes a dead namespace apart

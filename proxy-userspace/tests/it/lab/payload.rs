@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 
 use anyhow::{Result, ensure};
 
+use super::random::Random;
+
 /// A prime: blocks lost, doubled or swapped by anything that works in powers of two don't line up.
 const PERIOD: usize = 1_000_003;
 
@@ -12,9 +14,22 @@ pub struct Payload(Vec<u8>);
 
 impl Payload {
     pub fn new(seed: u64) -> Self {
-        let mut state = seed | 1; // zero would stay zero
-        let block = (0..PERIOD).map(|_| next_byte(&mut state)).collect();
-        Self(block)
+        Self::of_period(PERIOD, seed)
+    }
+
+    /// One that is quickly made, for a few thousand bytes.
+    pub fn short(seed: u64) -> Self {
+        const PRIME: usize = 4093;
+        Self::of_period(PRIME, seed)
+    }
+
+    fn of_period(period: usize, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let byte = |_| {
+            let [byte, ..] = random.next().to_le_bytes();
+            byte
+        };
+        Self((0..period).map(byte).collect())
     }
 
     pub fn send(&self, to: &mut impl Write, length: usize) -> Result<()> {
@@ -34,8 +49,9 @@ impl Payload {
 
     /// What one write may take at `at`.
     pub fn piece(&self, at: usize, most: usize) -> &[u8] {
-        let start = at % PERIOD;
-        let end = PERIOD.min(start.saturating_add(most));
+        let period = self.0.len();
+        let start = at % period;
+        let end = period.min(start.saturating_add(most));
         &self.0[start..end]
     }
 
@@ -90,13 +106,4 @@ impl Payload {
         }
         Ok(())
     }
-}
-
-/// xorshift64: cheap, and no byte predicts the next one.
-fn next_byte(state: &mut u64) -> u8 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    let [byte, ..] = state.to_le_bytes();
-    byte
 }

@@ -1,14 +1,14 @@
 //! Connections whose first sequence number the test chooses, by what checkpoint/restore uses.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
 
 use super::netns::{Netns, patient, tcp_socket};
 use super::poll::PATIENCE;
+use super::raw;
 
 /// Of linux/tcp.h.
 const TCP_REPAIR: c_int = 19;
@@ -20,16 +20,6 @@ const REPAIR_OFF: c_int = -1;
 const SEND_QUEUE: c_int = 2;
 const IPPROTO_TCP: c_int = 6;
 
-unsafe extern "C" {
-    fn setsockopt(
-        socket: c_int,
-        level: c_int,
-        name: c_int,
-        value: *const c_void,
-        length: u32,
-    ) -> c_int;
-}
-
 /// The SYN has the number `first`, the header's first byte the one after it.
 pub fn connect_numbered(
     netns: &Netns,
@@ -40,7 +30,7 @@ pub fn connect_numbered(
     let stream = netns.enter(|| -> io::Result<TcpStream> {
         let socket = tcp_socket(target)?;
         socket.bind(&source.into())?;
-        let set = |name, value| set(socket.as_fd(), name, value);
+        let set = |name, value| raw::set(&socket, IPPROTO_TCP, name, value);
         set(TCP_REPAIR, REPAIR_ON)?;
         set(TCP_REPAIR_QUEUE, SEND_QUEUE)?;
         set(TCP_QUEUE_SEQ, first.cast_signed())?;
@@ -51,21 +41,4 @@ pub fn connect_numbered(
     let stream = stream.with_context(|| format!("connecting to {target} from number {first}"))?;
     patient(&stream)?;
     Ok(stream)
-}
-
-fn set(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> io::Result<()> {
-    // SAFETY: the kernel reads an int through the pointer, which is to one.
-    let result = unsafe {
-        setsockopt(
-            socket.as_raw_fd(),
-            IPPROTO_TCP,
-            name,
-            (&raw const value).cast(),
-            c_int::BITS / 8,
-        )
-    };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -38,7 +38,7 @@ impl Lab {
 
 /// nginx's stream proxy on [`FRONT`], which speaks v1.
 pub struct NginxStream {
-    _proc: Proc,
+    proc: Proc,
     _dir: TempDir,
 }
 
@@ -57,10 +57,12 @@ stream {{
 "
         );
         let (proc, dir) = start_nginx(netns, &config, FRONT_PORT)?;
-        Ok(Self {
-            _proc: proc,
-            _dir: dir,
-        })
+        Ok(Self { proc, _dir: dir })
+    }
+
+    /// Whether its log has a line with `needle` by now.
+    pub fn has_said(&self, needle: &str) -> bool {
+        self.proc.log().iter().any(|line| line.contains(needle))
     }
 }
 

@@ -61,6 +61,15 @@ pub fn expect_reset(stream: &mut TcpStream) -> Result<()> {
     }
 }
 
+/// The connection was cut off, by a reset from the other side or by this side's own kernel.
+pub fn expect_cut(stream: &mut TcpStream) -> Result<()> {
+    match stream.read(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionAborted => Ok(()),
+        outcome => bail!("it wasn't cut off: {outcome:?}"),
+    }
+}
+
 /// Closes with a reset.
 pub fn reset(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))

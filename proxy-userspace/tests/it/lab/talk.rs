@@ -5,18 +5,17 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use super::Lab;
 use super::addr::{APP_PORT, FRONT, FRONT_PORT};
 use super::app::App;
 use super::header::Version;
+use super::path::Path;
 use super::payload::Payload;
-use super::poll;
 use super::stream::{expect, expect_end};
 
-/// More messages than it takes until a connection is handed over.
-const WARM_UP: usize = 64;
+/// Enough for timers and windows to have found their places.
+const WARM_UP: usize = 16;
 const MESSAGE: usize = 64;
 /// What a warm-up moves each way.
 pub const WARM_UP_BYTES: usize = WARM_UP * MESSAGE;
@@ -93,10 +92,10 @@ impl Talk {
         Ok(())
     }
 
-    /// Talks until the daemon has handed the connection over.
-    pub fn warm_up(&mut self, lab: &Lab) -> Result<()> {
+    /// Talks a little, and fails unless the connection goes by `path`.
+    pub fn warm_up(&mut self, lab: &Lab, path: Path) -> Result<()> {
         self.ping_pong(WARM_UP, MESSAGE)?;
-        lab.wait_handed_over(self)
+        lab.wait_path(self, path)
     }
 
     /// Ends both halves, and both ends hear of it before either is closed: a socket that is being
@@ -151,24 +150,4 @@ fn transfer(from: &TcpStream, to: &TcpStream, length: usize) -> Result<()> {
         payload.receive(&mut &*to, length)?;
         sending.join().expect("no panic on the way")
     })
-}
-
-impl Lab {
-    pub fn wait_handed_over(&self, talk: &Talk) -> Result<()> {
-        let mut last = Value::Null;
-        poll::until("a handover", || {
-            last = self.shown_of(talk)?;
-            Ok((last["handed_over"] == true).then_some(()))
-        })
-        .with_context(|| format!("{last:#}"))
-    }
-
-    /// What `truepeer connections` says of this one, null if nothing.
-    pub fn shown_of(&self, talk: &Talk) -> Result<Value> {
-        let balancer = talk.balancer.local_addr()?.to_string();
-        let mut shown = self.shown("connections")?;
-        let all = shown.as_array_mut().context("an array")?;
-        let one = all.iter_mut().find(|one| one["balancer"] == balancer);
-        Ok(one.map(Value::take).unwrap_or_default())
-    }
 }

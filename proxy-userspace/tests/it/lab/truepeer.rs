@@ -15,6 +15,9 @@ use super::netns::Netns;
 use super::poll;
 use super::proc::Proc;
 
+/// Of a time namespace, in seconds.
+const AHEAD: &str = "100000000";
+
 /// What a command printed, and its exit code.
 #[derive(Debug)]
 pub struct Said {
@@ -50,6 +53,8 @@ impl Lab {
             more: Vec::new(),
             capabilities: None,
             in_container: false,
+            in_time_namespace: false,
+            orphan_timeout: "0s",
         }
     }
 
@@ -107,6 +112,8 @@ pub struct Truepeer {
     more: Vec<OsString>,
     capabilities: Option<Vec<String>>,
     in_container: bool,
+    in_time_namespace: bool,
+    orphan_timeout: &'static str,
 }
 
 impl Truepeer {
@@ -143,6 +150,18 @@ impl Truepeer {
         self
     }
 
+    /// All connections go through the daemon.
+    pub fn by_daemon(self) -> Self {
+        self.args(["--direct", "off"])
+    }
+
+    /// How long its keeper waits for another daemon after a kill: not at all, unless a test says so.
+    /// Most tests kill their daemon at their end.
+    pub fn orphan_timeout(mut self, time: &'static str) -> Self {
+        self.orphan_timeout = time;
+        self
+    }
+
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
         self.more.extend(args);
@@ -176,8 +195,20 @@ impl Truepeer {
         self
     }
 
+    /// Starts it where the clocks that count from the boot are years ahead.
+    pub fn in_time_namespace(mut self) -> Self {
+        self.in_time_namespace = true;
+        self
+    }
+
     fn command(&self, verb: &str) -> Result<Command> {
         let plain = command(self.command_line(verb))?;
+        if self.in_time_namespace {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--time", "--monotonic", AHEAD, "--boottime", AHEAD]);
+            unshare.arg(plain.get_program()).args(plain.get_args());
+            return Ok(unshare);
+        }
         if self.in_container {
             let script = "mount -o bind /proc/sys /proc/sys \
                           && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
@@ -213,6 +244,7 @@ impl Truepeer {
         for entry in &self.allow {
             flag("--allow", entry.clone());
         }
+        flag("--orphan-timeout", self.orphan_timeout.into());
         line.extend(self.more.iter().cloned());
         line
     }

@@ -1,17 +1,15 @@
 //! What senders really put on the wire: the test listens in beside truepeer.
 
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
+use super::forge::SYN;
 use super::netns::Netns;
-
-/// `ETH_P_ALL` of linux/if_ether.h, in network order as packet(7) wants it.
-const EVERYTHING: i32 = 0x0003_u16.to_be() as i32;
-const TCP: u8 = 6;
-const SYN: u8 = 0x02;
+use super::packet::{Packet, TCP};
+use super::raw;
 
 /// Every connection to one port of a namespace, from the moment of [`Wire::tap`].
 pub struct Wire {
@@ -43,15 +41,7 @@ impl Connection {
 
 impl Wire {
     pub fn tap(netns: &Netns, port: u16) -> Result<Self> {
-        // DGRAM: packets without the header of the link layer
-        let packets = || {
-            Socket::new(
-                Domain::PACKET,
-                Type::DGRAM,
-                Some(Protocol::from(EVERYTHING)),
-            )
-        };
-        let socket = netns.enter(packets).context("listening to all packets")?;
+        let socket = raw::tap(netns)?;
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
@@ -110,25 +100,11 @@ struct Segment<'a> {
 impl<'a> Segment<'a> {
     /// `None` for anything but TCP.
     fn parse(packet: &'a [u8]) -> Option<Self> {
-        let (source, tcp) = match packet.first()? >> 4 {
-            4 => {
-                let ip = packet.first_chunk::<20>()?;
-                let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-                let tcp = packet.get(usize::from(ip[0] & 0x0f) * 4..total)?;
-                let source = Ipv4Addr::from(*ip[12..].first_chunk::<4>()?);
-                (ip[9] == TCP).then_some((source.into(), tcp))?
-            }
-            6 => {
-                let ip = packet.first_chunk::<40>()?;
-                let len = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-                let source = Ipv6Addr::from(*ip[8..].first_chunk::<16>()?);
-                (ip[6] == TCP).then_some((source.into(), packet.get(40..40 + len)?))?
-            }
-            _ => return None,
-        };
+        let packet = Packet::parse(packet).filter(|packet| packet.protocol == TCP)?;
+        let tcp = packet.payload;
         let head = tcp.first_chunk::<20>()?;
         Some(Self {
-            source: SocketAddr::new(source, u16::from_be_bytes([head[0], head[1]])),
+            source: SocketAddr::new(packet.from, u16::from_be_bytes([head[0], head[1]])),
             to: u16::from_be_bytes([head[2], head[3]]),
             number: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
             syn: head[13] & SYN != 0,

@@ -1,5 +1,7 @@
 //! Uplinks of every kind, and those that come and go.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 
 use super::site::{ip, second_uplink};
@@ -63,8 +65,39 @@ fn vlan_uplink(lab: &Lab) -> Result<()> {
     over(lab, "vlan id 80")
 }
 
+/// A tunnel without Ethernet headers, whose packets go through the same uplink again.
+fn wireguard_uplink(lab: &Lab) -> Result<()> {
+    let keys = tempfile::tempdir()?;
+    let key_file = keys.path().join("key").display().to_string();
+    for (netns, end, letter) in [(&lab.edge, 1, "A"), (&lab.host, 2, "B")] {
+        // 32 bytes in base64
+        fs::write(&key_file, format!("{}E=", letter.repeat(42)))?;
+        ip(
+            netns,
+            &format!(
+                "link add upper type wireguard
+             link set upper addrgenmode none
+             address add 192.0.2.{end}/24 dev upper
+             address add 2001:db8:2::{end}/64 dev upper nodad"
+            ),
+        )?;
+        netns.run(&format!(
+            "wg set upper listen-port 51820 private-key {key_file}"
+        ))?;
+    }
+    for (netns, peer, end) in [(&lab.edge, &lab.host, 2), (&lab.host, &lab.edge, 1)] {
+        let key = peer.run("wg show upper public-key")?;
+        netns.run(&format!(
+            "wg set upper peer {} endpoint 198.51.100.{end}:51820 allowed-ips 0.0.0.0/0,::/0",
+            key.trim()
+        ))?;
+        ip(netns, "link set upper up")?;
+    }
+    through_192_0_2_1(&lab.host)
+}
+
 /// The uplink is a port of a bridge, which has its addresses.
-fn bridge_uplink(lab: &Lab) -> Result<()> {
+pub fn bridge_uplink(lab: &Lab) -> Result<()> {
     ip(
         &lab.host,
         "link add name bridge type bridge
@@ -80,25 +113,37 @@ fn bridge_uplink(lab: &Lab) -> Result<()> {
 }
 
 /// Not every kernel has them. The one of `cargo xtask test --kernel 6.1` does, and runs these.
-mod vlan {
+mod not_in_every_kernel {
     use super::super::{LOOPBACK_V6, WILDCARD_V4};
     use super::*;
 
-    macro_rules! vlan {
-        ($($name:ident $app:ident;)*) => { $(
-            #[test]
-            #[ignore = "needs a kernel with 8021q: cargo xtask test --kernel 6.1 steering"]
-            fn $name() -> Result<()> {
-                holds($app, vlan_uplink)
+    macro_rules! uplinks {
+        ($($kind:ident $uplink:ident;)*) => { $(
+            mod $kind {
+                use super::*;
+
+                #[test]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                fn wildcard_v4() -> Result<()> { holds(WILDCARD_V4, $uplink) }
+
+                #[test]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                fn loopback_v4() -> Result<()> { holds(LOOPBACK_V4, $uplink) }
+
+                #[test]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                fn wildcard_v6() -> Result<()> { holds(WILDCARD_V6, $uplink) }
+
+                #[test]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                fn loopback_v6() -> Result<()> { holds(LOOPBACK_V6, $uplink) }
             }
         )* };
     }
 
-    vlan! {
-        wildcard_v4 WILDCARD_V4;
-        loopback_v4 LOOPBACK_V4;
-        wildcard_v6 WILDCARD_V6;
-        loopback_v6 LOOPBACK_V6;
+    uplinks! {
+        vlan vlan_uplink;
+        wireguard wireguard_uplink;
     }
 }
 

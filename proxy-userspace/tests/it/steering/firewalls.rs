@@ -12,14 +12,23 @@ rows! {
         => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
     input_drop_without_conntrack: |lab| nft(&lab.host, STATELESS)
         => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
-    masquerade: |lab| nft(&lab.host, MASQUERADE)
-        => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
     /// firewalld has this on for IPv6 from the start.
     strict_reverse_path: |lab| nft(&lab.host, REVERSE_PATH)
         => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
     forward_drop: |lab| nft(&lab.host, FORWARD_DROP) => loopback_v4 address_v4 loopback_v6 address_v6;
-    all_of_them: all_of_them
-        => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+}
+
+/// Hosts that change addresses on the way.
+mod by_the_daemon {
+    use super::super::falls_back as holds;
+    use super::*;
+
+    rows! {
+        masquerade: |lab| nft(&lab.host, MASQUERADE)
+            => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+        all_of_them: all_of_them
+            => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
+    }
 }
 
 /// Without icmpv6 a host doesn't learn its router's address, whatever it runs.

@@ -3,12 +3,11 @@
 //! The table: a row is a test, and its name says the host and the app, as in
 //! `steering::rp_filter::strict_on_all::loopback_v4`. Each row makes a host of its own, connects
 //! from the edge with a header, and fails unless the app sees exactly the client's address and
-//! port, under its own port, with a round trip, and they go on talking when the kernel has taken over.
+//! port, under its own port, with a round trip, by the direct path and by the daemon's.
 
 mod apps;
-pub mod capture;
 mod container;
-mod devices;
+pub mod devices;
 mod elsewhere;
 pub mod firewalls;
 mod instances;
@@ -29,6 +28,7 @@ use crate::lab::addr::{
 };
 use crate::lab::app::App;
 use crate::lab::header::Version;
+use crate::lab::path::Path;
 use crate::lab::talk::Talk;
 
 /// A port that no kernel picks by itself.
@@ -104,18 +104,35 @@ macro_rules! row {
 
 use {row, rows};
 
-/// The row: an app on a host that `set_up` has changed.
-fn holds(app: Bound, set_up: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+/// The row: an app on a host that `set_up` has changed, by both paths.
+fn holds(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
+    for path in Path::BOTH {
+        holds_by([path; 2], app, &set_up).with_context(|| format!("by the path {path:?}"))?;
+    }
+    Ok(())
+}
+
+/// The row of a host where the daemon has to carry what isn't to go through it.
+fn falls_back(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
+    holds_by([Path::Direct, Path::Daemon], app, set_up)
+}
+
+/// By what the daemon is told, and what becomes of it.
+fn holds_by(
+    [told, path]: [Path; 2],
+    app: Bound,
+    set_up: impl Fn(&Lab) -> Result<()>,
+) -> Result<()> {
     let lab = Lab::new()?;
     set_up(&lab).context("setting the host up")?;
     let listening = App::listen(&lab.host, app.to)?;
-    let truepeer = lab.truepeer().targets_for(app.to);
+    let truepeer = lab.truepeer().targets_for(app.to).args(told.args());
     // Not every one of these hosts has an IPv6 address.
     let services = HOST.both(TRUEPEER_PORT).into_iter();
     let services = services.filter(|addr| has(&lab, addr.ip()));
     let _truepeer = truepeer.listen(services).start()?;
     sees(&lab, &listening, app.client)?;
-    hands_over(&lab, &listening, app.client)
+    goes_by(path, &lab, &listening, app.client)
 }
 
 fn has(lab: &Lab, address: IpAddr) -> bool {
@@ -123,9 +140,9 @@ fn has(lab: &Lab, address: IpAddr) -> bool {
     lab.host.enter(bind).is_ok()
 }
 
-/// Goes on when it is handed over, for which the balancer's family has to be the client's. What
-/// `sees` has is of two families for clients of IPv6.
-fn hands_over(lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
+/// A connection whose balancer has the client's family, as the direct path needs it. What `sees` has
+/// is of two families for clients of IPv6.
+fn goes_by(path: Path, lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
     let service = HOST.like(client, TRUEPEER_PORT);
     if !has(lab, service.ip()) {
         return Ok(());
@@ -133,7 +150,7 @@ fn hands_over(lab: &Lab, app: &App, client: SocketAddr) -> Result<()> {
     let client = SocketAddr::new(client.ip(), client.port() + 1);
     let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
     let mut talk = Talk::accept(lab.balancer_to(service, &header)?, app, client)?;
-    talk.warm_up(lab)?;
+    talk.warm_up(lab, path)?;
     talk.ping_pong(4, 10_000)
 }
 

@@ -15,10 +15,6 @@ rows! {
         => wildcard_v6 loopback_v6 address_v6 loopback_v4;
     no_default_at_all: |lab| ip(&lab.host, "-4 route del default\n-6 route del default")
         => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
-    no_default_and_strict_rp_filter: |lab| {
-        ip(&lab.host, "-4 route del default")?;
-        sysctl(&lab.host, "ipv4/conf/all/rp_filter", "1")
-    } => wildcard_v4 loopback_v4 address_v4;
     /// The balancer and the clients are IPv4; the app on [::] hears them.
     no_ipv6_address: no_ipv6_address => wildcard_v4 loopback_v4 address_v4 dual_v4;
     /// Clients of IPv6 nevertheless, behind a balancer of IPv4.
@@ -36,15 +32,28 @@ rows! {
         => wildcard_v4 loopback_v4 address_v4 dual_v4 wildcard_v6 loopback_v6 address_v6;
     default_through_several_uplinks: multipath
         => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
-    /// Only what comes from the host's own addresses has a way out.
-    default_by_source_only: by_source
-        => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
     /// A reply that takes another uplink than the balancer's connection.
     clients_behind_another_uplink: |lab| {
         second_uplink(lab)?;
         ip(&lab.host, "-4 route replace default via 192.0.2.1
             -6 route replace default via 2001:db8:2::1")
     } => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+}
+
+/// Hosts whose way back to the balancer isn't in the routes alone, or that take nothing from lo.
+mod by_the_daemon {
+    use super::super::falls_back as holds;
+    use super::*;
+
+    rows! {
+        no_default_and_strict_rp_filter: |lab| {
+            ip(&lab.host, "-4 route del default")?;
+            sysctl(&lab.host, "ipv4/conf/all/rp_filter", "1")
+        } => wildcard_v4 loopback_v4 address_v4;
+        /// Only what comes from the host's own addresses has a way out.
+        default_by_source_only: by_source
+            => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+    }
 }
 
 fn no_ipv6_address(lab: &Lab) -> Result<()> {

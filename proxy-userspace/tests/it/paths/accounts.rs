@@ -1,24 +1,24 @@
-//! What the daemon says of connections whose bytes it doesn't see.
+//! What the daemon says of connections, also of those whose bytes it doesn't see.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
-use crate::lab::addr::CLIENT;
+use super::{CLIENT_PORT, MIB, Plan, Site, paths};
+use crate::lab::addr::{APP_PORT, LOOPBACK};
 use crate::lab::payload::Payload;
 use crate::lab::poll;
 use crate::lab::stream::{expect_reset, reset};
 use crate::lab::talk::{Side, Talk, WARM_UP_BYTES};
 
-families! {
+paths! {
     bytes_are_counted_on;
     the_log_has_all_bytes;
     an_open_connection_is_open;
     resets_are_counted;
 }
 
-fn bytes_are_counted_on(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn bytes_are_counted_on(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     let talk = site.warm(CLIENT_PORT)?;
     let payload = Payload::new(1);
     let (mut up, mut down) = (WARM_UP_BYTES, WARM_UP_BYTES);
@@ -61,14 +61,12 @@ fn wait_counted(site: &Site, talk: &Talk, expected: [usize; 2]) -> Result<()> {
     .with_context(|| format!("{last:?} where {expected:?} should be"))
 }
 
-fn verbose(family: Family) -> Result<Site> {
-    let mut plan = Plan::new(family);
-    plan.args = &["-v"];
-    plan.start()
-}
-
-fn the_log_has_all_bytes(family: Family) -> Result<()> {
-    let site = verbose(family)?;
+fn the_log_has_all_bytes(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        args: &["-v"],
+        ..plan
+    }
+    .start()?;
     let talk = site.warm(CLIENT_PORT)?;
     talk.transfer(&Side::BOTH, 3 * MIB)?;
     let line = site.truepeer.wait_line("both sides closed")?;
@@ -78,20 +76,21 @@ fn the_log_has_all_bytes(family: Family) -> Result<()> {
     site.lab.wait_ended(&json!({ "closed": 1 }))
 }
 
-fn an_open_connection_is_open(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn an_open_connection_is_open(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     let talk = site.warm(CLIENT_PORT)?;
     let counts = site.lab.counts()?;
     assert_eq!(counts["open"], 1, "{counts:#}");
     let shown = site.lab.shown_of(&talk)?;
-    assert_eq!(shown["client"], site.of(CLIENT, CLIENT_PORT).to_string());
+    assert_eq!(shown["client"], site.client(CLIENT_PORT).to_string());
     assert_eq!(shown["spoofed"], true);
-    assert_eq!(shown["handed_over"], true);
+    assert_eq!(shown["target"], site.of(LOOPBACK, APP_PORT).to_string());
+    assert_eq!(shown["header"]["version"], "v2");
     Ok(())
 }
 
-fn resets_are_counted(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn resets_are_counted(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let (resetter, mut other) = site.warm(port)?.split(side);
         reset(resetter)?;

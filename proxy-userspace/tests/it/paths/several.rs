@@ -3,21 +3,21 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT};
+use super::{CLIENT_PORT, MIB, Plan, paths};
+use crate::lab::addr::{APP_PORT, HOST};
 use crate::lab::app::App;
 use crate::lab::header::Version;
 use crate::lab::talk::{Side, Talk};
 
-families! {
+paths! {
     hundreds;
     one_client_of_two_apps;
     a_busy_client_port;
 }
 
 /// All open before the first of them talks.
-fn hundreds(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn hundreds(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     let ports = CLIENT_PORT..CLIENT_PORT + 300;
     let talks: Result<Vec<_>> = ports.map(|port| site.open(port)).collect();
     let mut talks = talks?;
@@ -25,7 +25,7 @@ fn hundreds(family: Family) -> Result<()> {
         talk.ping_pong(64, 64)?;
     }
     for talk in talks.iter().step_by(50) {
-        site.lab.wait_handed_over(talk)?;
+        site.lab.wait_path(talk, site.path)?;
     }
     for talk in &mut talks {
         talk.ping_pong(4, 2000)?;
@@ -39,18 +39,18 @@ fn hundreds(family: Family) -> Result<()> {
 }
 
 /// From the same address and port, through a daemon for each app.
-fn one_client_of_two_apps(family: Family) -> Result<()> {
+fn one_client_of_two_apps(plan: Plan<'_>) -> Result<()> {
     const OTHER_PORT: u16 = 7001;
-    let site = Plan::new(family).start()?;
+    let site = plan.start()?;
     let lab = &site.lab;
-    let (bind, listen) = (family(HOST, APP_PORT), family(HOST, OTHER_PORT));
+    let (bind, listen) = (site.of(HOST, APP_PORT), site.of(HOST, OTHER_PORT));
     let app = App::listen(&lab.host, bind)?;
-    let other = lab.truepeer().instance_suffix("-b").targets_for(bind);
+    let other = plan.truepeer(lab).instance_suffix("-b").targets_for(bind);
     let _other = other.listen([listen]).start()?;
-    let client = family(CLIENT, CLIENT_PORT);
-    let header = Version::V2.header(client, family(FRONT, FRONT_PORT));
+    let client = site.client(CLIENT_PORT);
+    let header = site.header(Version::V2, CLIENT_PORT);
     let mut first = site.warm(CLIENT_PORT)?;
-    // The lab asks its own daemon only, so this one may or may not be handed over.
+    // The lab asks its own daemon only, so by which path this one goes isn't looked at.
     let mut second = Talk::accept(lab.balancer_to(listen, &header)?, &app, client)?;
     for size in [64, 10_000] {
         second.ping_pong(64, size)?;
@@ -60,18 +60,19 @@ fn one_client_of_two_apps(family: Family) -> Result<()> {
     first.transfer(&Side::BOTH, MIB)
 }
 
-/// The second connection of the same client has another port; both are handed over.
-fn a_busy_client_port(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+/// The second connection of the same client has another port, or reaches the app at another address;
+/// whichever path it takes.
+fn a_busy_client_port(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     let mut first = site.warm(CLIENT_PORT)?;
-    let client = site.of(CLIENT, CLIENT_PORT);
-    let header = Version::V2.header(client, site.of(FRONT, FRONT_PORT));
-    let to = site.of(HOST, TRUEPEER_PORT);
-    let balancer = site.lab.balancer_to(to, &header)?;
+    let client = site.client(CLIENT_PORT);
+    let header = site.header(Version::V2, CLIENT_PORT);
+    let balancer = site.lab.balancer_to(site.service(), &header)?;
     let (app, peer) = site.app.accept()?;
-    ensure!(peer.ip() == client.ip() && peer != client, "{peer}");
+    let (one, other) = (first.app.local_addr()?, app.local_addr()?);
+    ensure!(peer.ip() == client.ip() && (peer, other) != (client, one));
     let mut second = Talk { balancer, app };
-    second.warm_up(&site.lab)?;
+    second.ping_pong(8, 1000)?;
     first.ping_pong(8, 1000)?;
     second.transfer(&Side::BOTH, MIB)?;
     first.ping_pong(8, 1000)?;

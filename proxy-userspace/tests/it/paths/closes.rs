@@ -6,31 +6,31 @@ use std::net::Shutdown;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{CLIENT_PORT, Family, MIB, Site, families};
+use super::{CLIENT_PORT, MIB, Plan, paths};
 use crate::lab::stream::{expect, expect_end};
 use crate::lab::talk::{Side, Talk};
 
-families! {
+paths! {
     the_app_answers_an_ended_balancer;
     the_balancer_goes_on_after_the_app;
     both_end_at_once;
     an_end_with_the_last_words;
-    an_end_while_it_is_handed_over;
+    an_end_after_any_number_of_rounds;
     words_after_a_half_close;
     a_close_of_all_kinds_is_one;
 }
 
-fn the_app_answers_an_ended_balancer(family: Family) -> Result<()> {
-    ends_first(family, Side::Balancer)
+fn the_app_answers_an_ended_balancer(plan: Plan<'_>) -> Result<()> {
+    ends_first(plan, Side::Balancer)
 }
 
-fn the_balancer_goes_on_after_the_app(family: Family) -> Result<()> {
-    ends_first(family, Side::App)
+fn the_balancer_goes_on_after_the_app(plan: Plan<'_>) -> Result<()> {
+    ends_first(plan, Side::App)
 }
 
 /// Late: what follows begins after the end has come all the way through.
-fn ends_first(family: Family, first: Side) -> Result<()> {
-    let site = Site::new(family)?;
+fn ends_first(plan: Plan<'_>, first: Side) -> Result<()> {
+    let site = plan.start()?;
     let talk = site.warm(CLIENT_PORT)?;
     half_close(&talk, first)?;
     let other = match first {
@@ -47,8 +47,8 @@ pub fn half_close(talk: &Talk, side: Side) -> Result<()> {
     expect_end(&mut to.try_clone()?).with_context(|| format!("{side:?} has ended"))
 }
 
-fn both_end_at_once(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn both_end_at_once(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     for port in CLIENT_PORT..CLIENT_PORT + 8 {
         let mut talk = site.warm(port)?;
         talk.balancer.shutdown(Shutdown::Write)?;
@@ -60,8 +60,8 @@ fn both_end_at_once(family: Family) -> Result<()> {
 }
 
 /// Data and end in one go, from each side.
-fn an_end_with_the_last_words(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn an_end_with_the_last_words(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let (mut first, mut second) = site.warm(port)?.split(side);
         first.write_all(b"last words")?;
@@ -72,10 +72,10 @@ fn an_end_with_the_last_words(family: Family) -> Result<()> {
     site.lab.wait_ended(&json!({ "closed": 2 }))
 }
 
-/// The end follows upon the exchange that makes the daemon hand it over, or comes a little earlier.
-fn an_end_while_it_is_handed_over(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
-    for rounds in 1..=64 {
+/// Also right after the first segments, when the connection is still being made.
+fn an_end_after_any_number_of_rounds(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    for rounds in 0..64 {
         let port = CLIENT_PORT + u16::try_from(rounds)?;
         let mut talk = site.open(port)?;
         talk.ping_pong(rounds, 64)?;
@@ -87,8 +87,8 @@ fn an_end_while_it_is_handed_over(family: Family) -> Result<()> {
 }
 
 /// Several, with the other half closed all the time, and then its end.
-fn words_after_a_half_close(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn words_after_a_half_close(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let talk = site.warm(port)?;
         half_close(&talk, side)?;
@@ -104,8 +104,8 @@ fn words_after_a_half_close(family: Family) -> Result<()> {
 }
 
 /// The daemon forgets a connection when both halves have ended, and not before.
-fn a_close_of_all_kinds_is_one(family: Family) -> Result<()> {
-    let site = Site::new(family)?;
+fn a_close_of_all_kinds_is_one(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
     let mut talk = site.warm(CLIENT_PORT)?;
     half_close(&talk, Side::Balancer)?;
     let shown = site.lab.shown_of(&talk)?;
@@ -114,5 +114,7 @@ fn a_close_of_all_kinds_is_one(family: Family) -> Result<()> {
     expect_end(&mut talk.balancer)?;
     site.lab.wait_ended(&json!({ "closed": 1 }))?;
     assert!(site.lab.shown_of(&talk)?.is_null());
+    drop(talk);
+    site.no_flow_left()?;
     Ok(())
 }

@@ -7,11 +7,11 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{CLIENT_PORT, Family, Site, families};
+use super::{CLIENT_PORT, Plan, paths};
 use crate::lab::stream::{expect_end, expect_reset, reset};
 use crate::lab::talk::Side;
 
-families! {
+paths! {
     when_idle;
     while_the_other_sends;
     with_data_on_the_way;
@@ -19,25 +19,26 @@ families! {
     by_a_close_with_unread_data;
 }
 
-fn when_idle(family: Family) -> Result<()> {
-    aborts(family, |resetter, mut other| {
+fn when_idle(plan: Plan<'_>) -> Result<()> {
+    aborts(plan, |resetter, mut other| {
         reset(resetter)?;
         expect_reset(&mut other)
     })
 }
 
 /// Ends both ways, each on a connection of its own.
-fn aborts(family: Family, end: fn(TcpStream, TcpStream) -> Result<()>) -> Result<()> {
-    let site = Site::new(family)?;
+fn aborts(plan: Plan<'_>, end: fn(TcpStream, TcpStream) -> Result<()>) -> Result<()> {
+    let site = plan.start()?;
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let (resetter, other) = site.warm(port)?.split(side);
         end(resetter, other).with_context(|| format!("{side:?} resets"))?;
     }
-    site.lab.wait_ended(&json!({ "reset": 2 }))
+    site.lab.wait_ended(&json!({ "reset": 2 }))?;
+    site.no_flow_left()
 }
 
-fn while_the_other_sends(family: Family) -> Result<()> {
-    aborts(family, |mut resetter, other| {
+fn while_the_other_sends(plan: Plan<'_>) -> Result<()> {
+    aborts(plan, |mut resetter, other| {
         thread::scope(|scope| {
             let sending = scope.spawn(|| send_for_ever(&other));
             resetter.read_exact(&mut vec![0; 1 << 20])?;
@@ -71,8 +72,8 @@ pub fn read_for_ever(mut from: &TcpStream) -> ErrorKind {
     }
 }
 
-fn with_data_on_the_way(family: Family) -> Result<()> {
-    aborts(family, |resetter, other| {
+fn with_data_on_the_way(plan: Plan<'_>) -> Result<()> {
+    aborts(plan, |resetter, other| {
         resetter.set_nonblocking(true)?;
         let error = send_for_ever(&resetter);
         ensure!(error == ErrorKind::WouldBlock, "{error}");
@@ -83,8 +84,8 @@ fn with_data_on_the_way(family: Family) -> Result<()> {
     })
 }
 
-fn after_a_half_close(family: Family) -> Result<()> {
-    aborts(family, |mut resetter, mut other| {
+fn after_a_half_close(plan: Plan<'_>) -> Result<()> {
+    aborts(plan, |mut resetter, mut other| {
         other.shutdown(Shutdown::Write)?;
         expect_end(&mut resetter)?;
         reset(resetter)?;
@@ -93,8 +94,8 @@ fn after_a_half_close(family: Family) -> Result<()> {
 }
 
 /// As programs do that have heard enough: nobody asks for a reset there.
-fn by_a_close_with_unread_data(family: Family) -> Result<()> {
-    aborts(family, |closer, mut other| {
+fn by_a_close_with_unread_data(plan: Plan<'_>) -> Result<()> {
+    aborts(plan, |closer, mut other| {
         other.write_all(b"never read")?;
         closer.peek(&mut [0])?;
         drop(closer);

@@ -1,4 +1,5 @@
-//! kill -9: nobody is left to say anything, and still both ends hear of it.
+//! kill -9: nobody is left to say anything, and still both ends of what the daemon has carried hear of
+//! it. What becomes of direct connections is the keeper's.
 
 use std::io::{ErrorKind, Read, Write};
 use std::thread;
@@ -7,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::aborts::{read_for_ever, send_for_ever};
 use super::closes::half_close;
-use super::{CLIENT_PORT, Family, MIB, Site, families};
-use crate::lab::addr::{APP_PORT, LOOPBACK};
+use super::{CLIENT_PORT, MIB, Plan, only};
+use crate::lab::leaks::Leaks;
 use crate::lab::stream::expect_reset;
 use crate::lab::talk::{Side, Talk};
-use crate::steering::capture::Capture;
 
-families! {
+only! {
+    daemon:
     idle_connections_are_reset;
     a_busy_sender_is_reset;
     a_busy_app_is_reset;
@@ -21,16 +22,16 @@ families! {
     the_next_daemon_serves_the_same_client;
 }
 
-fn idle_connections_are_reset(family: Family) -> Result<()> {
+fn idle_connections_are_reset(plan: Plan<'_>) -> Result<()> {
     const COUNT: u16 = 8;
-    let mut site = Site::new(family)?;
-    let capture = Capture::start(&site.lab.edge)?;
+    let mut site = plan.start()?;
+    let leaks = Leaks::watch(&site.lab.edge)?;
     let ports = CLIENT_PORT..CLIENT_PORT + COUNT;
     let talks: Result<Vec<_>> = ports.map(|port| site.warm(port)).collect();
     site.kill()?;
     talks?.into_iter().try_for_each(both_are_reset)?;
     site.lab.no_device_left()?;
-    capture.saw_no_leak()
+    leaks.saw_none()
 }
 
 fn both_are_reset(mut talk: Talk) -> Result<()> {
@@ -38,17 +39,17 @@ fn both_are_reset(mut talk: Talk) -> Result<()> {
     expect_reset(&mut talk.app).context("for the app")
 }
 
-fn a_busy_sender_is_reset(family: Family) -> Result<()> {
-    busy(family, Side::Balancer)
+fn a_busy_sender_is_reset(plan: Plan<'_>) -> Result<()> {
+    busy(plan, Side::Balancer)
 }
 
-fn a_busy_app_is_reset(family: Family) -> Result<()> {
-    busy(family, Side::App)
+fn a_busy_app_is_reset(plan: Plan<'_>) -> Result<()> {
+    busy(plan, Side::App)
 }
 
-fn busy(family: Family, side: Side) -> Result<()> {
-    let mut site = Site::new(family)?;
-    let capture = Capture::start(&site.lab.edge)?;
+fn busy(plan: Plan<'_>, side: Side) -> Result<()> {
+    let mut site = plan.start()?;
+    let leaks = Leaks::watch(&site.lab.edge)?;
     let talk = site.warm(CLIENT_PORT)?;
     let (sender, reader) = talk.ends(side);
     thread::scope(|scope| -> Result<()> {
@@ -64,12 +65,12 @@ fn busy(family: Family, side: Side) -> Result<()> {
     })?;
     drop(talk);
     site.lab.no_device_left()?;
-    capture.saw_no_leak()
+    leaks.saw_none()
 }
 
-fn half_closed_connections_are_reset(family: Family) -> Result<()> {
-    let mut site = Site::new(family)?;
-    let capture = Capture::start(&site.lab.edge)?;
+fn half_closed_connections_are_reset(plan: Plan<'_>) -> Result<()> {
+    let mut site = plan.start()?;
+    let leaks = Leaks::watch(&site.lab.edge)?;
     let mut talks = Vec::new();
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let talk = site.warm(port)?;
@@ -85,16 +86,15 @@ fn half_closed_connections_are_reset(family: Family) -> Result<()> {
         ensure!(other.write_all(b"late").is_err());
     }
     site.lab.no_device_left()?;
-    capture.saw_no_leak()
+    leaks.saw_none()
 }
 
 /// Nothing of the first one's connections is in the way of the second's.
-fn the_next_daemon_serves_the_same_client(family: Family) -> Result<()> {
-    let mut site = Site::new(family)?;
+fn the_next_daemon_serves_the_same_client(plan: Plan<'_>) -> Result<()> {
+    let mut site = plan.start()?;
     let first = site.warm(CLIENT_PORT)?;
     site.kill()?;
     both_are_reset(first)?;
-    let target = family(LOOPBACK, APP_PORT);
-    let _next = site.lab.truepeer().targets_for(target).start()?;
+    let _next = plan.truepeer(&site.lab).start()?;
     site.warm(CLIENT_PORT)?.transfer(&Side::BOTH, MIB)
 }

@@ -8,8 +8,9 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use socket2::SockRef;
 
-use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
+use super::{CLIENT_PORT, MIB, Plan, Site, paths};
 use crate::lab::Lab;
+use crate::lab::path::Path;
 use crate::lab::payload::Payload;
 use crate::lab::poll;
 use crate::lab::talk::Side;
@@ -20,51 +21,61 @@ const BUFFERS: [(&str, &str); 2] = [
     ("ipv4/tcp_rmem", "4096 131072 6291456"),
     ("ipv4/tcp_wmem", "4096 16384 4194304"),
 ];
-const TAKEN_MOST: usize = 16 * MIB;
+const DIRECT_MOST: usize = 16 * MIB;
 /// A daemon in between has another pair, and a pipe.
-const RELAYED_MOST: usize = 64 * MIB;
+const DAEMON_MOST: usize = 64 * MIB;
 /// The kernel counts for the whole machine, so other tests are in it.
 const MEMORY_MOST: usize = 256 * MIB;
 
-families! {
+paths! {
     an_app_that_stalls;
     a_balancer_that_stalls;
     an_end_behind_a_stall;
     both_stall;
-    stalled_before_the_handover;
+    stalled_from_the_first_byte;
     a_reader_with_a_small_buffer;
 }
 
-fn site(family: Family) -> Result<Site> {
-    let mut plan = Plan::new(family);
-    plan.set_up = &|lab| {
-        for (key, value) in BUFFERS {
+fn site(plan: Plan<'_>) -> Result<Site> {
+    let set_up = |lab: &Lab| {
+        BUFFERS.iter().try_for_each(|(key, value)| {
             sysctl(&lab.edge, key, value)?;
-            sysctl(&lab.host, key, value)?;
-        }
-        Ok(())
+            sysctl(&lab.host, key, value)
+        })
     };
-    plan.start()
+    Plan {
+        set_up: &set_up,
+        ..plan
+    }
+    .start()
 }
 
-fn an_app_that_stalls(family: Family) -> Result<()> {
-    stalls(family, Side::Balancer)
+/// What may be on its way before a sender has to stop.
+fn most(site: &Site) -> usize {
+    match site.path {
+        Path::Direct => DIRECT_MOST,
+        Path::Daemon => DAEMON_MOST,
+    }
 }
 
-fn a_balancer_that_stalls(family: Family) -> Result<()> {
-    stalls(family, Side::App)
+fn an_app_that_stalls(plan: Plan<'_>) -> Result<()> {
+    stalls(plan, Side::Balancer)
+}
+
+fn a_balancer_that_stalls(plan: Plan<'_>) -> Result<()> {
+    stalls(plan, Side::App)
 }
 
 /// Twice: the second time with all windows grown.
-fn stalls(family: Family, sender: Side) -> Result<()> {
-    let site = site(family)?;
+fn stalls(plan: Plan<'_>, sender: Side) -> Result<()> {
+    let site = site(plan)?;
     let talk = site.warm(CLIENT_PORT)?;
     let (from, to) = talk.ends(sender);
     let payload = &Payload::new(3);
     let mut sent = 0;
     for _ in 0..2 {
         let before = tcp_memory(&site.lab)?;
-        let full = fill(from, payload, sent, TAKEN_MOST)?;
+        let full = fill(from, payload, sent, most(&site))?;
         let grown = tcp_memory(&site.lab)?.saturating_sub(before);
         ensure!(grown < MEMORY_MOST, "TCP took {grown} bytes of memory");
         thread::scope(|scope| {
@@ -77,13 +88,13 @@ fn stalls(family: Family, sender: Side) -> Result<()> {
     Ok(())
 }
 
-fn an_end_behind_a_stall(family: Family) -> Result<()> {
-    let site = site(family)?;
+fn an_end_behind_a_stall(plan: Plan<'_>) -> Result<()> {
+    let site = site(plan)?;
     let payload = Payload::new(4);
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let talk = site.warm(port)?;
         let (from, to) = talk.ends(side);
-        let sent = fill(from, &payload, 0, TAKEN_MOST)?;
+        let sent = fill(from, &payload, 0, most(&site))?;
         from.shutdown(Shutdown::Write)?;
         payload
             .receive(&mut &*to, sent)
@@ -95,13 +106,13 @@ fn an_end_behind_a_stall(family: Family) -> Result<()> {
     Ok(())
 }
 
-fn both_stall(family: Family) -> Result<()> {
-    let site = site(family)?;
+fn both_stall(plan: Plan<'_>) -> Result<()> {
+    let site = site(plan)?;
     let talk = &site.warm(CLIENT_PORT)?;
     let payload = &Payload::new(5);
     let sent = Side::BOTH.map(|side| -> Result<_> {
         let (from, to) = talk.ends(side);
-        Ok((from, to, fill(from, payload, 0, TAKEN_MOST)?))
+        Ok((from, to, fill(from, payload, 0, most(&site))?))
     });
     for filled in sent {
         let (from, to, sent) = filled?;
@@ -112,28 +123,28 @@ fn both_stall(family: Family) -> Result<()> {
     Ok(())
 }
 
-/// What nobody reads fills the daemon's buffers; a handover has to wait for it, or take it along.
-fn stalled_before_the_handover(family: Family) -> Result<()> {
-    let site = site(family)?;
+/// Nobody has read anything but the header.
+fn stalled_from_the_first_byte(plan: Plan<'_>) -> Result<()> {
+    let site = site(plan)?;
     let payload = &Payload::new(6);
     for (port, side) in (CLIENT_PORT..).zip(Side::BOTH) {
         let talk = site.open(port)?;
         let (from, to) = talk.ends(side);
-        let full = fill(from, payload, 0, RELAYED_MOST)?;
+        let full = fill(from, payload, 0, most(&site))?;
         thread::scope(|scope| {
             let rest = scope.spawn(move || payload.send_from(&mut &*from, full, full + 8 * MIB));
             payload.receive_from(&mut &*to, 0, full + 8 * MIB)?;
             rest.join().expect("no panic on the way")
         })?;
-        site.lab.wait_handed_over(&talk)?;
+        site.lab.wait_path(&talk, site.path)?;
         talk.transfer(&Side::BOTH, MIB)?;
     }
     Ok(())
 }
 
 /// Its window is a few KiB all the time.
-fn a_reader_with_a_small_buffer(family: Family) -> Result<()> {
-    let site = site(family)?;
+fn a_reader_with_a_small_buffer(plan: Plan<'_>) -> Result<()> {
+    let site = site(plan)?;
     let talk = site.warm(CLIENT_PORT)?;
     for side in Side::BOTH {
         SockRef::from(talk.ends(side).1).set_recv_buffer_size(16 << 10)?;

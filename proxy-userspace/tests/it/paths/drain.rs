@@ -1,21 +1,21 @@
-//! SIGTERM, when there are connections that the daemon doesn't see the bytes of.
+//! SIGTERM with open connections, whoever carries their bytes.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::{CLIENT_PORT, Family, MIB, Plan, Site, families};
-use crate::lab::stream::expect_reset;
+use super::{CLIENT_PORT, MIB, Plan, Site, paths};
+use crate::lab::stream::{expect_cut, expect_reset};
 use crate::lab::talk::{Side, Talk};
 
-families! {
+paths! {
     open_connections_finish;
     a_second_signal_resets_at_once;
     the_drain_timeout_resets;
 }
 
-/// Both a handed-over one and one that isn't yet.
-fn open_connections_finish(family: Family) -> Result<()> {
-    let mut site = Site::new(family)?;
+/// Both one that has talked and one that has only begun.
+fn open_connections_finish(plan: Plan<'_>) -> Result<()> {
+    let mut site = plan.start()?;
     let mut warm = site.warm(CLIENT_PORT)?;
     let mut young = site.open(CLIENT_PORT + 1)?;
     site.truepeer.signal(Signal::TERM)?;
@@ -31,8 +31,8 @@ fn open_connections_finish(family: Family) -> Result<()> {
     site.lab.no_device_left()
 }
 
-fn a_second_signal_resets_at_once(family: Family) -> Result<()> {
-    let mut site = with_timeout(family, "600s")?;
+fn a_second_signal_resets_at_once(plan: Plan<'_>) -> Result<()> {
+    let mut site = with_timeout(plan, "600s")?;
     let talk = site.warm(CLIENT_PORT)?;
     site.truepeer.signal(Signal::TERM)?;
     site.truepeer.wait_line("draining")?;
@@ -42,8 +42,8 @@ fn a_second_signal_resets_at_once(family: Family) -> Result<()> {
     site.lab.no_device_left()
 }
 
-fn the_drain_timeout_resets(family: Family) -> Result<()> {
-    let mut site = with_timeout(family, "200ms")?;
+fn the_drain_timeout_resets(plan: Plan<'_>) -> Result<()> {
+    let mut site = with_timeout(plan, "200ms")?;
     let talk = site.warm(CLIENT_PORT)?;
     site.truepeer.signal(Signal::TERM)?;
     both_are_reset(talk)?;
@@ -51,14 +51,17 @@ fn the_drain_timeout_resets(family: Family) -> Result<()> {
     site.lab.no_device_left()
 }
 
-fn with_timeout(family: Family, timeout: &str) -> Result<Site> {
-    let mut plan = Plan::new(family);
+fn with_timeout(plan: Plan<'_>, timeout: &str) -> Result<Site> {
     let args = ["--drain-timeout", timeout];
-    plan.args = &args;
-    plan.start()
+    Plan {
+        args: &args,
+        ..plan
+    }
+    .start()
 }
 
+/// To the app of a direct connection its own host has done it.
 fn both_are_reset(mut talk: Talk) -> Result<()> {
-    expect_reset(&mut talk.balancer)?;
-    expect_reset(&mut talk.app)
+    expect_reset(&mut talk.balancer).context("the balancer")?;
+    expect_cut(&mut talk.app).context("the app")
 }

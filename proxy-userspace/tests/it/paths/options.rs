@@ -1,31 +1,30 @@
-//! TCP options that one leg has and the other lacks, or both lack. Whether such a connection is
-//! handed over is the daemon's affair; what it carries arrives.
+//! TCP options that one end has and the other lacks, or both lack.
 
 use anyhow::Result;
 
-use super::{CLIENT_PORT, Family, MIB, Plan, families};
+use super::{CLIENT_PORT, MIB, Plan, paths};
 use crate::lab::Lab;
 use crate::lab::netns::Netns;
 use crate::lab::talk::Side;
 use crate::steering::site::sysctl;
 
 macro_rules! options {
-    ($($name:ident: $key:literal $value:literal;)*) => { $(
+    ($($(#[$meta:meta])* $name:ident: $key:literal $value:literal;)*) => { $(
+        $(#[$meta])*
         mod $name {
             use super::*;
 
-            families! {
+            paths! {
                 at_the_balancer;
                 at_the_host;
             }
 
-            fn at_the_balancer(family: Family) -> Result<()> {
-                arrives(family, &|lab| set(&lab.edge))
+            fn at_the_balancer(plan: Plan<'_>) -> Result<()> {
+                arrives(plan, &|lab| set(&lab.edge))
             }
 
-            /// Which is at the other end of the balancer's leg, and at the app's end of its own.
-            fn at_the_host(family: Family) -> Result<()> {
-                arrives(family, &|lab| set(&lab.host))
+            fn at_the_host(plan: Plan<'_>) -> Result<()> {
+                arrives(plan, &|lab| set(&lab.host))
             }
 
             fn set(netns: &Netns) -> Result<()> {
@@ -42,14 +41,14 @@ options! {
     no_window_scaling: "tcp_window_scaling" "0";
     ecn: "tcp_ecn" "1";
     small_windows: "tcp_rmem" "4096 16384 16384";
+    /// The largest scale there is, so that what is left of a small window is below one unit of it.
+    windows_below_one_unit: "tcp_rmem" "4096 8192 1073741824";
     large_windows: "tcp_rmem" "4096 131072 268435456";
 }
 
-fn arrives(family: Family, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {
-    let mut plan = Plan::new(family);
-    plan.set_up = set_up;
-    let site = plan.start()?;
-    let mut talk = site.open(CLIENT_PORT)?;
+fn arrives(plan: Plan<'_>, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {
+    let site = Plan { set_up, ..plan }.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
     talk.ping_pong(64, 64)?;
     talk.ping_pong(4, 10_000)?;
     talk.transfer(&Side::BOTH, 8 * MIB)

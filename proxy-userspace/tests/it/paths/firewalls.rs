@@ -1,13 +1,17 @@
 //! Hosts with rules that see only a part of the packets, or count on seeing them all.
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::{CLIENT_PORT, Family, MIB, Plan, families};
+use super::{CLIENT_PORT, MIB, Plan, Site, only, paths};
 use crate::lab::Lab;
+use crate::lab::addr::APP_PORT;
+use crate::lab::header::Version;
+use crate::lab::path::Path;
 use crate::lab::payload::Payload;
 use crate::lab::poll;
 use crate::lab::talk::{Side, Talk};
@@ -17,11 +21,17 @@ use crate::steering::reuse::{
 };
 use crate::steering::site::{nft, sysctl};
 
-families! {
+paths! {
     only_lo_and_the_service;
     strict_rp_filter;
     conntrack_in_bulk;
     conntrack_forgets_what_has_ended;
+    a_ban_of_the_client_keeps_it_out;
+    a_ban_of_the_client_cuts_it_off;
+}
+
+only! {
+    daemon:
     conntrack_forgets_what_a_kill_has_ended;
 }
 
@@ -36,34 +46,37 @@ const STATEFUL: &str = "add table inet guard
     add chain inet guard output { type filter hook output priority 0 ; }
     add rule inet guard output ct state invalid drop";
 
-fn only_lo_and_the_service(family: Family) -> Result<()> {
-    carries(family, &|lab| nft(&lab.host, STATELESS))
+fn only_lo_and_the_service(plan: Plan<'_>) -> Result<()> {
+    carries(plan, &|lab| nft(&lab.host, STATELESS))
 }
 
-fn strict_rp_filter(family: Family) -> Result<()> {
-    carries(family, &|lab| {
+/// Which is IPv4's, and takes nothing from lo that clients have sent.
+fn strict_rp_filter(plan: Plan<'_>) -> Result<()> {
+    let path = if plan.is_v4() {
+        Path::Daemon
+    } else {
+        plan.path
+    };
+    carries(Plan { path, ..plan }, &|lab| {
         ["all", "default", "edge", "lo"]
             .iter()
             .try_for_each(|device| sysctl(&lab.host, &format!("ipv4/conf/{device}/rp_filter"), "1"))
     })
 }
 
-fn conntrack_in_bulk(family: Family) -> Result<()> {
-    carries(family, &|lab| nft(&lab.host, STATEFUL))
+fn conntrack_in_bulk(plan: Plan<'_>) -> Result<()> {
+    carries(plan, &|lab| nft(&lab.host, STATEFUL))
 }
 
-fn carries(family: Family, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {
-    let mut plan = Plan::new(family);
-    plan.set_up = set_up;
-    let site = plan.start()?;
+fn carries(plan: Plan<'_>, set_up: &dyn Fn(&Lab) -> Result<()>) -> Result<()> {
+    let site = Plan { set_up, ..plan }.start()?;
     let mut talk = site.warm(CLIENT_PORT)?;
     talk.ping_pong(16, 1000)?;
     in_turns(&talk)?;
     talk.transfer(&Side::BOTH, 8 * MIB)
 }
 
-/// One side sends and the other has nothing to say but acknowledgments, for longer than the daemon's
-/// own sockets have to bring something to either.
+/// One side sends and the other has nothing to say but acknowledgments, for a while.
 fn in_turns(talk: &Talk) -> Result<()> {
     const LONG: Duration = Duration::from_secs(2);
     let payload = &Payload::new(8);
@@ -78,11 +91,17 @@ fn in_turns(talk: &Talk) -> Result<()> {
     Ok(())
 }
 
+fn stateful(plan: Plan<'_>) -> Result<Site> {
+    Plan {
+        set_up: &|lab| nft(&lab.host, STATEFUL),
+        ..plan
+    }
+    .start()
+}
+
 /// It would keep them for five days.
-fn conntrack_forgets_what_has_ended(family: Family) -> Result<()> {
-    let mut plan = Plan::new(family);
-    plan.set_up = &|lab| nft(&lab.host, STATEFUL);
-    let site = plan.start()?;
+fn conntrack_forgets_what_has_ended(plan: Plan<'_>) -> Result<()> {
+    let site = stateful(plan)?;
     for (port, end) in (CLIENT_PORT..).zip([
         the_client_closes_first,
         the_client_resets,
@@ -101,10 +120,51 @@ fn conntrack_forgets_what_has_ended(family: Family) -> Result<()> {
     wait_forgotten(&site.lab)
 }
 
-fn conntrack_forgets_what_a_kill_has_ended(family: Family) -> Result<()> {
-    let mut plan = Plan::new(family);
-    plan.set_up = &|lab| nft(&lab.host, STATEFUL);
-    let mut site = plan.start()?;
+/// By its own address, at the app's own port, as if there were no balancer.
+fn ban(site: &Site) -> Result<()> {
+    let client = site.client(0).ip();
+    let family = if client.is_ipv4() { "ip" } else { "ip6" };
+    let rules = format!(
+        "add table inet ban
+         add chain inet ban input {{ type filter hook input priority -10 ; }}
+         add rule inet ban input {family} saddr {client} tcp dport {APP_PORT} counter drop"
+    );
+    nft(&site.lab.host, &rules)
+}
+
+fn wait_banned(site: &Site) -> Result<()> {
+    poll::until("the ban to meet a packet", || {
+        let table = site.lab.host.run("nft list table inet ban")?;
+        Ok((!table.contains("packets 0 ")).then_some(()))
+    })
+}
+
+fn a_ban_of_the_client_keeps_it_out(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    ban(&site)?;
+    let mut balancer = site.connect(0)?;
+    balancer.write_all(&site.header(Version::V2, CLIENT_PORT))?;
+    // A kernel that makes the connection of the first data needs some.
+    balancer.write_all(b"let me in")?;
+    wait_banned(&site)?;
+    site.app.saw_nobody()
+}
+
+fn a_ban_of_the_client_cuts_it_off(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    ban(&site)?;
+    talk.balancer.write_all(b"still there?")?;
+    wait_banned(&site)?;
+    talk.app
+        .set_read_timeout(Some(Duration::from_millis(300)))?;
+    let heard = talk.app.read(&mut [0; 16]).map_err(|error| error.kind());
+    ensure!(heard == Err(ErrorKind::WouldBlock), "it heard {heard:?}");
+    Ok(())
+}
+
+fn conntrack_forgets_what_a_kill_has_ended(plan: Plan<'_>) -> Result<()> {
+    let mut site = stateful(plan)?;
     let talk = site.warm(CLIENT_PORT)?;
     site.kill()?;
     drop(talk);

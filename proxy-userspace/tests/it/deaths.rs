@@ -1,0 +1,286 @@
+//! Daemons that die, hang or are replaced, and keepers that do: open direct connections go on as long as
+//! anybody may come who continues them, and else every end hears of it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lab::Lab;
+use crate::lab::addr::{
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
+};
+use crate::lab::app::Echo;
+use crate::lab::header::Version;
+use crate::lab::leaks::Leaks;
+use crate::lab::poll;
+use crate::lab::proc::Proc;
+use crate::lab::stream::{expect_reset, round_trip};
+use crate::lab::truepeer::Truepeer;
+
+/// Of `--orphan-timeout`.
+const DEFAULT: &str = "10s";
+/// Of each family.
+const COUNT: u16 = 100;
+const FIRST_PORT: u16 = 20_300;
+/// How many at a time have something to say.
+const TALKERS: usize = 4;
+
+struct Site {
+    open: Vec<TcpStream>,
+    daemon: Proc,
+    truepeer: Truepeer,
+    _apps: [Echo; 2],
+    lab: Lab,
+}
+
+impl Site {
+    /// With its connections open, and all of them direct.
+    fn new(orphan_timeout: &'static str) -> Result<Self> {
+        let lab = Lab::new()?;
+        let [v4, v6] = LOOPBACK.both(APP_PORT);
+        let apps = [Echo::start(&lab.host, v4)?, Echo::start(&lab.host, v6)?];
+        let truepeer = lab.truepeer().args(["--workers", "2"]);
+        let truepeer = truepeer.orphan_timeout(orphan_timeout);
+        let daemon = truepeer.start()?;
+        let mut site = Self {
+            lab,
+            _apps: apps,
+            truepeer,
+            daemon,
+            open: Vec::new(),
+        };
+        for port in FIRST_PORT..FIRST_PORT + COUNT {
+            for client in CLIENT.both(port) {
+                let mut stream = site.connect(client)?;
+                round_trip(&mut stream, b"hello")?;
+                site.open.push(stream);
+            }
+        }
+        ensure!(site.direct()? == site.open.len(), "not all are direct");
+        Ok(site)
+    }
+
+    fn connect(&self, client: SocketAddr) -> Result<TcpStream> {
+        let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
+        let service = HOST.like(client, TRUEPEER_PORT);
+        self.lab.balancer_to(service, &header)
+    }
+
+    /// How many connections the daemon lists as direct.
+    fn direct(&self) -> Result<usize> {
+        let shown = self.lab.shown("connections")?;
+        let all = shown.as_array().context("an array")?;
+        Ok(all.iter().filter(|one| one["path"] == "direct").count())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.daemon.signal(Signal::KILL)?;
+        poll::until("the daemon's death", || {
+            Ok((!self.daemon.is_running()?).then_some(()))
+        })
+    }
+
+    fn keeper(&self) -> Result<Pid> {
+        poll::until("a keeper", || {
+            // The children of each thread: the one that has started it has ended.
+            let mut keeper = None;
+            for task in fs::read_dir(format!("/proc/{}/task", self.daemon.pid()))? {
+                // A thread may end meanwhile.
+                let children = fs::read_to_string(task?.path().join("children"));
+                let children = children.unwrap_or_default();
+                let found = children.split_whitespace().find(|pid| is_keeper(pid));
+                keeper = keeper.or(found.map(str::parse).transpose()?);
+            }
+            Ok(keeper.and_then(Pid::from_raw))
+        })
+    }
+
+    /// Each of them says something again and again while `work` is done, and afterwards once more.
+    fn under_load(&mut self, work: impl FnOnce(&Lab, &Truepeer) -> Result<()>) -> Result<()> {
+        let (lab, truepeer) = (&self.lab, &self.truepeer);
+        let done = &AtomicBool::new(false);
+        let rounds = &AtomicUsize::new(0);
+        let share = self.open.len().div_ceil(TALKERS);
+        thread::scope(|scope| {
+            let talkers: Vec<ScopedJoinHandle<'_, Result<()>>> = self
+                .open
+                .chunks_mut(share)
+                .map(|mine| scope.spawn(move || talk(mine, done, rounds)))
+                .collect();
+            let worked = wait_rounds(rounds).and_then(|()| work(lab, truepeer));
+            done.store(true, Ordering::Relaxed);
+            for talker in talkers {
+                talker.join().expect("no panic on the way")?;
+            }
+            worked
+        })
+    }
+
+    /// An orderly end, with the connections closed before.
+    fn end(self, mut daemon: Proc) -> Result<()> {
+        drop(self.open);
+        daemon.signal(Signal::TERM)?;
+        ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
+        self.lab.no_device_left()
+    }
+}
+
+fn is_keeper(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "truepeer-keeper\n")
+}
+
+fn talk(mine: &mut [TcpStream], done: &AtomicBool, rounds: &AtomicUsize) -> Result<()> {
+    loop {
+        let last = done.load(Ordering::Relaxed);
+        for stream in &mut *mine {
+            round_trip(stream, b"and so on").with_context(|| format!("{stream:?}"))?;
+        }
+        rounds.fetch_add(1, Ordering::Relaxed);
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+fn wait_rounds(rounds: &AtomicUsize) -> Result<()> {
+    let before = rounds.load(Ordering::Relaxed);
+    poll::until("all to have said something", || {
+        let more = rounds.load(Ordering::Relaxed) >= before + 2 * TALKERS;
+        Ok(more.then_some(()))
+    })
+}
+
+#[test]
+fn a_start_after_kill_9_cuts_nothing() -> Result<()> {
+    let mut site = Site::new(DEFAULT)?;
+    let capture = Leaks::watch(&site.lab.edge)?;
+    let pid = site.daemon.pid();
+    let mut next = None;
+    site.under_load(|_, truepeer| {
+        kill_process(pid, Signal::KILL)?;
+        next = Some(truepeer.start()?);
+        Ok(())
+    })?;
+    let next = next.context("it was started")?;
+    ensure!(site.direct()? == site.open.len(), "some are forgotten");
+    for client in CLIENT.both(FIRST_PORT + COUNT) {
+        round_trip(&mut site.connect(client)?, b"new")?;
+    }
+    capture.saw_none()?;
+    site.end(next)
+}
+
+#[test]
+fn a_take_over_cuts_and_refuses_nothing() -> Result<()> {
+    let mut site = Site::new(DEFAULT)?;
+    let capture = Leaks::watch(&site.lab.edge)?;
+    // In two pieces: it goes through the daemon.
+    let client = CLIENT.v4(FIRST_PORT - 1);
+    let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+    let mut relayed = site.lab.balancer(&header[..7])?;
+    std::io::Write::write_all(&mut relayed, &header[7..])?;
+    round_trip(&mut relayed, b"through the daemon")?;
+
+    let mut next = None;
+    site.under_load(|lab, truepeer| {
+        let taking = &AtomicBool::new(true);
+        thread::scope(|scope| {
+            let comers = scope.spawn(move || newcomers(lab, taking));
+            next = Some(truepeer.clone().args(["--take-over"]).start()?);
+            taking.store(false, Ordering::Relaxed);
+            let came = comers.join().expect("no panic on the way")?;
+            ensure!(came > 10, "{came} connections are too few to tell");
+            Ok(())
+        })
+    })?;
+    let next = next.context("it was started")?;
+    site.daemon.wait_line("replaced by another daemon")?;
+    round_trip(&mut relayed, b"still through the old one")?;
+    drop(relayed);
+    ensure!(site.daemon.wait_exit()?.code() == Some(0));
+    ensure!(site.direct()? >= site.open.len(), "some are forgotten");
+    capture.saw_none()?;
+    site.end(next)
+}
+
+/// Connections that come, say something and go.
+fn newcomers(lab: &Lab, going: &AtomicBool) -> Result<usize> {
+    let mut came = 0;
+    let ports = (FIRST_PORT + COUNT + 1..u16::MAX).take_while(|_| going.load(Ordering::Relaxed));
+    for port in ports {
+        for client in CLIENT.both(port) {
+            let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
+            let mut stream = lab.balancer_to(HOST.like(client, TRUEPEER_PORT), &header)?;
+            round_trip(&mut stream, b"new").with_context(|| format!("{client}"))?;
+            came += 1;
+        }
+    }
+    Ok(came)
+}
+
+#[test]
+fn if_nobody_comes_every_end_hears_a_reset() -> Result<()> {
+    let mut site = Site::new("500ms")?;
+    let capture = Leaks::watch(&site.lab.edge)?;
+    site.kill()?;
+    for stream in &mut site.open {
+        expect_reset(stream)?;
+    }
+    for service in HOST.both(TRUEPEER_PORT) {
+        let refused = site
+            .lab
+            .edge
+            .connect_from(BALANCER.like(service, 0), service);
+        let refused = refused.err().context("nobody is there")?;
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+    site.lab.no_device_left()?;
+    capture.saw_none()
+}
+
+#[test]
+fn a_keeper_that_dies_is_followed_by_another() -> Result<()> {
+    let mut site = Site::new(DEFAULT)?;
+    let keeper = site.keeper()?;
+    kill_process(keeper, Signal::KILL)?;
+    site.daemon.wait_line("starting another")?;
+    ensure!(site.keeper()? != keeper);
+    site.kill()?;
+    let next = site.truepeer.start()?;
+    site.under_load(|_, _| Ok(()))?;
+    site.end(next)
+}
+
+#[test]
+fn takers_that_die_do_no_harm() -> Result<()> {
+    let mut site = Site::new(DEFAULT)?;
+    site.kill()?;
+    let mut next = None;
+    site.under_load(|_, truepeer| {
+        for _ in 0..3 {
+            // When it says so it has loaded and swapped half of what there is, or nearly all.
+            let dying = truepeer.start()?;
+            dying.signal(Signal::KILL)?;
+        }
+        next = Some(truepeer.start()?);
+        Ok(())
+    })?;
+    let next = next.context("it was started")?;
+    site.end(next)
+}
+
+#[test]
+fn a_plain_start_beside_a_living_daemon_names_both() -> Result<()> {
+    let lab = Lab::new()?;
+    let truepeer = lab.truepeer();
+    let daemon = truepeer.start()?;
+    let pid = format!("process {}", daemon.pid());
+    truepeer
+        .run_to_end()?
+        .expect(1, &[lab.instance(), &pid, "--take-over"])
+}

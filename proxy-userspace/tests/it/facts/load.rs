@@ -1,0 +1,131 @@
+//! A service whose path changes to and fro while it has its hands full.
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{DIRECT, Host};
+use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT};
+use crate::lab::header::Version;
+use crate::lab::poll;
+use crate::lab::stream::{read_greeting, round_trip};
+use crate::steering::site::{ip, sysctl};
+
+/// Connections that are open talk on without a pause, and new ones come all the time, while the
+/// path changes to and fro.
+#[test]
+fn under_load() -> Result<()> {
+    const OPEN: u16 = 8;
+    let host = Host::new()?;
+    let open: Result<Vec<_>> = (0..OPEN).map(|n| host.connect(30_000 + n)).collect();
+    let mut open = open?;
+    host.takes("direct", 30_000)?;
+    let load = Load::default();
+    thread::scope(|scope| {
+        let talking = open
+            .iter_mut()
+            .map(|stream| scope.spawn(|| load.talk(stream)));
+        let mut running: Vec<_> = talking.collect();
+        running.push(scope.spawn(|| load.connect(&host)));
+        let flipped = host.flips_under(&load);
+        let flipped = flipped.with_context(|| format!("{:#?}", host.lab.shown("status")));
+        load.stop.store(true, Ordering::Relaxed);
+        running
+            .into_iter()
+            .try_for_each(|it| it.join().expect("no panic"))?;
+        flipped
+    })?;
+    // What a setting makes of new ones in the moment before it is noticed is another matter.
+    host.notices(
+        |lab| sysctl(&lab.host, "ipv4/tcp_syncookies", "0"),
+        ["syncookies"; 2],
+    )?;
+    open.iter_mut()
+        .try_for_each(|it| round_trip(it, b"still there"))?;
+    host.connect(31_000).map(drop)
+}
+
+impl Host {
+    /// One that the application has greeted by the client's address.
+    fn connect(&self, port: u16) -> Result<TcpStream> {
+        let client = CLIENT.v4(port);
+        let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+        let mut stream = self.lab.balancer(&header)?;
+        ensure!(read_greeting(&mut stream)? == client, "not {client}");
+        Ok(stream)
+    }
+
+    /// Fails unless the open connection of that client takes `path`.
+    fn takes(&self, path: &str, port: u16) -> Result<()> {
+        let client = CLIENT.v4(port).to_string();
+        let shown = self.lab.shown("connections")?;
+        let mut all = shown.as_array().into_iter().flatten();
+        let one = all.find(|one| one["client"] == client);
+        let one = one.with_context(|| format!("{client} is not open: {shown:#}"))?;
+        ensure!(one["path"] == path, "not {path}: {one:#}");
+        Ok(())
+    }
+
+    fn flips_under(&self, load: &Load) -> Result<()> {
+        let rule = "rule add fwmark 7 table 100 priority 500";
+        for (round, (change, expected, path)) in [
+            (rule, ["ip -4 rule: 500", DIRECT], "daemon"),
+            ("rule del priority 500", [DIRECT; 2], "direct"),
+        ]
+        .into_iter()
+        .cycle()
+        .take(6)
+        .enumerate()
+        {
+            self.notices(|lab| ip(&lab.host, change), expected)?;
+            load.goes_on()?;
+            let port = 32_000 + u16::try_from(round)?;
+            let new = self.connect(port)?;
+            self.takes(path, port)?;
+            drop(new);
+            self.takes("direct", 30_000)?;
+        }
+        Ok(())
+    }
+}
+
+/// What goes on beside the changes.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    talked: AtomicU64,
+    connected: AtomicU64,
+}
+
+impl Load {
+    fn talk(&self, stream: &mut TcpStream) -> Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            round_trip(stream, &[7; 200])?;
+            self.talked.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn connect(&self, host: &Host) -> Result<()> {
+        let mut ports = 40_000..60_000;
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut stream = host.connect(ports.next().context("all ports are used up")?)?;
+            round_trip(&mut stream, b"hello")?;
+            self.connected.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Until both have made progress.
+    fn goes_on(&self) -> Result<()> {
+        let counts = [&self.talked, &self.connected];
+        let before = counts.map(|count| count.load(Ordering::Relaxed));
+        poll::until("the load to go on", || {
+            let now = counts.map(|count| count.load(Ordering::Relaxed));
+            let goes_on = now.iter().zip(before).all(|(now, before)| now - before > 8);
+            Ok(goes_on.then_some(()))
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! The kernel's own table of direct connections, whatever the daemon says of them.
+
+use std::ffi::c_long;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::MapInfo;
+
+use super::poll;
+use super::proc::Proc;
+
+const MAPS: [&str; 2] = ["flows_up", "flows_down"];
+/// Of linux/bpf.h.
+const BPF_MAP_GET_NEXT_KEY: c_long = 4;
+
+/// The argument of the system call, as far as this one command reads it.
+#[repr(C)]
+struct NextKey {
+    map: u32,
+    _padding: u32,
+    key: u64,
+    next: u64,
+}
+
+/// Waits until none is left, in either direction, of all that this daemon knows.
+pub fn wait_none(truepeer: &Proc) -> Result<()> {
+    let mut left = [0; 2];
+    poll::until("the kernel to forget its flows", || {
+        left = count(truepeer)?;
+        Ok((left == [0, 0]).then_some(()))
+    })
+    .with_context(|| format!("left are {left:?} of {MAPS:?}"))
+}
+
+/// How many entries each of the two tables has.
+pub fn count(truepeer: &Proc) -> Result<[usize; 2]> {
+    let mut counts = [None; 2];
+    for id in truepeer.fd_info("map_id")? {
+        let info = MapInfo::from_id(u32::try_from(id)?)?;
+        if let Some(at) = MAPS
+            .iter()
+            .position(|name| info.name_as_str() == Some(name))
+        {
+            counts[at] = Some(keys(info.fd()?.as_fd(), info.key_size())?);
+        }
+    }
+    let [Some(up), Some(down)] = counts else {
+        bail!("the daemon has no {MAPS:?}: {counts:?}");
+    };
+    Ok([up, down])
+}
+
+/// Entries that go meanwhile make it begin anew, which is why it has an end.
+fn keys(map: BorrowedFd<'_>, size: u32) -> Result<usize> {
+    const MOST: usize = 1 << 20;
+    let mut key: Option<Vec<u8>> = None;
+    for count in 0..MOST {
+        match next_key(map, key.as_deref(), size)? {
+            Some(next) => key = Some(next),
+            None => return Ok(count),
+        }
+    }
+    bail!("more than {MOST} entries");
+}
+
+fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, size: u32) -> Result<Option<Vec<u8>>> {
+    let mut next = vec![0_u8; usize::try_from(size)?];
+    ensure!(key.is_none_or(|key| key.len() == next.len()));
+    let argument = NextKey {
+        map: map.as_raw_fd().try_into()?,
+        _padding: 0,
+        key: key.map_or(0, |key| key.as_ptr() as u64),
+        next: next.as_mut_ptr() as u64,
+    };
+    let length = size_of::<NextKey>();
+    // SAFETY: the kernel reads the argument and the key, and writes the next one; both are as long
+    // as the map's keys.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_GET_NEXT_KEY,
+            &raw const argument,
+            length,
+        )
+    };
+    match result {
+        0 => Ok(Some(next)),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            error => Err(error).context("reading a table of flows"),
+        },
+    }
+}

@@ -1,0 +1,96 @@
+//! What an uplink's other end gets to see that it never should: packets from or to a steer address,
+//! and packets for a client that its balancer stands for.
+
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+use socket2::Socket;
+
+use super::addr::CLIENT;
+use super::netns::Netns;
+use super::packet::{Packet, TCP};
+use super::raw;
+
+/// All that steer addresses are taken from.
+const STEER: [&str; 2] = ["169.254.80.0/24", "fd74:7275:6570::/48"];
+
+/// Looks at every packet that comes into a namespace, by whichever device.
+pub struct Leaks {
+    stop: Arc<AtomicBool>,
+    looking: JoinHandle<Result<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    packets: usize,
+    leaks: Vec<String>,
+}
+
+impl Leaks {
+    /// Of the uplinks that `beyond` is the other end of. Nobody may connect from [`CLIENT`] but a
+    /// balancer on its behalf.
+    pub fn watch(beyond: &Netns) -> Result<Self> {
+        let socket = raw::tap_ingress(beyond)?;
+        socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let looking = thread::spawn(move || look(socket, &stopped));
+        Ok(Self { stop, looking })
+    }
+
+    /// Fails if anything has leaked up to now.
+    pub fn saw_none(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.looking.join().expect("looking doesn't panic")?;
+        ensure!(seen.packets > 0, "the capture saw nothing at all");
+        let (count, some) = (seen.leaks.len(), seen.leaks.iter().take(8));
+        let some: Vec<_> = some.map(String::as_str).collect();
+        ensure!(count == 0, "{count} packets leaked: {}, …", some.join(", "));
+        Ok(())
+    }
+}
+
+/// Until `stop`, and then until nothing is left to read.
+fn look(mut socket: Socket, stop: &AtomicBool) -> Result<Seen> {
+    let steer = STEER.map(|net| net.parse::<IpNet>().expect("a network"));
+    let is_steer = |address: IpAddr| steer.iter().any(|net| net.contains(&address));
+    let mut seen = Seen::default();
+    let mut head = [0; 128];
+    loop {
+        let last = stop.load(Ordering::Relaxed);
+        let length = match socket.read(&mut head) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && last => return Ok(seen),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A device went down, which says nothing of the others.
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => continue,
+            Err(error) => return Err(error).context("reading packets"),
+        };
+        let Some(packet) = Packet::parse(&head[..length]) else {
+            continue;
+        };
+        seen.packets += 1;
+        let is_clients = [CLIENT.v4, CLIENT.v6].contains(&packet.to);
+        if is_steer(packet.from) || is_steer(packet.to) || is_clients {
+            seen.leaks.push(describe(&packet));
+        }
+    }
+}
+
+/// Protocol and, for TCP, flags: says in a failure what kind of packet it was.
+fn describe(packet: &Packet<'_>) -> String {
+    let Packet {
+        from, to, protocol, ..
+    } = packet;
+    match packet.tcp_flags() {
+        Some(flags) => format!("{from} > {to} protocol {TCP} flags {flags:#04x}"),
+        None => format!("{from} > {to} protocol {protocol}"),
+    }
+}

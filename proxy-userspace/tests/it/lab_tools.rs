@@ -1,0 +1,199 @@
+//! The lab's tools do what they say, without truepeer: what a test takes for a bad network or a
+//! forger is one.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, OTHER_CLIENT, Pair, WILDCARD};
+use crate::lab::app::{App, Echo};
+use crate::lab::counters::tcp;
+use crate::lab::flood::Flood;
+use crate::lab::forge::{ACK, Checksum, SYN, Segment};
+use crate::lab::leaks::Leaks;
+use crate::lab::lossy::{Counted, Faults, Mangle, Nature};
+use crate::lab::mangle;
+use crate::lab::poll;
+use crate::lab::spray::{NOBODYS, Spray};
+use crate::lab::stream::round_trip;
+use crate::lab::talk::{Side, Talk};
+use crate::lab::tuntap::Layer;
+use crate::lab::wire::Wire;
+
+/// One MiB each way in both families, from the balancer to an app of the host, over a wire in the
+/// place of the uplink.
+fn over(nature: Nature) -> Result<Counted> {
+    let lab = Lab::new()?;
+    let wire = lab.rewire_uplink(nature)?;
+    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
+    for to in HOST.both(APP_PORT) {
+        let balancer = lab.edge.connect_from(BALANCER.like(to, 0), to)?;
+        let (app, peer) = app.accept()?;
+        assert_eq!(peer.ip(), BALANCER.like(to, 0).ip());
+        Talk { balancer, app }.transfer(&Side::BOTH, 1 << 20)?;
+    }
+    Ok(wire.counted())
+}
+
+#[test]
+fn a_sound_wire_loses_nothing() -> Result<()> {
+    for layer in [Layer::Tap, Layer::Tun] {
+        let counted = over(Nature::sound(layer))?;
+        ensure!(counted.passed > 1000, "{counted:?}");
+        let nothing_else = Counted {
+            passed: counted.passed,
+            ..Counted::default()
+        };
+        assert_eq!(counted, nothing_else);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lossy_wire_does_what_it_is_told() -> Result<()> {
+    let counted = over(Nature {
+        faults: Faults {
+            lost: 30,
+            doubled: 30,
+            late: 30,
+        },
+        ..Nature::sound(Layer::Tap)
+    })?;
+    let Counted {
+        passed,
+        lost,
+        doubled,
+        late,
+        mangled,
+    } = counted;
+    for fault in [lost, doubled, late] {
+        // around 3 %, and by no chance a tenth or ten times of it
+        ensure!(fault * 300 > passed && fault * 3 < passed, "{counted:?}");
+    }
+    assert_eq!(mangled, 0);
+    Ok(())
+}
+
+#[test]
+fn mangled_packets_are_still_right() -> Result<()> {
+    const ALL: [(&str, Mangle); 3] = [
+        ("fragments", mangle::fragment),
+        ("IP options", mangle::ip_options),
+        ("timestamps first", mangle::timestamps_first),
+    ];
+    for (what, mangle) in ALL {
+        let counted = over(Nature {
+            mangle: Some(mangle),
+            ..Nature::sound(Layer::Tap)
+        });
+        let counted = counted.context(what)?;
+        ensure!(counted.mangled > 1000, "{what}: {counted:?}");
+    }
+    Ok(())
+}
+
+/// A balancer that is one router away has such a wire, too.
+#[test]
+fn clients_have_wires_as_well() -> Result<()> {
+    let lab = Lab::new()?;
+    let wire = lab.rewire_clients(Nature::sound(Layer::Tap))?;
+    let _app = Echo::start(&lab.host, WILDCARD.v6(APP_PORT))?;
+    for to in HOST.both(APP_PORT) {
+        let mut stream = lab.client.connect_from(OTHER_CLIENT.like(to, 0), to)?;
+        round_trip(&mut stream, b"hello")?;
+    }
+    ensure!(wire.counted().passed > 0);
+    Ok(())
+}
+
+/// Each number that was sent arrives in order, for this host alone and with a checksum that holds.
+#[test]
+fn a_spray_arrives() -> Result<()> {
+    const COUNT: u32 = 1000;
+    for family in [Pair::v4, Pair::v6] {
+        let lab = Lab::new()?;
+        let (from, to) = (family(BALANCER, 999), family(HOST, APP_PORT));
+        let numbered = |number| Segment {
+            number,
+            flags: SYN,
+            ..Segment::between(from, to)
+        };
+        let mut wire = Wire::tap(&lab.host, APP_PORT)?;
+        let spray = Spray::onto(&lab.edge, "host", lab.host.mac("edge")?)?;
+        let sent = spray.send((0..COUNT).map(numbered))?;
+        assert_eq!(sent, u64::from(COUNT));
+        let seen = wire.connections()?.iter().map(|one| one.next());
+        ensure!(seen.eq(1..=COUNT), "they came otherwise");
+        assert_eq!(tcp(&lab.host, "InCsumErrors")?, 0);
+        ensure!(tcp(&lab.host, "OutRsts")? > 0, "nobody heard them");
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_checksums_are_wrong_and_nobodys_frames_are_nobodys() -> Result<()> {
+    for family in [Pair::v4, Pair::v6] {
+        let lab = Lab::new()?;
+        let (from, to) = (family(BALANCER, 999), family(HOST, APP_PORT));
+        let wrong = Segment {
+            flags: ACK,
+            checksum: Checksum::Wrong,
+            ..Segment::between(from, to)
+        };
+        let right = Segment {
+            checksum: Checksum::Right,
+            ..wrong
+        };
+        let (hosts, nobodys) = (lab.host.mac("edge")?, NOBODYS);
+        Spray::onto(&lab.edge, "host", hosts)?.send([wrong])?;
+        poll::until("the wrong checksum to be counted", || {
+            Ok((tcp(&lab.host, "InCsumErrors")? == 1).then_some(()))
+        })?;
+        Spray::onto(&lab.edge, "host", nobodys)?.send([right; 8])?;
+        Spray::onto(&lab.edge, "host", hosts)?.send([right])?;
+        poll::until("an answer to the right one", || {
+            Ok((tcp(&lab.host, "OutRsts")? > 0).then_some(()))
+        })?;
+        assert_eq!(tcp(&lab.host, "OutRsts")?, 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flood_is_many_syns() -> Result<()> {
+    let lab = Lab::new()?;
+    let to = HOST.v4(APP_PORT);
+    let mut wire = Wire::tap(&lab.host, APP_PORT)?;
+    let spray = Spray::onto(&lab.edge, "host", lab.host.mac("edge")?)?;
+    let sources = vec!["192.0.2.1".parse()?, "192.0.2.2".parse()?];
+    let flood = Flood::start(spray, sources.clone(), to, 1);
+    flood.wait_more(5000)?;
+    flood.stop()?;
+    let seen = wire.connections()?;
+    ensure!(seen.len() > 50, "{} SYNs came", seen.len());
+    for source in sources {
+        let his = |addr: SocketAddr| addr.ip() == source;
+        ensure!(seen.iter().any(|one| his(one.source)), "none of {source}");
+    }
+    Ok(())
+}
+
+/// Not only with a steer address: also whatever goes to a client by itself.
+#[test]
+fn a_packet_for_a_client_is_a_leak() -> Result<()> {
+    for family in [Pair::v4, Pair::v6] {
+        let lab = Lab::new()?;
+        let leaks = Leaks::watch(&lab.edge)?;
+        let segment = Segment {
+            flags: ACK,
+            ..Segment::between(family(HOST, APP_PORT), family(CLIENT, 41000))
+        };
+        // Straight onto the link: nobody has to be asked for an address first.
+        Spray::onto(&lab.host, "edge", lab.edge.mac("host")?)?.send([segment])?;
+        let said = leaks.saw_none().map_err(|error| error.to_string());
+        let client = family(CLIENT, 0).ip().to_string();
+        ensure!(said.is_err_and(|error| error.contains(&client)));
+    }
+    Ok(())
+}
