@@ -20,12 +20,7 @@ pub fn daemon(connection: &Connection) -> ConnectionStatus {
         spoofed: connection.spoofed,
         path: "daemon".into(),
         seconds: connection.since.elapsed().as_secs(),
-        header: HeaderStatus {
-            version: header.version.to_string(),
-            command: header.command.to_string(),
-            tlvs: serde_json::to_value(header.tlvs.view()).unwrap_or_default(),
-            tlvs_left_out: header.tlvs.left_out(),
-        },
+        header: header_status(header.version, header.command, &header.tlvs),
         up: moved.up.get(),
         down: moved.down.get(),
     }
@@ -38,7 +33,6 @@ pub fn direct(flow: &Flow, service: String, target: SocketAddr) -> ConnectionSta
     } else {
         Version::V2
     };
-    let tlvs = tlvs(flow);
     ConnectionStatus {
         service,
         client: flow.client,
@@ -47,14 +41,18 @@ pub fn direct(flow: &Flow, service: String, target: SocketAddr) -> ConnectionSta
         spoofed: true,
         path: "direct".into(),
         seconds: flow.age.as_secs(),
-        header: HeaderStatus {
-            version: version.to_string(),
-            command: Command::Proxy.to_string(),
-            tlvs: serde_json::to_value(tlvs.view()).unwrap_or_default(),
-            tlvs_left_out: tlvs.left_out(),
-        },
+        header: header_status(version, Command::Proxy, &tlvs(flow)),
         up: flow.up,
         down: flow.down,
+    }
+}
+
+fn header_status(version: Version, command: Command, tlvs: &KeptTlvs) -> HeaderStatus {
+    HeaderStatus {
+        version: version.to_string(),
+        command: command.to_string(),
+        tlvs: serde_json::to_value(tlvs.view()).unwrap_or_default(),
+        tlvs_left_out: tlvs.left_out(),
     }
 }
 

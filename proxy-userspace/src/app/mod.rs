@@ -127,7 +127,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         // From the first packet on there is somebody to serve it.
         set_up.attach()?;
     }
-    set_up.follow(&mut host.links)?;
+    set_up.follow(&mut host.links);
     let held = continuity::hold(config, &mut set_up, items, predecessor).await?;
     let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
     let control = control::Control {

@@ -69,14 +69,11 @@ impl SetUp {
     }
 
     /// Follows the devices that are there, so that replies are steered from the first one on.
-    pub fn follow(&mut self, links: &mut UnboundedReceiver<LinkEvent>) -> Result<()> {
+    pub fn follow(&mut self, links: &mut UnboundedReceiver<LinkEvent>) {
         while let Ok(event) = links.try_recv() {
             self.kernel.follow(event, &self.spoof.device);
-            // Devices may be many, and attaching to each takes its time.
-            self.kernel.beat()?;
         }
         self.kernel.drop_left();
-        Ok(())
     }
 }
 

@@ -148,12 +148,8 @@ impl Kernel {
         Direct::new(&mut self.ebpf, self.is_heir)
     }
 
-    /// Says that the daemon is there: without it, nobody new gets in after two seconds.
-    pub fn beat(&mut self) -> Result<()> {
-        direct::beat(&mut self.ebpf)
-    }
-
-    /// Says so twice a second, until it is dropped.
+    /// Says twice a second, until it is dropped, that the daemon is there: without it, nobody new gets
+    /// in after two seconds.
     pub fn heart(&self) -> Result<Heart> {
         let beat = self.ebpf.program(program::BEAT);
         let beat = beat.context("the eBPF object has no program beat")?;
