@@ -103,7 +103,7 @@ pub fn start(kind: Kind, host: &Netns, recipe: &Recipe) -> Result<Running> {
         Kind::Truepeer | Kind::Daemon => {
             let instance = instance();
             left.push(format!("/sys/fs/bpf/truepeer/{instance}").into());
-            for file in ["lock", "sock"] {
+            for file in ["lock", "sock", "keeper.sock"] {
                 left.push(format!("/run/truepeer/{instance}.{file}").into());
             }
             Some(setups::truepeer(dir.path(), &instance, kind, recipe)?)

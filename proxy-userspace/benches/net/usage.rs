@@ -49,9 +49,10 @@ impl Usage {
     }
 
     pub fn memory(&self) -> Result<Memory> {
-        let (mut process, mut maps, mut descriptors) = (0, 0, 0);
-        for pid in self.processes()? {
-            maps += open::maps(&pid)?;
+        let (mut process, mut descriptors) = (0, 0);
+        let processes = self.processes()?;
+        let maps = open::maps(&processes)?;
+        for pid in processes {
             descriptors += open::descriptors(&pid)?;
             let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             process += kib(&rollup, "Pss:").context("smaps_rollup has Pss")?;

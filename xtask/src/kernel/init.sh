@@ -25,6 +25,8 @@ for device in /sys/class/net/*; do
         52:54:00:12:34:0?)
             number=$(cut -d : -f 6 "$device/address")
             /usr/bin/ip link property add dev "${device##*/}" altname "card$number"
+            # QEMU's e1000e splits what is to be split as IPv4 fragments, and makes rubbish of IPv6.
+            /usr/bin/ip link set dev "${device##*/}" gso_max_segs 1
             export TRUEPEER_CARDS='card00 card01'
             ;;
     esac
