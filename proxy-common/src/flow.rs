@@ -148,6 +148,8 @@ pub mod flag {
     pub const CLOSED: u16 = 8;
     /// The application reset the connection.
     pub const RESET: u16 = 16;
+    /// The header had TLVs: it is kept.
+    pub const KEPT: u16 = 32;
 }
 
 /// Bits of `told`.

@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod cookie;
 pub mod counter;
 pub mod flow;
+pub mod given;
 pub mod header;
 mod names;
 mod service;

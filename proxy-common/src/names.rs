@@ -39,6 +39,7 @@ pub mod map {
     pub const FLOWS_DOWN: &str = "flows_down";
     pub const HEADERS: &str = "headers";
     pub const TOLD: &str = "told";
+    pub const GIVEN: &str = "given";
 }
 
 /// Names of the constants that the daemon sets before it loads the object.

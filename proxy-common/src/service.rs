@@ -175,7 +175,7 @@ pub mod keep_alive {
 
 /// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
 /// of their meaning: equal sizes can hide other fields.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Indices of the `life` map.
 pub mod life {
@@ -190,12 +190,10 @@ pub mod life {
     pub const DAEMON: u32 = 3;
     /// Entries of the flow table, as of the last sweep.
     pub const ENTRIES: u32 = 4;
-    /// When the daemon was last given a connection, in seconds of the flows' clock.
-    pub const GIVEN: u32 = 5;
+    /// When a daemon began that found connections of one before it, in seconds of the flows' clock; 0:
+    /// it found none.
+    pub const FOUND: u32 = 5;
     pub const LEN: u32 = 6;
-
-    /// Longer than what the daemon's end of a connection stays in TIME_WAIT, in those seconds.
-    pub const MEMORY: u32 = 64;
 
     /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
     pub const PATIENCE: u64 = 2_000_000_000;

@@ -102,6 +102,27 @@ pub fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {
     Ok(unsafe { value.assume_init() })
 }
 
+/// The same. It lies in the packet's first piece as a rule, and then no helper is needed.
+#[inline(always)]
+pub fn peek<T: Copy>(ctx: &TcContext, link: Link, offset: usize) -> Result<T, Unreadable> {
+    match in_first_piece(ctx, link.len() + offset) {
+        Some(value) => Ok(value),
+        None => load(ctx, offset),
+    }
+}
+
+/// Counts from the packet's start.
+#[inline(always)]
+fn in_first_piece<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the verifier sees that it is there. Packets needn't lie at multiples of words; where that
+    // matters, it refuses the program.
+    Some(unsafe { (start as *const T).read() })
+}
+
 /// `len` bytes into `to`, which has room for them. As [`load`], of headers only: what is behind them may
 /// lie in pages of its own.
 #[inline(always)]
@@ -174,10 +195,23 @@ pub fn set_macs(ctx: &TcContext, mac: [u8; 6]) -> Result<(), Unreadable> {
     ctx.store(0, &[mac, mac], 0).map_err(|_| Unreadable)
 }
 
+/// Sends a packet with an Ethernet header back to where it came from, if that is `mac`.
+#[inline(always)]
+pub fn turn_back(ctx: &TcContext, mac: [u8; 6]) -> Result<bool, Unreadable> {
+    let Some([to, from]) = in_first_piece::<[[u8; 6]; 2]>(ctx, 0) else {
+        return Ok(false);
+    };
+    if from != mac {
+        return Ok(false);
+    }
+    ctx.store(0, &[from, to], 0).map_err(|_| Unreadable)?;
+    Ok(true)
+}
+
 /// The MAC that a packet with an Ethernet header is for.
 #[inline(always)]
-pub fn mac(ctx: &TcContext) -> Result<[u8; 6], Unreadable> {
-    ctx.load(0).map_err(|_| Unreadable)
+pub fn mac(ctx: &TcContext) -> Option<[u8; 6]> {
+    in_first_piece(ctx, 0)
 }
 
 /// Puts an Ethernet header in front of a packet that has none.

@@ -33,7 +33,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use ctx::Link;
-use direct::down;
+use direct::{answer::Out, down};
 use maps::count;
 use proxy_common::{Addr, Counter, LO};
 use steer::{deliver, inject, reply};
@@ -124,12 +124,14 @@ fn decide(verdict: Result<direct::Verdict, direct::Failed>) -> i32 {
         Ok(direct::Verdict::Foreign) => TCX_NEXT,
         Ok(direct::Verdict::ToDaemon(why)) => {
             count(why);
-            maps::note_given();
             TCX_NEXT
         }
-        Ok(direct::Verdict::Answer { device, why }) => {
+        Ok(direct::Verdict::Answer { out, why }) => {
             count(why);
-            redirect_by_route(device)
+            match out {
+                Out::Back(device) => redirect(device, 0),
+                Out::ByRoute(device) => redirect_by_route(device),
+            }
         }
         Ok(direct::Verdict::ToApp { device, what }) => {
             count(what);
@@ -157,7 +159,6 @@ pub fn keep_alive(ctx: SockOpsContext) -> u32 {
 pub fn beat(ctx: TcContext) -> i32 {
     // SAFETY: takes nothing.
     maps::set_beat(unsafe { bpf_ktime_get_coarse_ns() });
-    maps::note_start();
     admit::guard::look_at_lo(&ctx);
     TCX_NEXT
 }

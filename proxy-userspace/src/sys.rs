@@ -1,6 +1,7 @@
 //! The only unsafe code of the daemon, and the system calls that need a word of explanation.
 
 pub mod bpf;
+pub mod tun;
 
 use std::{
     fs::File,

@@ -48,6 +48,9 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
         }
         return Ok(Verdict::Steered);
     }
+    if !maps::is_served(port) {
+        return Ok(Verdict::Foreign);
+    }
     let at = |addr| maps::listener(&Endpoint::new(addr, port));
     // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
     let Some(listener) = at(local)

@@ -35,13 +35,25 @@ pub fn guard(ctx: &TcContext, version: Version, tuple: &Tuple) -> Result<Verdict
     if !daemon_is_up() {
         return Err(Reason::DaemonDown);
     }
-    let is_up = listener.has(Listener::REMOTE)
-        || any_listens(ctx, listener, &from(version, tuple)) != 0
-        || listener.listens_on_lo();
-    if !is_up {
+    if !app_is_up(ctx, listener, &from(version, tuple)) {
         return Err(Reason::AppDown);
     }
     Ok(Verdict::Admitted(listener))
+}
+
+/// The sockets are asked once in a tick of the kernel's clock.
+#[inline(always)]
+fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
+    // SAFETY: takes nothing.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if listener.has(Listener::REMOTE) || maps::last_up(listener) == now {
+        return true;
+    }
+    let is_up = any_listens(ctx, listener, from) != 0 || listener.listens_on_lo();
+    if is_up {
+        maps::set_up(listener, now);
+    }
+    is_up
 }
 
 /// Looks for applications that are bound to `lo`: a program at another device doesn't find them.

@@ -14,6 +14,7 @@ use proxy_common::{
 use super::Failed;
 use crate::{
     ctx::{self, Link, Version},
+    lookup::route::Way,
     maps::Scratch,
     wire::{difference, plain_offset, replace_sum, segment::Segment},
 };
@@ -29,6 +30,28 @@ pub enum Answer {
         /// The window scale, where one is agreed on.
         scale: u8,
     },
+}
+
+/// How an answer goes out.
+pub enum Out {
+    /// It is addressed, for this device.
+    Back(u32),
+    /// By this device; the kernel finds the neighbour.
+    ByRoute(u32),
+}
+
+/// To the neighbour that its question came from, if that is where the route leads.
+#[inline(always)]
+pub fn out(ctx: &TcContext, link: Link, way: &Way) -> Result<Out, Failed> {
+    let is_back = link == Link::Ethernet
+        && way.device == ctx::device(ctx)
+        && way.mac != [0; 6]
+        && ctx::turn_back(ctx, way.mac)?;
+    Ok(if is_back {
+        Out::Back(way.device)
+    } else {
+        Out::ByRoute(way.device)
+    })
 }
 
 /// What Linux offers until it knows better.

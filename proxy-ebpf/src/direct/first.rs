@@ -39,7 +39,7 @@ pub fn first(
     options::read(ctx, scratch)?;
     let judged = judge(scratch, listener);
     if judged != OTHERS
-        && maps::was_given()
+        && maps::was_given(&scratch.segment.tuple)
         && presence(ctx, version, &scratch.segment.tuple) == Presence::There
     {
         // The daemon has it already.
@@ -52,7 +52,11 @@ pub fn first(
             maps::count(Counter::DirectLate);
             return Ok(Verdict::Foreign);
         }
-        _ => return Ok(Verdict::Foreign),
+        _ => {
+            // As long as it is busy, and for as long after that as its end may be remembered.
+            maps::note_given(&scratch.segment.tuple);
+            return Ok(Verdict::Foreign);
+        }
     }
     let segment = &scratch.segment;
     if segment.rst() {
@@ -163,7 +167,7 @@ fn connect(
         &steered.target,
     ) == 0
     {
-        maps::forget_tuples(&scratch.segment.tuple, &scratch.app);
+        maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
         maps::add_flows(u64::MAX);
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
     }
@@ -251,18 +255,24 @@ fn insert(
     if before == Presence::There {
         return BUSY;
     }
-    // What is left of the client's last connection.
-    sweep::forget_left(&scratch.app, before);
     if before == Presence::TimeWait {
         // The kernel makes no second socket beside that one, but for a SYN it makes way.
+        sweep::forget_left(&scratch.app, before);
         return BUSY;
     }
     if !maps::insert_up(&scratch.segment.tuple, &scratch.up) {
-        return FULL;
+        // Another CPU may have the same segment.
+        let is_there = maps::find_up(&scratch.segment.tuple).is_some();
+        return if is_there { FAILED } else { FULL };
     }
     if !maps::insert_down(&scratch.app, &scratch.down) {
-        maps::forget_up(&scratch.segment.tuple);
-        return FULL;
+        // What is left of the client's last connection.
+        sweep::forget_left(&scratch.app, before);
+        maps::insert_up(&scratch.segment.tuple, &scratch.up);
+        if !maps::insert_down(&scratch.app, &scratch.down) {
+            maps::forget_up(&scratch.segment.tuple);
+            return FULL;
+        }
     }
     maps::add_flows(1);
     INSERTED
@@ -281,7 +291,8 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> u64 {
         ..
     } = scratch;
     let is_pending = !Agreed::from_bits(segment.ack.wrapping_sub(1)).timestamps;
-    let flags = if is_pending { flag::PENDING } else { 0 };
+    let pending = if is_pending { flag::PENDING } else { 0 };
+    let kept = if proxy.tlvs != 0 { flag::KEPT } else { 0 };
     up.rewrite.to = Tuple::new(proxy.source, steered.steer);
     up.first = segment.seq;
     up.confirmed = 0;
@@ -290,7 +301,7 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> u64 {
     down.rewrite.to = segment.tuple.reversed();
     down.up_base = segment.seq.wrapping_add(proxy.len);
     down.down_base = segment.ack;
-    down.flags = flags;
+    down.flags = pending | kept;
     down.service = listener.service();
     // SAFETY: takes nothing.
     down.opened = seconds(unsafe { bpf_ktime_get_coarse_ns() });

@@ -30,8 +30,9 @@ pub fn keep_alive(ctx: &SockOpsContext) {
     if !maps::is_steer(&local) || get(ctx, SOL_SOCKET, SO_KEEPALIVE) != 0 {
         return;
     }
-    set(ctx, SOL_SOCKET, SO_KEEPALIVE, 1);
+    // In this order its timer is set once.
     set(ctx, SOL_TCP, TCP_KEEPIDLE, keep_alive::SECONDS);
+    set(ctx, SOL_SOCKET, SO_KEEPALIVE, 1);
 }
 
 /// Each field is read by itself: the compiler would merge the loads of two branches, and the verifier

@@ -4,7 +4,7 @@
 //! the client's address, becomes a connection of the application's listener, and from then on only
 //! addresses and ports are rewritten: both ends count the same bytes.
 
-mod answer;
+pub mod answer;
 pub mod down;
 mod first;
 mod fragment;
@@ -30,7 +30,7 @@ pub enum Verdict {
     /// To the daemon's listener, or to the stack in its place.
     ToDaemon(Counter),
     /// An answer to the balancer, out by this device.
-    Answer { device: u32, why: Counter },
+    Answer { out: answer::Out, why: Counter },
     /// In by this device, to the application.
     ToApp { device: u32, what: Counter },
     /// Nothing is to be done with it.
@@ -73,11 +73,15 @@ fn tcp(
     link: Link,
     scratch: &mut Scratch,
 ) -> Result<Verdict, Failed> {
-    match up::up(ctx, version, link, &scratch.segment)? {
-        up::Outcome::Done(verdict) => Ok(verdict),
-        up::Outcome::NoFlow if scratch.segment.is_first() => syn::syn(ctx, version, link, scratch),
-        up::Outcome::NoFlow => first::first(ctx, version, link, scratch),
+    let verdict = match up::up(ctx, version, link, &scratch.segment)? {
+        up::Outcome::Done(verdict) => verdict,
+        up::Outcome::NoFlow if scratch.segment.is_first() => syn::syn(ctx, version, link, scratch)?,
+        up::Outcome::NoFlow => first::first(ctx, version, link, scratch)?,
+    };
+    if let Verdict::ToDaemon(_) = verdict {
+        maps::note_given(&scratch.segment.tuple);
     }
+    Ok(verdict)
 }
 
 /// Makes a segment ready for where it enters the host on its way to an application: the device. At the

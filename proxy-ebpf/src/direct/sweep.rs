@@ -120,6 +120,10 @@ unsafe extern "C" fn look_after(
 ) -> i64 {
     // SAFETY: the kernel's arguments, and what `sweep` gave it.
     let (tuple, flow, sweep) = unsafe { (&*tuple, &mut *flow, &mut *sweep) };
+    if rests(flow, sweep.now, &sweep.linger) {
+        sweep.entries += 1;
+        return 0;
+    }
     let ctx = TcContext::new(sweep.skb);
     let version = match tuple.addresses()[0].v4() {
         Some(_) => Version::V4,
@@ -153,6 +157,12 @@ fn say_open(tuple: &Tuple, flow: &mut Down) {
     }
 }
 
+/// Whether a flow is over and has nothing to wait for but its time: its socket needn't be looked for.
+#[inline(always)]
+const fn rests(flow: &Down, now: u16, linger: &Linger) -> bool {
+    flow.told & told::ENDED != 0 && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger.gone
+}
+
 /// Whether a flow without a socket stays.
 #[inline(always)]
 fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
@@ -163,7 +173,7 @@ fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
     if !say_ended(tuple, flow) || now.wrapping_sub(flow.gone) < linger {
         return true;
     }
-    maps::forget_tuples(&flow.rewrite.to.reversed(), tuple);
+    maps::forget_tuples(&flow.rewrite.to.reversed(), tuple, is_kept(flow));
     false
 }
 
@@ -221,14 +231,21 @@ pub fn forget_left(down: &Tuple, presence: Presence) {
 
 #[inline(never)]
 fn forget_flow(up: &Tuple, down: &Tuple, is_closed: bool) -> u64 {
+    let mut has_header = false;
     if let Some(flow) = maps::find_down(down) {
         // SAFETY: with its socket gone, only the sweep writes here, the same bits.
         let flow = unsafe { &mut *flow };
         if is_closed {
             flow.told |= told::CLOSED;
         }
+        has_header = is_kept(flow);
         say_ended(down, flow);
     }
-    maps::forget_tuples(up, down);
+    maps::forget_tuples(up, down, has_header);
     0
+}
+
+#[inline(always)]
+const fn is_kept(flow: &Down) -> bool {
+    flow.flags & flag::KEPT != 0
 }

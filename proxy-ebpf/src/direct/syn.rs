@@ -68,8 +68,8 @@ fn admitted(
     }
     options::read(ctx, scratch)?;
     answer::send(ctx, version, link, scratch, &Answer::Reset)?;
-    let device = way.device;
-    Ok(Err(Verdict::Answer { device, why }))
+    let out = answer::out(ctx, link, &way)?;
+    Ok(Err(Verdict::Answer { out, why }))
 }
 
 #[inline(always)]
@@ -91,7 +91,9 @@ pub fn syn(
     }
     // The stack knows how to follow a connection that is in TIME_WAIT; two ends of one tuple there
     // can't be.
-    if maps::was_given() && presence(ctx, version, &scratch.segment.tuple) != Presence::Gone {
+    if maps::was_given(&scratch.segment.tuple)
+        && presence(ctx, version, &scratch.segment.tuple) != Presence::Gone
+    {
         return Ok(Verdict::ToDaemon(Counter::ToDaemonTaken));
     }
     let way = route::way(ctx, version, &scratch.segment.tuple.reversed());
@@ -122,7 +124,7 @@ pub fn syn(
     };
     answer::send(ctx, version, link, scratch, &answer)?;
     Ok(Verdict::Answer {
-        device: way.device,
+        out: answer::out(ctx, link, &way)?,
         why: Counter::DirectSyn,
     })
 }

@@ -24,6 +24,10 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
 /// This namespace's own addresses; those that are broadcast ones have the value 0.
 #[map(name = "locals")]
 static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
+/// When something was last seen to listen at a target of each listener, in nanoseconds of the kernel's
+/// coarse clock.
+#[map(name = "up")]
+static UP: Array<u64> = Array::with_max_entries(MAX_LISTENERS, 0);
 /// When this CPU last logged a refusal, in nanoseconds since boot.
 #[map(name = "last_log")]
 static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -37,6 +41,22 @@ pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
 #[inline(always)]
 pub fn for_each_listener<T>(each: Each<Endpoint, Listener, T>, with: &mut T) {
     for_each(&LISTENERS, each, with);
+}
+
+#[inline(always)]
+pub fn last_up(listener: &Listener) -> u64 {
+    UP.get_ptr(listener.socket()).map_or(0, |at| {
+        // SAFETY: a plain load of one word.
+        unsafe { at.read_volatile() }
+    })
+}
+
+#[inline(always)]
+pub fn set_up(listener: &Listener, now: u64) {
+    if let Some(at) = UP.get_ptr_mut(listener.socket()) {
+        // SAFETY: a plain store of one word.
+        unsafe { at.write_volatile(now) };
+    }
 }
 
 /// Hands the connection to the socket at `listener`'s index; false when none is there.

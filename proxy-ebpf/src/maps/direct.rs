@@ -12,7 +12,7 @@ use aya_ebpf::{
 use proxy_common::{
     Addr, Host, cookie,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up, seconds},
-    header, life,
+    given, header, life,
 };
 
 use crate::wire::{
@@ -44,6 +44,10 @@ static HOST: Array<Host> = Array::with_max_entries(1, 0);
 static SECRET: Array<cookie::Key> = Array::with_max_entries(1, 0);
 #[map(name = "life")]
 static LIFE: Array<u64> = Array::with_max_entries(life::LEN, 0);
+/// When a connection of each tuple was last seen to be the daemon's, in seconds of the flows' clock.
+/// Tuples share their places.
+#[map(name = "given")]
+static GIVEN: Array<u32> = Array::with_max_entries(given::LEN, 0);
 #[map(name = "told")]
 static TOLD: RingBuf = RingBuf::with_byte_size(TOLD_BYTES, 0);
 #[map(name = "scratch")]
@@ -133,13 +137,15 @@ pub fn keep_header(down: &Tuple, header: &Kept) {
     let _ = HEADERS.insert(down, header, 0);
 }
 
-/// Removes a flow by the tuples of both directions.
+/// Removes a flow by the tuples of both directions, and its header if that is kept.
 #[inline(always)]
-pub fn forget_tuples(up: &Tuple, down: &Tuple) {
+pub fn forget_tuples(up: &Tuple, down: &Tuple, is_kept: bool) {
     // Another CPU may have done so already.
     let _ = FLOWS_UP.remove(up);
     let _ = FLOWS_DOWN.remove(down);
-    let _ = HEADERS.remove(down);
+    if is_kept {
+        let _ = HEADERS.remove(down);
+    }
 }
 
 /// The number of open connections, which wraps around for one less. The sweep counts them anew.
@@ -171,24 +177,25 @@ pub fn flows() -> u64 {
     life(life::FLOWS)
 }
 
-/// The daemon is given a connection.
+/// This connection is the daemon's.
 #[inline(always)]
-pub fn note_given() {
-    set_life(life::GIVEN, now().into());
-}
-
-/// Whether the daemon's end of some connection may still be there.
-#[inline(always)]
-pub fn was_given() -> bool {
-    now().wrapping_sub(life(life::GIVEN) as u32) < life::MEMORY
-}
-
-/// Those of a daemon before this one are nobody's to tell.
-#[inline(always)]
-pub fn note_start() {
-    if life(life::GIVEN) == 0 {
-        note_given();
+pub fn note_given(tuple: &Tuple) {
+    if let Some(at) = GIVEN.get_ptr_mut(given::place(tuple)) {
+        // SAFETY: a plain store of one word.
+        unsafe { at.write_volatile(now()) };
     }
+}
+
+/// Whether the daemon's end of such a connection may still be there.
+#[inline(always)]
+pub fn was_given(tuple: &Tuple) -> bool {
+    let last = GIVEN.get_ptr(given::place(tuple)).map_or(0, |at| {
+        // SAFETY: a plain load of one word.
+        unsafe { at.read_volatile() }
+    });
+    let now = now();
+    let is_recent = |at: u32| at != 0 && now.wrapping_sub(at) < given::MEMORY;
+    is_recent(last) || is_recent(life(life::FOUND) as u32)
 }
 
 #[inline(always)]

@@ -7,13 +7,15 @@ mod steer;
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use proxy_common::{Addr, Counter, Steer, counter};
 
-pub use admit::{allows, assign, for_each_listener, is_local, is_served, listener, may_log};
+pub use admit::{
+    allows, assign, for_each_listener, is_local, is_served, last_up, listener, may_log, set_up,
+};
 pub use direct::{
     Scratch, add_flows, body, confirm, count_share, daemon_connections, entries, find_down,
     find_up, flows, for_each_down, for_each_pending, for_each_share, forget_pending, forget_share,
     forget_tuples, forget_up, host, insert_down, insert_pending, insert_up, is_closing,
-    keep_header, last_beat, note_given, note_start, pending, pieces, remember_pieces, scratch,
-    secret, set_beat, set_entries, set_flows, tell, was_given,
+    keep_header, last_beat, note_given, pending, pieces, remember_pieces, scratch, secret,
+    set_beat, set_entries, set_flows, tell, was_given,
 };
 pub use steer::{assign_app, is_remote, remember_app, target};
 

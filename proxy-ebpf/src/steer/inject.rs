@@ -45,7 +45,7 @@ pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
         return Ok(Verdict::Forwarded);
     }
     let version = ctx::version(ctx).ok_or(Reason::Stray)?;
-    let destination = wire::destination(ctx, version);
+    let destination = wire::destination(ctx, version, Link::Ethernet);
     let destination = destination.map_err(|Unreadable| Reason::Stray)?;
     if !maps::is_steer(&destination) {
         return beyond(ctx, version);

@@ -38,7 +38,7 @@ pub fn reply(ctx: &TcContext, link: Link) -> Result<Verdict, Reason> {
     let Some(version) = ctx::version(ctx) else {
         return Ok(Verdict::Foreign);
     };
-    match wire::source(ctx, version) {
+    match wire::source(ctx, version, link) {
         Ok(source) if maps::is_steer(&source) => from_app(ctx, link, version),
         Ok(_) | Err(Unreadable) => Ok(Verdict::Foreign),
     }

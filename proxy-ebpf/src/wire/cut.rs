@@ -37,6 +37,8 @@ pub fn cut(
     count: u32,
 ) -> Result<(), Unreadable> {
     let removed = difference(ctx, version, scratch, count)?;
+    // All at once: each of the following steps would make room for itself.
+    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
     move_up(ctx, &scratch.segment, count)?;
     fix_headers(ctx, version, &scratch.segment, count, removed)
 }

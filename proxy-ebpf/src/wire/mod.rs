@@ -17,21 +17,21 @@ use network_types::{
 };
 use proxy_common::Addr;
 
-use crate::ctx::{self, Unreadable, Version};
+use crate::ctx::{self, Link, Unreadable, Version};
 
 #[inline(always)]
-pub fn source(ctx: &TcContext, version: Version) -> Result<Addr, Unreadable> {
+pub fn source(ctx: &TcContext, version: Version, link: Link) -> Result<Addr, Unreadable> {
     match version {
-        Version::V4 => ctx::load(ctx, offset_of!(Ipv4Hdr, src_addr)).map(Addr::from_v4),
-        Version::V6 => ctx::load(ctx, offset_of!(Ipv6Hdr, src_addr)).map(Addr::from_v6),
+        Version::V4 => ctx::peek(ctx, link, offset_of!(Ipv4Hdr, src_addr)).map(Addr::from_v4),
+        Version::V6 => ctx::peek(ctx, link, offset_of!(Ipv6Hdr, src_addr)).map(Addr::from_v6),
     }
 }
 
 #[inline(always)]
-pub fn destination(ctx: &TcContext, version: Version) -> Result<Addr, Unreadable> {
+pub fn destination(ctx: &TcContext, version: Version, link: Link) -> Result<Addr, Unreadable> {
     match version {
-        Version::V4 => ctx::load(ctx, offset_of!(Ipv4Hdr, dst_addr)).map(Addr::from_v4),
-        Version::V6 => ctx::load(ctx, offset_of!(Ipv6Hdr, dst_addr)).map(Addr::from_v6),
+        Version::V4 => ctx::peek(ctx, link, offset_of!(Ipv4Hdr, dst_addr)).map(Addr::from_v4),
+        Version::V6 => ctx::peek(ctx, link, offset_of!(Ipv6Hdr, dst_addr)).map(Addr::from_v6),
     }
 }
 

@@ -3,14 +3,14 @@
 use core::mem::offset_of;
 
 use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
-use network_types::{
-    eth::EthHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use proxy_common::{
+    checksum::{add, fold},
+    flow::{Rewrite, Tuple},
 };
-use proxy_common::flow::{Rewrite, Tuple};
 
 use super::{BPF_F_IPV6, difference, plain_offset, replace_sum};
-use crate::ctx::{self, Unreadable, Version};
+use crate::ctx::{self, Link, Unreadable, Version};
 
 /// Fills in what makes `rewrite.to` of `from`.
 #[inline(always)]
@@ -33,6 +33,13 @@ fn try_prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
     rewrite.addresses = difference(from.both_addresses(), to.both_addresses())?;
     rewrite.ports = difference(&from.ports(), &to.ports())?;
     Ok(())
+}
+
+/// Of a word, as they lie in memory.
+#[inline(always)]
+const fn halves(word: u32) -> [u16; 2] {
+    let [a, b, c, d] = word.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
 /// Gives a segment, whose TCP header is at `at`, its new tuple. Its packet has an Ethernet header.
@@ -74,17 +81,18 @@ fn try_apply(
         Version::V4 => {
             let [source, destination] = to.addresses().map(|addr| addr.words()[3]);
             let [sport, dport] = to.ports();
-            let packed = u32::from(dport) << 16 | u32::from(sport);
-            let addrs = offset_of!(Ipv4Hdr, src_addr);
+            let at_check = offset_of!(Ipv4Hdr, check);
+            let before: u16 = ctx::peek(ctx, Link::Ethernet, at_check)?;
+            let check = !fold(add(*addresses, u32::from(!before)));
+            let [a, b] = halves(source);
+            let [c, d] = halves(destination);
+            // The checksum is right in front of the addresses.
             if is_plain {
-                ctx::store(ctx, addrs, &[source, destination, packed])?;
+                ctx::store(ctx, at_check, &[check, a, b, c, d, sport, dport])?;
             } else {
-                ctx::store(ctx, addrs, &[source, destination])?;
-                ctx::store(ctx, at, &packed)?;
+                ctx::store(ctx, at_check, &[check, a, b, c, d])?;
+                ctx::store(ctx, at, &[sport, dport])?;
             }
-            let ip = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
-            ctx.l3_csum_replace(ip, 0, (*addresses).into(), 0)
-                .map_err(|_| Unreadable)?;
             replace_sum(ctx, at, *addresses, BPF_F_PSEUDO_HDR.into())?;
         }
         Version::V6 => {

@@ -1,7 +1,7 @@
 //! TCP segments.
 
 use aya_ebpf::programs::TcContext;
-use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+use network_types::ip::{IpProto, Ipv6Hdr};
 use proxy_common::{Addr, flow::Tuple};
 
 use super::plain_offset;
@@ -101,24 +101,27 @@ fn read_segment(ctx: &TcContext, version: Version, link: Link, segment: &mut Seg
 
 #[inline(always)]
 fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
-    let ip: Ipv4Hdr = ctx::load(ctx, 0).ok()?;
-    if ip.proto == IpProto::Icmp as u8 {
+    let [start, fragment, protocol, source, destination]: [u32; 5] =
+        ctx::peek(ctx, link, 0).ok()?;
+    let [_, protocol, _, _] = protocol.to_ne_bytes();
+    if protocol == IpProto::Icmp as u8 {
         return Some(ICMP);
     }
-    let is_fragment = u16::from_be_bytes(ip.frags) & 0x3fff != 0;
-    if ip.proto != IpProto::Tcp as u8 || is_fragment {
+    let [_, _, high, low] = fragment.to_ne_bytes();
+    let is_fragment = u16::from_be_bytes([high, low]) & 0x3fff != 0;
+    if protocol != IpProto::Tcp as u8 || is_fragment {
         return None;
     }
-    let addr = |octets| Addr::from_v4(u32::from_ne_bytes(octets));
-    let (source, destination) = (addr(ip.src_addr), addr(ip.dst_addr));
-    let total = u16::from_be_bytes(ip.tot_len).into();
-    let at = u32::from(ip.vihl & 0xf) * 4;
-    read_tcp(ctx, link, segment, [source, destination], at, total)
+    let addrs = [source, destination].map(Addr::from_v4);
+    let [version_and_words, _, high, low] = start.to_ne_bytes();
+    let total = u16::from_be_bytes([high, low]).into();
+    let at = u32::from(version_and_words & 0xf) * 4;
+    read_tcp(ctx, link, Version::V4, segment, addrs, at, total)
 }
 
 #[inline(always)]
 fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
-    let ip: [u32; 10] = ctx::load(ctx, 0).ok()?;
+    let ip: [u32; 10] = ctx::peek(ctx, link, 0).ok()?;
     let [_, length, s0, s1, s2, s3, d0, d1, d2, d3] = ip;
     let [high, low, next, _] = length.to_ne_bytes();
     let (next, at) = behind_options(ctx, next, Ipv6Hdr::LEN as u32)?;
@@ -137,7 +140,7 @@ fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
         Addr::from_v6([s0, s1, s2, s3]),
         Addr::from_v6([d0, d1, d2, d3]),
     ];
-    read_tcp(ctx, link, segment, addrs, at, total)
+    read_tcp(ctx, link, Version::V6, segment, addrs, at, total)
 }
 
 /// What is behind an extension header with options, and where: what is larger than 64 KiB has its
@@ -157,12 +160,18 @@ fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
 fn read_tcp(
     ctx: &TcContext,
     link: Link,
+    version: Version,
     segment: &mut Segment,
     [source, destination]: [Addr; 2],
     at: u32,
     total: u32,
 ) -> Option<u64> {
-    let [ports, seq, ack, last]: [u32; 4] = match ctx::load(ctx, at as usize) {
+    let plain = plain_offset(version);
+    let words = match at as usize == plain {
+        true => ctx::peek(ctx, link, plain),
+        false => ctx::load(ctx, at as usize),
+    };
+    let [ports, seq, ack, last]: [u32; 4] = match words {
         Ok(words) => words,
         Err(Unreadable) => {
             ctx::gather_headers(ctx);

@@ -19,10 +19,13 @@ use crate::{
     config::Config,
     keeper::{self, Held, Item, Items, Kind, Orders, Taken},
     kernel::{Adopted, Change, Inheritance, LINK, shared_map},
+    netns::SpoofNs,
 };
 
 const NAMESPACE: &str = "namespace";
 const LISTENER: &str = "listener:";
+/// The last of all, as they are handed on in the order of their names: see [`Item::of`].
+const STEER_DEVICE: &str = "steer device";
 
 /// A daemon of this instance that was before this one, or still is.
 pub struct Predecessor {
@@ -93,6 +96,7 @@ impl Predecessor {
 #[derive(Default)]
 struct Sorted {
     netns: Option<OwnedFd>,
+    steer_device: Option<OwnedFd>,
     maps: Vec<(String, crate::kernel::MapShape, OwnedFd)>,
     links: HashMap<String, (crate::kernel::LinkPlace, OwnedFd)>,
     listeners: HashMap<SocketAddr, Vec<Socket>>,
@@ -102,6 +106,7 @@ impl Sorted {
     fn add(&mut self, name: String, Item { kind, fd }: Item) {
         match kind {
             Kind::Namespace(_) if name == NAMESPACE => self.netns = Some(fd),
+            Kind::Tun(_) if name == STEER_DEVICE => self.steer_device = Some(fd),
             Kind::Map(shape) => {
                 if let Some(map) = shared_map(&name) {
                     self.maps.push((map.to_owned(), shape, fd));
@@ -124,7 +129,22 @@ impl Sorted {
             maps,
             links: self.links,
         };
-        Ok((Left { netns, inheritance }, self.listeners))
+        let left = Left {
+            netns,
+            steer_device: self.steer_device,
+            inheritance,
+        };
+        Ok((left, self.listeners))
+    }
+}
+
+/// Ends the applications' connections that a daemon and a keeper have left that were killed at once.
+/// Nobody else has steer addresses of these networks.
+pub async fn end_forgotten(spoof: &SpoofNs) {
+    match keeper::end_connections(spoof.steer.nets()).await {
+        Ok(0) => {}
+        Ok(count) => tracing::warn!("{count} connections of a killed daemon were ended"),
+        Err(error) => tracing::warn!("connections of a killed daemon may be left: {error:#}"),
     }
 }
 
@@ -153,6 +173,9 @@ pub async fn hold(
             Change::Release(name) => drop(items.remove(&name)),
         }
     }
+    if let Some(steer_device) = set_up.spoof.steer_device() {
+        items.insert(STEER_DEVICE.into(), Item::of(steer_device)?);
+    }
     let addresses: Vec<IpAddr> = set_up.routes.addresses().to_vec();
     let orders = Orders {
         layout: LAYOUT,
@@ -171,11 +194,10 @@ pub async fn hold(
 pub fn tell(held: &mut Held, changes: Vec<Change>) {
     for change in changes {
         match change {
-            Change::Hold(name, fd) => {
-                if let Err(error) = held.hold(&name, fd) {
-                    tracing::warn!("{error:#}");
-                }
-            }
+            Change::Hold(name, fd) => match Item::new(fd) {
+                Ok(item) => held.hold_all(Items::from([(name, item)])),
+                Err(error) => tracing::warn!("handing {name} to the keeper: {error:#}"),
+            },
             Change::Release(name) => held.release(&name),
         }
     }

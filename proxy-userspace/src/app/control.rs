@@ -48,7 +48,8 @@ pub struct Control<'a> {
 /// Why it serves no more.
 enum End {
     Stopped,
-    Replaced,
+    /// By this process.
+    Replaced(i32),
 }
 
 struct Signals {
@@ -90,10 +91,16 @@ impl Control<'_> {
         privileges::keep(Role::Control)?;
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
-        notify(sd_notify::NotifyState::Stopping);
         match end {
-            End::Stopped => self.drain(&mut signals, &mut workers).await?,
-            End::Replaced => return self.leave(signals, workers).await,
+            End::Stopped => {
+                notify(sd_notify::NotifyState::Stopping);
+                self.drain(&mut signals, &mut workers).await?;
+            }
+            End::Replaced(by) => {
+                // systemd believes only the main process who the next one is.
+                notify(sd_notify::NotifyState::MainPid(by.unsigned_abs()));
+                return self.leave(signals, workers).await;
+            }
         }
         if let Some(held) = self.held {
             held.end().await;
@@ -127,7 +134,9 @@ impl Control<'_> {
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {
                     return Ok(End::Stopped);
                 }
-                Event::Replaced = keeper_event(&mut self.held) => return Ok(End::Replaced),
+                Event::Replaced { by } = keeper_event(&mut self.held) => {
+                    return Ok(End::Replaced(by));
+                }
                 _ = signals.hangup.recv() => match self.reload() {
                     Reloaded::Prefixes(count) => tracing::info!("reloaded: {count} prefixes"),
                     Reloaded::Refused(why) => {

@@ -1,7 +1,11 @@
 //! The direct path while it runs: which services take it, what has become of its connections, and how
 //! many there may be.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Result;
 use proxy_common::{Host as Offered, flow::MAX_FLOWS};
@@ -13,7 +17,7 @@ use crate::{
     config::Config,
     facts::{Facts, Family, Reason},
     kernel::{self, Claim, Flow, Flows, Heard, Kernel, Served},
-    netns::{Addresses, TcpSockets},
+    netns::{Addresses, Local, TcpSockets},
     relay::{Balancer, Client, Neighbours, Target},
     telemetry::Telemetry,
 };
@@ -33,12 +37,18 @@ pub struct Direct {
 
 struct Others {
     flows: Arc<Flows>,
+    /// On the host, where applications are.
+    sockets: Mutex<TcpSockets>,
     limits: Limits,
 }
 
 impl Neighbours for Others {
     fn has(&self, client: SocketAddr, steered: SocketAddr) -> bool {
-        self.flows.has(client, steered)
+        // The sweep may not have seen its end yet, and the client is back already.
+        self.flows.has(client, steered) && {
+            let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+            sockets.is_there(steered, client).unwrap_or(true)
+        }
     }
 
     fn leave_room(&self) -> bool {
@@ -89,11 +99,28 @@ impl Direct {
         })
     }
 
+    /// Of a daemon before this one the kernel may remember connections.
+    pub fn look_for_earlier(&mut self, config: &Config) -> Result<()> {
+        let listens = config.services.iter().flat_map(|service| &service.listen);
+        let ports: Vec<_> = listens.map(|at| Local::Port(at.port())).collect();
+        let mut are_there = false;
+        self.sockets.for_each(&ports, |_| are_there = true)?;
+        if are_there {
+            self.maps.set_found()?;
+        }
+        Ok(())
+    }
+
     /// Direct connections, for the relay to see; none where there can't be any.
-    pub fn neighbours(&self) -> Option<Arc<dyn Neighbours>> {
-        let flows = self.loaded.then(|| self.maps.flows())?;
-        let limits = self.limits.clone();
-        Some(Arc::new(Others { flows, limits }))
+    pub fn neighbours(&self) -> Result<Option<Arc<dyn Neighbours>>> {
+        if !self.loaded {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Others {
+            flows: self.maps.flows(),
+            sockets: Mutex::new(TcpSockets::open()?),
+            limits: self.limits.clone(),
+        })))
     }
 
     pub fn served(&self) -> &[Served] {
@@ -217,7 +244,7 @@ impl Direct {
         let steered: HashSet<_> = tuples.iter().map(|(steered, _)| steered.ip()).collect();
         let mut found = Vec::new();
         if !tuples.is_empty() {
-            let steered: Vec<_> = steered.into_iter().collect();
+            let steered: Vec<_> = steered.into_iter().map(Local::from).collect();
             self.sockets.for_each(&steered, |socket| {
                 if tuples.contains(&(socket.local, socket.remote)) {
                     found.push(socket);

@@ -78,11 +78,17 @@ async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         Some(_) => None,
     };
     let allowlist = open_allowlist(config, allowed)?;
-    let host = netns::watch().await?;
+    let mut host = netns::watch().await?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
-    let mut set_up = SetUp::new(config, &host, &pins, low, left).await?;
+    let mut set_up = SetUp::new(config, &host, &pins, low, left, true).await?;
     set_up.kernel.forward_log()?;
+    if predecessor.is_none() {
+        set_up.attach()?;
+        set_up.follow(&mut host.links);
+        continuity::end_forgotten(&set_up.spoof).await;
+        set_up.open().await?;
+    }
     Ok(Begun {
         predecessor,
         lock,
@@ -104,9 +110,6 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
     let slots = limits.slots.clone();
     let direct = direct(config, &mut set_up, &host, limits).await?;
     let claims = listen::claim(config, direct.served(), &mut set_up.kernel)?;
-    if predecessor.is_none() {
-        set_up.attach()?;
-    }
     let heart = set_up.kernel.heart()?;
     let (host_sockets, host_requests) = HostSockets::new();
     let telemetry = Arc::new(telemetry(config));
@@ -117,7 +120,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         host_sockets,
         connections: connections.clone(),
         slots,
-        neighbours: direct.neighbours(),
+        neighbours: direct.neighbours()?,
     });
     let (drain, draining) = Drain::new();
     let listeners = open_listeners(config, &mut set_up, &claims, &mut predecessor)?;
@@ -198,6 +201,7 @@ async fn direct(
     let (loaded, addresses) = (set_up.direct, host.addresses.clone());
     let mut direct = Direct::new(&mut set_up.kernel, loaded, served, facts, addresses, limits)?;
     direct.judge(config)?;
+    direct.look_for_earlier(config)?;
     Ok(direct)
 }
 

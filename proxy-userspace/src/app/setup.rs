@@ -16,6 +16,7 @@ use crate::{
 /// What can be continued.
 pub struct Left {
     pub netns: OwnedFd,
+    pub steer_device: Option<OwnedFd>,
     pub inheritance: Inheritance,
 }
 
@@ -30,27 +31,28 @@ pub struct SetUp {
 }
 
 impl SetUp {
-    /// The programs adopt the maps pinned at `pins`. They see no packet before [`Self::attach`].
-    /// With what a daemon before this one has left, if there was one.
+    /// The programs adopt the maps pinned at `pins`. They see no packet before [`Self::attach`], and
+    /// there are no steer addresses before [`Self::open`], but with what a daemon before this one has
+    /// left, if there was one: then its programs see all packets until these do.
     pub async fn new(
         config: &Config,
         host: &Host,
         pins: &Path,
         low: LowFds,
         left: Option<Left>,
+        serves: bool,
     ) -> Result<Self> {
-        let (spoof, inheritance) = match left {
-            Some(Left { netns, inheritance }) => (
-                SpoofNs::adopt(netns, config.steer).await?,
-                Some(inheritance),
-            ),
-            None => (SpoofNs::create(config.steer).await?, None),
-        };
-        let spoof = Arc::new(spoof);
-        let routes = Routes::plan(config, &spoof, host)?;
-        spoof.add_addresses(routes.addresses()).await?;
         let via_lo = !is_lo_strict();
         let direct = config.direct == Direct::Auto && kernel::has_reqsk_kfunc();
+        // Who leaves no connection of an application needs none. It would go before the last words of the
+        // namespace's own sockets are through, which would keep the namespace for long.
+        let wants_steer_device = serves && direct && via_lo;
+        let (spoof, inheritance) = spoof(config, left, via_lo, wants_steer_device).await?;
+        let spoof = Arc::new(spoof);
+        let routes = Routes::plan(config, &spoof, host)?;
+        if inheritance.is_some() {
+            spoof.add_addresses(routes.addresses()).await?;
+        }
         let placement = placement(&spoof, via_lo, direct);
         let mut kernel = Kernel::load(&config.instance, pins, &placement, low, inheritance)?;
         routes.fill(&mut kernel)?;
@@ -61,6 +63,12 @@ impl SetUp {
             via_lo,
             direct,
         })
+    }
+
+    /// Adds the steer addresses. Not before the programs are attached: applications' sockets that a
+    /// killed daemon has left would use them at once, to send to the real clients.
+    pub async fn open(&self) -> Result<()> {
+        self.spoof.add_addresses(self.routes.addresses()).await
     }
 
     pub fn attach(&mut self) -> Result<()> {
@@ -75,6 +83,23 @@ impl SetUp {
         }
         self.kernel.drop_left();
     }
+}
+
+/// New, or the one of a daemon before this one.
+async fn spoof(
+    config: &Config,
+    left: Option<Left>,
+    via_lo: bool,
+    wants_steer_device: bool,
+) -> Result<(SpoofNs, Option<Inheritance>)> {
+    let Some(left) = left else {
+        let spoof = SpoofNs::create(config.steer, wants_steer_device).await?;
+        return Ok((spoof, None));
+    };
+    // What comes in by a veth without any IPv4 address doesn't pass rp_filter, be it loose.
+    let steer_device = left.steer_device.filter(|_| via_lo);
+    let spoof = SpoofNs::adopt(left.netns, steer_device, config.steer).await?;
+    Ok((spoof, Some(left.inheritance)))
 }
 
 fn placement(spoof: &SpoofNs, via_lo: bool, direct: bool) -> Placement<'_> {

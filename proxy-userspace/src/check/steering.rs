@@ -23,11 +23,11 @@ impl Steering {
             ..config.clone()
         };
         let pins = Unmounted::new()?;
-        let mut set_up = SetUp::new(&config, host, &pins.path(), LowFds::default(), None).await?;
+        let mut set_up =
+            SetUp::new(&config, host, &pins.path(), LowFds::default(), None, false).await?;
         set_up.attach()?;
-        while let Ok(event) = host.links.try_recv() {
-            set_up.kernel.follow(event, &set_up.spoof.device);
-        }
+        set_up.follow(&mut host.links);
+        set_up.open().await?;
         Ok(Self(set_up))
     }
 

@@ -1,12 +1,12 @@
 //! The end of connections that nobody steers any more: each side gets a reset while there are still
 //! programs to carry it.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::time::{Instant, sleep};
 
-use crate::netns::{SocketState, TcpSocket, TcpSockets};
+use crate::netns::{Local, SocketState, TcpSocket, TcpSockets};
 
 /// How long what is nearly over may take to end by itself: the kernel sends no reset for it.
 const NEARLY_OVER: Duration = Duration::from_secs(1);
@@ -15,13 +15,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Ends all connections whose local address is one of `steer`, in the calling thread's namespace.
 /// Again and again, as accept() may be about to return more; says how many they were.
-pub async fn end_connections(steer: &[IpAddr]) -> Result<usize> {
+pub async fn end_connections(steer: impl IntoIterator<Item: Into<Local>>) -> Result<usize> {
     let mut sockets = TcpSockets::open()?;
+    let steer: Vec<Local> = steer.into_iter().map(Into::into).collect();
     let start = Instant::now();
     let mut ended = 0;
     loop {
         let mut left = Vec::new();
-        sockets.for_each(steer, |socket| left.push(socket))?;
+        sockets.for_each(&steer, |socket| left.push(socket))?;
         if left.is_empty() {
             return Ok(ended);
         }

@@ -1,10 +1,7 @@
 //! The daemon's side: it has a keeper, and keeps having one.
 
 use std::{
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt as _,
-    },
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -16,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     COMMAND,
     channel::Channel,
-    item::{Item, Items, pack},
+    item::{Items, lift, pack},
     message::{Message, Orders},
 };
 use crate::privileges;
@@ -36,8 +33,8 @@ pub struct Held {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Another daemon has taken over.
-    Replaced,
+    /// Another daemon, this process, has taken over.
+    Replaced { by: i32 },
 }
 
 /// Between two keepers, should one die at once.
@@ -105,13 +102,7 @@ impl Held {
         }
     }
 
-    /// Has a duplicate held, in the place of the one of that name.
-    pub fn hold(&mut self, name: &str, fd: impl AsFd) -> Result<()> {
-        let item = Item::of(fd).with_context(|| format!("handing {name} to the keeper"))?;
-        self.hold_all(Items::from([(name.to_owned(), item)]));
-        Ok(())
-    }
-
+    /// Has them held, in the place of those of the same names.
     pub fn hold_all(&mut self, items: Items) {
         for (labels, fds) in pack(&items) {
             if let Err(error) = self.channel.send(&Message::Hold(labels), &fds) {
@@ -120,6 +111,7 @@ impl Held {
             }
         }
         self.items.extend(items);
+        lift(&mut self.items);
     }
 
     pub fn release(&mut self, name: &str) {
@@ -133,9 +125,9 @@ impl Held {
     pub async fn event(&mut self) -> Event {
         loop {
             match self.channel.receive().await {
-                Ok(Some((Message::Replaced, _))) => {
+                Ok(Some((Message::Replaced { by }, _))) => {
                     self.serves = false;
-                    return Event::Replaced;
+                    return Event::Replaced { by };
                 }
                 Ok(Some((Message::Ready, _))) => {}
                 Ok(Some((message, _))) => tracing::debug!(?message, "not for a daemon"),

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fs, io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -26,31 +27,31 @@ pub struct Label {
     pub kind: Kind,
 }
 
-/// Above all links. When both processes die at once, the kernel closes the highest descriptors first:
-/// the steer addresses have to be gone before the programs are, or the applications' sockets send to
-/// the real clients.
-const ABOVE_LINKS: i32 = 900;
-
 impl Item {
     pub fn new(fd: OwnedFd) -> Result<Self> {
         let kind = Kind::of(&fd)?;
         Ok(Self { kind, fd })
     }
 
-    /// A duplicate.
+    /// A duplicate. That of the steer addresses' device is above all that is open.
+    ///
+    /// When daemon and keeper die at once, the kernel closes their highest descriptors first: the steer
+    /// addresses have to be gone before the programs are, or the applications' sockets send to the real
+    /// clients. What the daemon opens later on are connections' sockets, whose resets need the addresses.
     pub fn of(fd: impl AsFd) -> Result<Self> {
         let fd = fd.as_fd();
         let kind = Kind::of(fd)?;
-        let fd = duplicate(fd, &kind).context("duplicating a descriptor")?;
+        let lowest = match &kind {
+            Kind::Tun(_) => highest_open().context("reading /proc/self/fd")?,
+            _ => 0,
+        };
+        let fd = fcntl_dupfd_cloexec(fd, lowest).context("duplicating a descriptor")?;
         Ok(Self { kind, fd })
     }
 
     /// One that came in a message, if it is what its label says.
     pub fn labelled(fd: OwnedFd, label: &Label) -> Result<Self> {
-        let item = match &label.kind {
-            Kind::Tun(_) => Self::of(fd)?,
-            _ => Self::new(fd)?,
-        };
+        let item = Self::new(fd)?;
         let (name, kind) = (&label.name, &label.kind);
         ensure!(
             item.kind == *kind,
@@ -61,14 +62,28 @@ impl Item {
     }
 }
 
-fn duplicate(fd: BorrowedFd<'_>, kind: &Kind) -> rustix::io::Result<OwnedFd> {
-    if let Kind::Tun(_) = kind {
-        // With fewer files than that allowed, it is the next free one.
-        if let Ok(high) = fcntl_dupfd_cloexec(fd, ABOVE_LINKS) {
-            return Ok(high);
+fn highest_open() -> io::Result<RawFd> {
+    let open = fs::read_dir("/proc/self/fd")?;
+    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(numbers.max().unwrap_or_default())
+}
+
+/// Has the steer addresses' device above all links again, when there are more of them.
+pub fn lift(items: &mut Items) {
+    let links = items
+        .values()
+        .filter(|item| matches!(item.kind, Kind::Link(_)));
+    let Some(highest) = links.map(|item| item.fd.as_raw_fd()).max() else {
+        return;
+    };
+    for item in items.values_mut() {
+        if matches!(item.kind, Kind::Tun(_)) && item.fd.as_raw_fd() < highest {
+            match fcntl_dupfd_cloexec(&item.fd, highest) {
+                Ok(fd) => item.fd = fd,
+                Err(error) => tracing::debug!("the steer addresses would go last: {error}"),
+            }
         }
     }
-    fcntl_dupfd_cloexec(fd, 0)
 }
 
 /// Pairs what came in a message, and looks whether it is what it says.
@@ -79,12 +94,9 @@ pub fn unpack(labels: Vec<Label>, fds: Vec<OwnedFd>) -> Result<Items> {
 /// The same for the keeper, which uses nothing of it. What a link is costs the kernel's lock of all
 /// devices, for which one waits seconds on a host that is taking namespaces down.
 pub fn store(labels: Vec<Label>, fds: Vec<OwnedFd>) -> Result<Items> {
-    pair(labels, fds, |fd, label| match label.kind {
-        Kind::Tun(_) => Item::of(fd),
-        _ => Ok(Item {
-            kind: label.kind.clone(),
-            fd,
-        }),
+    pair(labels, fds, |fd, label| {
+        let kind = label.kind.clone();
+        Ok(Item { kind, fd })
     })
 }
 

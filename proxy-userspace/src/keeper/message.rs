@@ -36,8 +36,8 @@ pub enum Message {
     /// To the daemon that has started it: from here on the next one finds me.
     Ready,
     /// To the daemon that was: keep your hands off all that is shared, and serve what you have to its
-    /// end.
-    Replaced,
+    /// end. With the process id of the one that is.
+    Replaced { by: i32 },
 }
 
 /// One of the messages that answer `Take`.

@@ -23,6 +23,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+pub use ending::end_connections;
 pub use held::{Event, Held};
 pub use item::{Item, Items};
 pub use kind::Kind;

@@ -17,7 +17,7 @@ use super::{
     LONGEST_ALONE, LONGEST_TAKE_OVER,
     channel::Channel,
     ending::end_connections,
-    item::{Items, pack, store},
+    item::{Items, lift, pack, store},
     kind::Kind,
     listener::Listener,
     message::{Given, Message, Orders, State},
@@ -159,7 +159,10 @@ impl Keeper {
 
     fn obey(&mut self, message: Message, fds: Vec<OwnedFd>) -> Result<()> {
         match message {
-            Message::Hold(labels) => self.held.extend(store(labels, fds)?),
+            Message::Hold(labels) => {
+                self.held.extend(store(labels, fds)?);
+                lift(&mut self.held);
+            }
             Message::Release(names) => names.iter().for_each(|name| drop(self.held.remove(name))),
             Message::Orders(orders) => self.orders = orders,
             message => tracing::debug!(?message, "not from a daemon"),
@@ -230,12 +233,14 @@ impl Keeper {
             return Ok(());
         };
         self.held = taker.items;
+        lift(&mut self.held);
         if let Some(orders) = taker.orders {
             self.orders = orders;
         }
         if let Some(old) = self.daemon.take() {
+            let by = taker.channel.peer.as_raw_nonzero().get();
             // It may be dying.
-            let _ = old.send(&Message::Replaced, &[]);
+            let _ = old.send(&Message::Replaced { by }, &[]);
         }
         self.alone = None;
         let daemon = self.daemon.insert(taker.channel);
@@ -251,7 +256,7 @@ impl Keeper {
         // What waits in their queues is reset.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Listener(_)));
-        let ended = end_connections(&self.orders.steer).await;
+        let ended = end_connections(self.orders.steer.iter().copied()).await;
         // The addresses before the programs, as for what can't be ended the programs are the last
         // ones between the application and the client.
         self.held

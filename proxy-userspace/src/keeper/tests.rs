@@ -68,7 +68,7 @@ fn daemon(grace: Duration) -> Result<(Setting, Held, SocketAddr)> {
     let address = listener.local_addr()?;
     let mut held = Held::with("test", orders(grace), Items::new(), channel)?;
     held.serve();
-    held.hold("listener", listener)?;
+    held.hold_all(Items::from([("listener".into(), Item::of(listener)?)]));
     Ok((Setting { directory, keeper }, held, address))
 }
 
@@ -105,7 +105,8 @@ async fn a_living_daemon_hears_that_it_is_replaced() -> Result<()> {
     assert_eq!(taken.daemon, Some(own));
     let items = std::mem::take(&mut taken.items);
     let held = taken.confirm(orders(Duration::ZERO), items).await?;
-    assert_eq!(old.event().await, Event::Replaced);
+    let by = own.as_raw_nonzero().get();
+    assert_eq!(old.event().await, Event::Replaced { by });
     old.die()?;
 
     // The old one's death changes nothing: there is no grace at all.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
+        Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
         tc::SchedClassifierLink,
     },
     util::KernelVersion,
@@ -47,13 +47,14 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
         let reply = tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress);
         attached.push(reply.with_context(|| format!("attaching reply_own to {name}"))?);
     }
-    if placement.direct
-        && let Err(error) = attach_keep_alive(ebpf, tc)
-    {
-        tracing::warn!(
-            "an application without keepalive keeps direct connections of balancers that have \
-             vanished: {error:#}"
-        );
+    if placement.direct {
+        match attach_keep_alive(ebpf, tc) {
+            Ok(keep_alive) => attached.push(keep_alive),
+            Err(error) => tracing::warn!(
+                "an application without keepalive keeps direct connections of balancers that have \
+                 vanished: {error:#}"
+            ),
+        }
     }
     if placement.via_lo {
         let lo = On {
@@ -67,15 +68,13 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
 }
 
 /// To all of the host's sockets: the program picks those of direct connections.
-fn attach_keep_alive(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<()> {
+fn attach_keep_alive(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
     let cgroup = cgroup::root().context("opening the root of cgroup2")?;
     let keep_alive: &mut SockOps = program(ebpf, name::KEEP_ALIVE)?;
     keep_alive.load()?;
-    tc.low.release();
-    keep_alive
-        .attach(&cgroup, CgroupAttachMode::Single)
-        .context("attaching keep_alive to the root of cgroup2")?;
-    Ok(())
+    let hook = Hook::SockOps(cgroup.as_fd());
+    let link = tc.link(name::KEEP_ALIVE, 0, hook, keep_alive.fd()?);
+    link.context("attaching keep_alive to the root of cgroup2")
 }
 
 pub fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
@@ -238,7 +237,7 @@ impl Devices {
         self.remotes = true;
     }
 
-    /// Follows the host's devices. `lo` and the veth never carry a reply to the network.
+    /// Follows the host's devices. `lo` and our own never carry a reply to the network.
     pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
         match event {
             LinkEvent::Gone { index } => {
@@ -246,7 +245,7 @@ impl Devices {
                     tc.forget(index, attached);
                 }
             }
-            LinkEvent::Present(link) if link.index == own.index || link.index == LO => {}
+            LinkEvent::Present(link) if own.is_own(&link) || link.index == LO => {}
             LinkEvent::Present(link) => self.add(ebpf, tc, &link),
         }
     }

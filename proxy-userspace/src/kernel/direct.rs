@@ -101,6 +101,9 @@ impl Direct {
         };
         // The one before may have been about to stop.
         direct.set_closing(false)?;
+        if is_heir {
+            direct.set_found()?;
+        }
         Ok(direct)
     }
 
@@ -128,6 +131,12 @@ impl Direct {
     /// Whether new connections are refused.
     pub fn set_closing(&mut self, is_closing: bool) -> Result<()> {
         Ok(self.life.set(life::CLOSING, u64::from(is_closing), 0)?)
+    }
+
+    /// Connections of a daemon before this one were found.
+    pub fn set_found(&mut self) -> Result<()> {
+        let now = u64::from(self.now().max(1));
+        Ok(self.life.set(life::FOUND, now, 0)?)
     }
 
     /// How many connections the daemon has.
@@ -193,6 +202,8 @@ fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
     /// A tick of the programs' clock.
     const TICK: Duration = Duration::from_nanos(1 << 30);
     // The application's acknowledgment of FIN counts one.
+    let is_kept = down.flags & flag::KEPT != 0;
+    let kept = is_kept.then(|| headers.get(tuple, 0).ok()).flatten();
     let fin = u64::from(down.flags & flag::CLOSED != 0 || down.told & told::CLOSED != 0);
     Flow {
         service: down.service,
@@ -200,7 +211,7 @@ fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
         client: tuple.destination().into(),
         steered: tuple.source().into(),
         version: down.header,
-        header: headers.get(tuple, 0).ok().map(|kept| bytes(&kept)),
+        header: kept.map(|kept| bytes(&kept)),
         age: TICK * now.saturating_sub(down.opened),
         up: down.up.saturating_sub(fin),
         down: down.down,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::bpf;
 
 // Of enum bpf_attach_type.
+const SOCK_OPS: u32 = 3;
 const SK_LOOKUP: u32 = 36;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
@@ -27,13 +28,15 @@ pub enum Hook<'a> {
     TcxEgress(u32),
     /// A network namespace.
     SkLookup(BorrowedFd<'a>),
+    /// A cgroup.
+    SockOps(BorrowedFd<'a>),
 }
 
 /// A link's place, in the kernel's words to its holder. Which program is there is another matter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkPlace {
     pub link_type: String,
-    /// The device's index, which is 0 once it is gone, or the number of the namespace.
+    /// The device's index, which is 0 once it is gone, or the number of the namespace or cgroup.
     pub target: u64,
     pub attach_type: u32,
 }
@@ -45,6 +48,8 @@ impl Hook<'_> {
         let (link_type, target) = match self {
             Self::TcxIngress(device) | Self::TcxEgress(device) => ("tcx", (*device).into()),
             Self::SkLookup(netns) => ("netns", inode(netns)?),
+            // Its number is its id.
+            Self::SockOps(cgroup) => ("cgroup", inode(cgroup)?),
         };
         Ok(LinkPlace {
             link_type: link_type.into(),
@@ -58,6 +63,7 @@ impl Hook<'_> {
             Self::TcxIngress(_) => TCX_INGRESS,
             Self::TcxEgress(_) => TCX_EGRESS,
             Self::SkLookup(_) => SK_LOOKUP,
+            Self::SockOps(_) => SOCK_OPS,
         }
     }
 }
@@ -71,7 +77,7 @@ impl Link {
         let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
         let (target, flags) = match hook {
             Hook::TcxIngress(device) | Hook::TcxEgress(device) => (device, FIRST),
-            Hook::SkLookup(netns) => (number(netns), 0),
+            Hook::SkLookup(fd) | Hook::SockOps(fd) => (number(fd), 0),
         };
         let attach_type = hook.attach_type();
         bpf::link_create(program.as_fd(), target, attach_type, flags).map(Self)

@@ -20,7 +20,7 @@ use super::{
 
 /// Maps that open connections depend on, and the counters. All others say what is served, which each
 /// daemon says anew.
-const SHARED: [&str; 8] = [
+const SHARED: [&str; 9] = [
     map::FLOWS_UP,
     map::FLOWS_DOWN,
     map::PENDING,
@@ -28,6 +28,7 @@ const SHARED: [&str; 8] = [
     map::SECRET,
     map::LIFE,
     map::HEADERS,
+    map::GIVEN,
     map::COUNTERS,
 ];
 

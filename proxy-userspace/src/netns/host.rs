@@ -1,4 +1,4 @@
-//! The host's end of the veth pair: the only thing of ours that the host has.
+//! The host's end of the veth pair, and the steer addresses: all of ours that the host has.
 
 use std::{fs, io, net::IpAddr};
 
@@ -107,13 +107,15 @@ pub async fn device(index: u32) -> Result<Device> {
     })
 }
 
-pub async fn add_addresses(device: &Device, addresses: &[IpAddr]) -> Result<()> {
+/// Those of IPv4 go to the device of the index `v4`, which may be another one.
+pub async fn add_addresses(device: &Device, v4: u32, addresses: &[IpAddr]) -> Result<()> {
     let netlink = netlink()?;
     for address in addresses {
-        add_address(&netlink, device, *address)
+        let index = if address.is_ipv4() { v4 } else { device.index };
+        add_address(&netlink, index, *address)
             .await
             .or_else(if_new)
-            .with_context(|| format!("adding steer address {address} to {}", device.name))?;
+            .with_context(|| format!("adding steer address {address} beside {}", device.name))?;
     }
     for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
         if let Some(address) = addresses.iter().find(|address| family(address))
@@ -142,11 +144,11 @@ fn if_new(error: rtnetlink::Error) -> Result<(), rtnetlink::Error> {
 /// An address that the host answers on, but never picks as the source of its own traffic.
 async fn add_address(
     netlink: &Handle,
-    device: &Device,
+    device: u32,
     address: IpAddr,
 ) -> Result<(), rtnetlink::Error> {
     let prefix_len = if address.is_ipv4() { 32 } else { 128 };
-    let mut request = netlink.address().add(device.index, address, prefix_len);
+    let mut request = netlink.address().add(device, address, prefix_len);
     let message = request.message_mut();
     match address {
         IpAddr::V4(_) => message.header.scope = AddressScope::Link,

@@ -1,5 +1,6 @@
-//! The spoof namespace: a network namespace that only the daemon and its keeper hold, in which every address is
-//! local, joined to the host by one veth pair. All of it by netlink; all of it gone with the process.
+//! The spoof namespace: a network namespace that only the daemon and its keeper hold, in which every
+//! address is local, joined to the host by one veth pair. All of it by netlink; all of it gone with the
+//! processes.
 
 mod host;
 mod lookup;
@@ -7,6 +8,7 @@ mod routes;
 mod sockets;
 mod spoof;
 mod steer;
+mod tun;
 mod watch;
 
 use std::{
@@ -17,11 +19,12 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use lookup::{NextHop, Way, answers, way_to};
-pub use sockets::{SocketState, TcpSocket, TcpSockets};
+pub use sockets::{Local, SocketState, TcpSocket, TcpSockets};
 pub use steer::{Families, SteerNet, SteerNets};
 pub use watch::{Addresses, Host, Link, LinkEvent, watch};
 
 use crate::sys;
+use tun::SteerDevice;
 
 /// The host's end of the veth pair.
 #[derive(Clone, Debug)]
@@ -32,9 +35,23 @@ pub struct Device {
     pub number: u8,
 }
 
+impl Device {
+    /// The name of the one beside it, for IPv4 steer addresses.
+    fn steer_device(&self) -> String {
+        format!("{}s", self.name)
+    }
+
+    /// Whether this is one of ours on the host.
+    pub fn is_own(&self, link: &Link) -> bool {
+        link.index == self.index || link.name == self.steer_device()
+    }
+}
+
 pub struct SpoofNs {
     netns: File,
     pub device: Device,
+    /// For IPv4 steer addresses, which are the veth's if it isn't there.
+    steer_device: Option<SteerDevice>,
     /// Networks of the steer addresses.
     pub steer: SteerNets,
     /// Families that work on this host.
@@ -44,44 +61,70 @@ pub struct SpoofNs {
 }
 
 impl SpoofNs {
-    /// Makes the namespace and the device. The caller's thread is, and stays, on the host.
-    pub async fn create(chosen: SteerNets) -> Result<Self> {
+    /// Makes the namespace and the device; a device for IPv4 steer addresses too, if it is wanted and
+    /// to be had. The caller's thread is, and stays, on the host.
+    pub async fn create(chosen: SteerNets, wants_steer_device: bool) -> Result<Self> {
         let host = sys::current_netns().context("opening the host's network namespace")?;
         let (netns, device) = tokio::task::spawn_blocking(move || spoof::create(&host)).await??;
-        Self::with(netns, device, chosen).await
+        let steer_device = match wants_steer_device {
+            true => SteerDevice::create(&device).await?,
+            false => None,
+        };
+        Self::with(netns, device, steer_device, chosen).await
     }
 
-    /// The one that a daemon before this one made, with its device.
-    pub async fn adopt(netns: OwnedFd, chosen: SteerNets) -> Result<Self> {
+    /// The one that a daemon before this one made, with its devices.
+    pub async fn adopt(
+        netns: OwnedFd,
+        steer_device: Option<OwnedFd>,
+        chosen: SteerNets,
+    ) -> Result<Self> {
         let host = sys::current_netns().context("opening the host's network namespace")?;
         let netns = File::from(netns);
         let inside = netns.try_clone()?;
         let index =
             tokio::task::spawn_blocking(move || spoof::outside_of(&host, &inside)).await??;
         let device = host::device(index).await?;
-        Self::with(netns, device, chosen).await
+        let steer_device = match steer_device {
+            Some(fd) => Some(SteerDevice::adopt(fd, &device).await?),
+            None => None,
+        };
+        Self::with(netns, device, steer_device, chosen).await
     }
 
-    async fn with(netns: File, device: Device, chosen: SteerNets) -> Result<Self> {
+    async fn with(
+        netns: File,
+        device: Device,
+        steer_device: Option<SteerDevice>,
+        chosen: SteerNets,
+    ) -> Result<Self> {
         let steer = chosen.or_default(device.number);
         let host::Configured { families, spoof_id } = host::configure(&device).await?;
         Ok(Self {
             netns,
             device,
+            steer_device,
             steer,
             families,
             id: spoof_id,
         })
     }
 
-    /// Gives the host's end as many steer addresses as the targets need.
+    /// Gives the host as many steer addresses as the targets need.
     pub async fn add_addresses(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
-        host::add_addresses(&self.device, addresses).await
+        let v4 = self.steer_device.as_ref();
+        let v4 = v4.map_or(self.device.index, |device| device.index);
+        host::add_addresses(&self.device, v4, addresses).await
     }
 
     /// For the keeper to hold.
     pub fn netns(&self) -> BorrowedFd<'_> {
         self.netns.as_fd()
+    }
+
+    /// The same.
+    pub fn steer_device(&self) -> Option<BorrowedFd<'_>> {
+        self.steer_device.as_ref().map(AsFd::as_fd)
     }
 
     /// Moves the calling thread in: its sockets can have any source address.

@@ -34,16 +34,20 @@ fn is_default(RouteMessage { header, .. }: &RouteMessage) -> bool {
         && header.kind == RouteType::Unicast
 }
 
-/// The last choice of all routes, which goes with the device. What the host itself sends there is
-/// refused in the spoof namespace.
-pub async fn add_default(netlink: &Handle, device: &Device, family: &IpAddr) -> Result<(), Error> {
-    let any = match family {
+/// The last choice of all routes, which goes with the device. What the host itself sends there, from
+/// the steer address, is refused in the spoof namespace.
+pub async fn add_default(netlink: &Handle, device: &Device, steer: &IpAddr) -> Result<(), Error> {
+    let any = match steer {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let route = RouteMessageBuilder::<IpAddr>::new().output_interface(device.index);
     // Only a prefix longer than its family allows is refused.
     let route = route.destination_prefix(any, 0).unwrap_or_default();
-    let route = route.scope(RouteScope::Link).priority(u32::MAX);
+    let mut route = route.scope(RouteScope::Link).priority(u32::MAX);
+    if steer.is_ipv4() {
+        // The device may have no address of its own to choose.
+        route = route.pref_source(*steer).unwrap_or_default();
+    }
     netlink.route().add(route.build()).execute().await
 }

@@ -140,7 +140,7 @@ async fn peer_index(netlink: &Handle) -> Result<u32> {
         .context("the veth pair doesn't tell its other end")
 }
 
-async fn index_of(netlink: &Handle, name: &str) -> Result<u32> {
+pub async fn index_of(netlink: &Handle, name: &str) -> Result<u32> {
     Ok(link_by_name(netlink, name).await?.header.index)
 }
 

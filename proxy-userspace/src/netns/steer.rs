@@ -39,6 +39,11 @@ impl SteerNet {
         self.net.contains(address)
     }
 
+    /// All of its addresses.
+    pub fn net(&self) -> IpNet {
+        self.net
+    }
+
     pub fn is_ipv6(&self) -> bool {
         self.first.is_ipv6()
     }
@@ -96,6 +101,13 @@ impl SteerNets {
             IpAddr::V4(_) => self.v4.as_ref(),
             IpAddr::V6(_) => self.v6.as_ref(),
         }
+    }
+
+    pub fn nets(&self) -> impl Iterator<Item = IpNet> {
+        [self.v4, self.v6]
+            .into_iter()
+            .flatten()
+            .map(|net| net.net())
     }
 
     pub fn contains(&self, address: &IpAddr) -> bool {

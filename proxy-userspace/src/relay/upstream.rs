@@ -46,21 +46,44 @@ impl<'a> Spoofed<'a> {
         service: &Service,
         shared: &Shared,
     ) -> io::Result<TcpStream> {
-        // No socket in this namespace tells.
-        let steered = self.route.steered;
-        let is_taken = |them: &Arc<dyn Neighbours>| them.has(client.0, steered);
-        if !shared.neighbours.as_ref().is_some_and(is_taken) {
+        if !self.is_taken(client.0, shared) {
             match self.connect_from(client.0).await {
                 Err(error) if is_busy(&error) => {}
                 result => return result,
             }
         }
         shared.report.port_busy(service, client);
-        self.connect_from(SocketAddr::new(client.0.ip(), 0)).await
+        self.connect_from_another(client.0.ip(), shared).await
+    }
+
+    /// No socket in this namespace tells of those that don't come by here.
+    fn is_taken(&self, source: SocketAddr, shared: &Shared) -> bool {
+        let steered = self.route.steered;
+        let is_taken = |them: &Arc<dyn Neighbours>| them.has(source, steered);
+        shared.neighbours.as_ref().is_some_and(is_taken)
     }
 
     /// From exactly this source, unless its port is 0.
     pub async fn connect_from(&self, source: SocketAddr) -> io::Result<TcpStream> {
+        connect(self.bound(source)?, self.route.steered).await
+    }
+
+    /// From any port that is free.
+    async fn connect_from_another(&self, ip: IpAddr, shared: &Shared) -> io::Result<TcpStream> {
+        // The kernel picks at random: half of a client's ports would have to be taken for one in a
+        // thousand to fail.
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            let socket = self.bound(SocketAddr::new(ip, 0))?;
+            let source = socket.local_addr()?.as_socket();
+            if !source.is_some_and(|source| self.is_taken(source, shared)) {
+                return connect(socket, self.route.steered).await;
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    fn bound(&self, source: SocketAddr) -> io::Result<Socket> {
         let socket = sys::transparent_socket(Domain::for_address(source))?;
         if !self.route.is_steered() {
             sys::keep_alive(&socket)?;
@@ -70,7 +93,7 @@ impl<'a> Spoofed<'a> {
             socket.set_tcp_quickack(false)?;
         }
         socket.bind(&source.into())?;
-        connect(socket, self.route.steered).await
+        Ok(socket)
     }
 }
 

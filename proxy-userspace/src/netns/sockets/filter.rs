@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 // Of linux/inet_diag.h.
 const JUMP: u8 = 1;
 const LOCAL_IS: u8 = 7;
@@ -15,11 +17,32 @@ const STEP: usize = 4;
 /// As many as one filter takes: a jump goes 64 KiB at most.
 pub const MOST: usize = 1000;
 
-/// What lists sockets that have one of these addresses, [`MOST`] at most, as their own.
-pub fn local_is_one_of(addresses: &[IpAddr]) -> Vec<u8> {
+/// A socket's own end.
+#[derive(Clone, Copy, Debug)]
+pub enum Local {
+    /// At any port of any of these addresses.
+    Net(IpNet),
+    /// At any address.
+    Port(u16),
+}
+
+impl From<IpAddr> for Local {
+    fn from(address: IpAddr) -> Self {
+        Self::Net(address.to_canonical().into())
+    }
+}
+
+impl From<IpNet> for Local {
+    fn from(net: IpNet) -> Self {
+        Self::Net(net)
+    }
+}
+
+/// What lists sockets whose own end is one of these, [`MOST`] at most.
+pub fn local_is_one_of(locals: &[Local]) -> Vec<u8> {
     // From behind: each comparison has to know how far the end is.
-    addresses.iter().rev().fold(Vec::new(), |rest, address| {
-        let condition = condition(address.to_canonical());
+    locals.iter().rev().fold(Vec::new(), |rest, local| {
+        let condition = condition(*local);
         let comparison = STEP + condition.len();
         // The last one's miss leads beyond the end, which is how to say no.
         let mut program = step(LOCAL_IS, comparison, comparison + STEP);
@@ -41,15 +64,21 @@ fn step(code: u8, hit: usize, miss: usize) -> Vec<u8> {
 }
 
 /// struct inet_diag_hostcond: an IPv4 address meets mapped ones as well.
-fn condition(address: IpAddr) -> Vec<u8> {
-    let (family, bytes) = match address {
-        IpAddr::V4(v4) => (libc::AF_INET, v4.octets().to_vec()),
-        IpAddr::V6(v6) => (libc::AF_INET6, v6.octets().to_vec()),
+fn condition(local: Local) -> Vec<u8> {
+    let (family, bits, bytes, port) = match local {
+        Local::Net(IpNet::V4(v4)) => {
+            let bytes = v4.addr().octets().to_vec();
+            (libc::AF_INET, v4.prefix_len(), bytes, ANY)
+        }
+        Local::Net(IpNet::V6(v6)) => {
+            let bytes = v6.addr().octets().to_vec();
+            (libc::AF_INET6, v6.prefix_len(), bytes, ANY)
+        }
+        Local::Port(port) => (libc::AF_UNSPEC, 0, Vec::new(), port.into()),
     };
     let number = |value: i32| u8::try_from(value).unwrap_or_default();
-    let bits = u8::try_from(bytes.len() * 8).unwrap_or_default();
     let mut condition = vec![number(family), bits, 0, 0];
-    condition.extend(ANY.to_ne_bytes());
+    condition.extend(port.to_ne_bytes());
     condition.extend(bytes);
     condition
 }
@@ -60,7 +89,7 @@ mod tests {
 
     /// Runs it as inet_diag_bc_run() does.
     fn lists(program: &[u8], local: &str) -> bool {
-        let local: IpAddr = local.parse().expect("an IP");
+        let local = Local::from(local.parse::<IpAddr>().expect("an IP"));
         let mut at = 0;
         while at < program.len() {
             let [code, hit, low, high] = program[at..at + 4] else {
@@ -78,9 +107,9 @@ mod tests {
     fn lists_these_and_no_others() {
         let all = ["169.254.80.80", "fd74::1", "169.254.80.81"];
         for count in 1..=all.len() {
-            let some: Vec<IpAddr> = all[..count]
+            let some: Vec<Local> = all[..count]
                 .iter()
-                .map(|ip| ip.parse().expect("ip"))
+                .map(|ip| ip.parse::<IpAddr>().expect("ip").into())
                 .collect();
             let program = local_is_one_of(&some);
             for (n, ip) in all.iter().enumerate() {
@@ -92,7 +121,9 @@ mod tests {
 
     #[test]
     fn takes_as_many_as_it_says() {
-        let many: Vec<IpAddr> = (0..1000u32).map(|n| IpAddr::V4(n.into())).collect();
+        let many: Vec<Local> = (0..1000u32)
+            .map(|n| Local::from(IpAddr::V4(n.into())))
+            .collect();
         let program = local_is_one_of(&many[..MOST]);
         assert!(lists(&program, "0.0.0.0"));
         assert!(lists(&program, "0.0.3.231"));

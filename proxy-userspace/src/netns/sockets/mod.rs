@@ -6,10 +6,7 @@
 mod filter;
 mod netlink;
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_sock_diag::{
@@ -18,6 +15,7 @@ use netlink_packet_sock_diag::{
 };
 use rustix::io::Errno;
 
+pub use filter::Local;
 use netlink::{Dump, Netlink};
 
 /// Sockets of the network namespace that the calling thread was in when it opened this.
@@ -55,9 +53,9 @@ impl TcpSockets {
         Ok(Self(Netlink::open().context("opening sock_diag")?))
     }
 
-    /// Tells of each connection whose local address is one of `local`. The kernel picks them, so
-    /// that others cost nothing but its own look at them.
-    pub fn for_each(&mut self, local: &[IpAddr], mut found: impl FnMut(TcpSocket)) -> Result<()> {
+    /// Tells of each connection whose own end is one of `local`. The kernel picks them, so that
+    /// others cost nothing but its own look at them.
+    pub fn for_each(&mut self, local: &[Local], mut found: impl FnMut(TcpSocket)) -> Result<()> {
         for local in local.chunks(filter::MOST) {
             // Sockets of IPv6 listeners are among AF_INET6's, though their addresses may be IPv4.
             for family in [AF_INET, AF_INET6] {
@@ -72,6 +70,30 @@ impl TcpSockets {
             }
         }
         Ok(())
+    }
+
+    /// Whether a connection has a socket that would hear a new one's first segment as its own: in
+    /// TIME_WAIT it makes way.
+    pub fn is_there(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<bool> {
+        let mut request = request(if local.is_ipv4() { AF_INET } else { AF_INET6 });
+        request.socket_id = SocketId {
+            source_port: local.port(),
+            destination_port: remote.port(),
+            source_address: local.ip(),
+            destination_address: remote.ip(),
+            interface_id: 0,
+            cookie: ANY,
+        };
+        let mut is_there = false;
+        let asked = self.0.ask(request, |found| {
+            let state = found.header.state;
+            is_there = !matches!(state, tcp::TCP_TIME_WAIT | tcp::TCP_LISTEN);
+        });
+        match asked {
+            Ok(()) => Ok(is_there),
+            Err(error) if is(&error, Errno::NOENT) => Ok(false),
+            Err(error) => Err(error).context("looking for a TCP socket (kernel module tcp_diag)"),
+        }
     }
 
     /// Ends it as by a failure: its owner reads ECONNABORTED, and its peer gets a reset if it is in
@@ -153,20 +175,27 @@ impl From<u8> for SocketState {
     }
 }
 
+/// INET_DIAG_NOCOOKIE of linux/inet_diag.h.
+const ANY: [u8; 8] = [0xff; 8];
+
 /// TCP_NEW_SYN_RECV of net/tcp_states.h.
 const NEW_SYN_RECV: u8 = 12;
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{IpAddr, TcpListener, TcpStream};
 
     use super::*;
 
     fn listed(local: &[&str]) -> Vec<TcpSocket> {
-        let local: Vec<_> = local.iter().map(|ip| ip.parse().expect("an IP")).collect();
+        let ip = |local: &&str| Local::from(local.parse::<IpAddr>().expect("an IP"));
+        listed_at(&local.iter().map(ip).collect::<Vec<_>>())
+    }
+
+    fn listed_at(local: &[Local]) -> Vec<TcpSocket> {
         let mut found = Vec::new();
         let mut sockets = TcpSockets::open().expect("sock_diag");
-        let all = sockets.for_each(&local, |socket| found.push(socket));
+        let all = sockets.for_each(local, |socket| found.push(socket));
         all.expect("a list");
         found
     }
@@ -189,6 +218,35 @@ mod tests {
         assert_eq!(app.local.ip().to_string(), "127.0.80.1");
         assert_eq!(app.remote, client.local_addr().expect("an address"));
         assert_eq!(app.state, SocketState::Established);
+    }
+
+    #[test]
+    fn finds_one() {
+        for (listen, to) in [("[::]:0", "127.0.80.5"), ("[::1]:0", "[::1]")] {
+            let (client, app) = connection(listen, to);
+            let (local, remote) = (
+                client.peer_addr().expect("an address"),
+                client.local_addr().expect("an address"),
+            );
+            let mut sockets = TcpSockets::open().expect("sock_diag");
+            let mut is_there = || sockets.is_there(local, remote).expect("an answer");
+            assert!(is_there());
+            // The app's end is the one without TIME_WAIT.
+            drop(client);
+            drop(app);
+            assert!(!is_there());
+        }
+    }
+
+    #[test]
+    fn lists_those_of_a_port() {
+        for (listen, to) in [("127.0.80.4:0", "127.0.80.4"), ("[::1]:0", "[::1]")] {
+            let (client, app) = connection(listen, to);
+            let port = client.peer_addr().expect("an address").port();
+            let found = listed_at(&[Local::Port(port)]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].local, app.local_addr().expect("an address"));
+        }
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl Netlink {
         self.answers(|_| {})
     }
 
+    /// For one socket.
+    pub fn ask(&mut self, one: InetRequest, found: impl FnMut(InetResponse)) -> io::Result<()> {
+        self.send(SockDiagMessage::InetRequest(one), NLM_F_ACK)?;
+        self.answers(found)
+    }
+
     pub fn dump(&mut self, dump: Dump, found: impl FnMut(InetResponse)) -> io::Result<()> {
         self.send(dump, NLM_F_DUMP)?;
         self.answers(found)
