@@ -20,7 +20,7 @@ use crate::lab::leaks::Leaks;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::stream::{expect_reset, round_trip};
-use crate::lab::truepeer::Truepeer;
+use crate::lab::truepeer::{Truepeer, keeper_of};
 
 /// Of `--orphan-timeout`.
 const DEFAULT: &str = "10s";
@@ -85,21 +85,6 @@ impl Site {
         })
     }
 
-    fn keeper(&self) -> Result<Pid> {
-        poll::until("a keeper", || {
-            // The children of each thread: the one that has started it has ended.
-            let mut keeper = None;
-            for task in fs::read_dir(format!("/proc/{}/task", self.daemon.pid()))? {
-                // A thread may end meanwhile.
-                let children = fs::read_to_string(task?.path().join("children"));
-                let children = children.unwrap_or_default();
-                let found = children.split_whitespace().find(|pid| is_keeper(pid));
-                keeper = keeper.or(found.map(str::parse).transpose()?);
-            }
-            Ok(keeper.and_then(Pid::from_raw))
-        })
-    }
-
     /// Each of them says something again and again while `work` is done, and afterwards once more.
     fn under_load(&mut self, work: impl FnOnce(&Lab, &Truepeer) -> Result<()>) -> Result<()> {
         let (lab, truepeer) = (&self.lab, &self.truepeer);
@@ -128,10 +113,6 @@ impl Site {
         ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
         self.lab.no_device_left()
     }
-}
-
-fn is_keeper(pid: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "truepeer-keeper\n")
 }
 
 fn talk(mine: &mut [TcpStream], done: &AtomicBool, rounds: &AtomicUsize) -> Result<()> {
@@ -243,17 +224,69 @@ fn if_nobody_comes_every_end_hears_a_reset() -> Result<()> {
     capture.saw_none()
 }
 
+fn descriptors(pid: Pid) -> Result<usize> {
+    let path = format!("/proc/{}/fd", pid.as_raw_nonzero());
+    Ok(fs::read_dir(path)?.count())
+}
+
 #[test]
 fn a_keeper_that_dies_is_followed_by_another() -> Result<()> {
     let mut site = Site::new(DEFAULT)?;
-    let keeper = site.keeper()?;
+    let keeper = keeper_of(&site.daemon)?;
+    let held = descriptors(keeper)?;
     kill_process(keeper, Signal::KILL)?;
     site.daemon.wait_line("starting another")?;
-    ensure!(site.keeper()? != keeper);
+    poll::until("another keeper to hold as much", || {
+        let other = keeper_of(&site.daemon)?;
+        Ok((other != keeper && descriptors(other)? >= held).then_some(()))
+    })?;
     site.kill()?;
     let next = site.truepeer.start()?;
     site.under_load(|_, _| Ok(()))?;
     site.end(next)
+}
+
+/// As of one that hangs: it holds all that it has, and answers nobody.
+#[test]
+fn while_a_daemon_is_stopped_open_ones_go_on_and_new_ones_are_refused() -> Result<()> {
+    let mut site = Site::new(DEFAULT)?;
+    let capture = Leaks::watch(&site.lab.edge)?;
+    let pid = site.daemon.pid();
+    site.under_load(|lab, _| {
+        kill_process(pid, Signal::STOP)?;
+        for service in HOST.both(TRUEPEER_PORT) {
+            poll::until("a stopped daemon's SYNs to be refused", || {
+                refuses(lab, service).map(|refuses| refuses.then_some(()))
+            })?;
+        }
+        kill_process(pid, Signal::CONT)?;
+        for service in HOST.both(TRUEPEER_PORT) {
+            poll::until("SYNs to be let in again", || {
+                refuses(lab, service).map(|refuses| (!refuses).then_some(()))
+            })?;
+        }
+        Ok(())
+    })?;
+    for client in CLIENT.both(FIRST_PORT + COUNT) {
+        round_trip(&mut site.connect(client)?, b"new")?;
+    }
+    ensure!(site.direct()? >= site.open.len(), "some are forgotten");
+    capture.saw_none()?;
+    let Site {
+        open, mut daemon, ..
+    } = site;
+    drop(open);
+    daemon.signal(Signal::TERM)?;
+    ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
+    Ok(())
+}
+
+fn refuses(lab: &Lab, service: SocketAddr) -> Result<bool> {
+    match lab.edge.connect_from(BALANCER.like(service, 0), service) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[test]

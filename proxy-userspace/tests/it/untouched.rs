@@ -56,7 +56,8 @@ impl Settings {
 }
 
 fn is_device(name: &str) -> bool {
-    let number = name.strip_prefix(DEVICE);
+    // Beside the veth there is one for IPv4 steer addresses.
+    let number = name.strip_suffix('s').unwrap_or(name).strip_prefix(DEVICE);
     number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 

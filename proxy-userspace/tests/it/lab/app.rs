@@ -58,6 +58,11 @@ impl App {
         Ok(SockRef::from(&self.0).listen(BACKLOG)?)
     }
 
+    /// Has room for one more connection than this that nobody has accepted yet.
+    pub fn limit(&self, waiting: i32) -> Result<()> {
+        Ok(SockRef::from(&self.0).listen(waiting)?)
+    }
+
     /// Whoever has connected since the last accept, without waiting for anybody.
     pub fn accept_now(&self) -> Result<Option<(TcpStream, SocketAddr)>> {
         self.0.set_nonblocking(true)?;

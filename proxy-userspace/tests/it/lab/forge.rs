@@ -58,6 +58,14 @@ impl Segment<'_> {
         self.tcp(to);
     }
 
+    /// The packet in an Ethernet frame, by its destination's address and its source's.
+    pub fn frame(&self, [to, from]: [[u8; 6]; 2]) -> Vec<u8> {
+        let ethertype: u16 = if self.to.is_ipv4() { 0x0800 } else { 0x86dd };
+        let mut frame = [&to[..], &from, &ethertype.to_be_bytes()].concat();
+        self.write(&mut frame);
+        frame
+    }
+
     fn ip(&self, to: &mut Vec<u8>) {
         let length = 20 + self.options.len() + self.payload.len();
         let length = u16::try_from(length).expect("a small packet");

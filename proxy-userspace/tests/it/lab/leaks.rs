@@ -29,7 +29,8 @@ pub struct Leaks {
 #[derive(Default)]
 struct Seen {
     packets: usize,
-    leaks: Vec<String>,
+    /// Whether it is of IPv4, and what it is.
+    leaks: Vec<(bool, String)>,
 }
 
 impl Leaks {
@@ -46,12 +47,24 @@ impl Leaks {
 
     /// Fails if anything has leaked up to now.
     pub fn saw_none(self) -> Result<()> {
+        self.saw_none_of(|_| true)
+    }
+
+    /// The same, but IPv6 isn't looked at.
+    pub fn saw_no_ipv4(self) -> Result<()> {
+        self.saw_none_of(|is_ipv4| is_ipv4)
+    }
+
+    fn saw_none_of(self, families: impl Fn(bool) -> bool) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let seen = self.looking.join().expect("looking doesn't panic")?;
         ensure!(seen.packets > 0, "the capture saw nothing at all");
-        let (count, some) = (seen.leaks.len(), seen.leaks.iter().take(8));
-        let some: Vec<_> = some.map(String::as_str).collect();
-        ensure!(count == 0, "{count} packets leaked: {}, …", some.join(", "));
+        let leaks = seen.leaks.into_iter();
+        let leaks = leaks.filter_map(|(is_ipv4, leak)| families(is_ipv4).then_some(leak));
+        let leaks: Vec<_> = leaks.collect();
+        let count = leaks.len();
+        let some = leaks[..count.min(8)].join(", ");
+        ensure!(count == 0, "{count} packets leaked: {some}, …");
         Ok(())
     }
 }
@@ -79,7 +92,8 @@ fn look(mut socket: Socket, stop: &AtomicBool) -> Result<Seen> {
         seen.packets += 1;
         let is_clients = [CLIENT.v4, CLIENT.v6].contains(&packet.to);
         if is_steer(packet.from) || is_steer(packet.to) || is_clients {
-            seen.leaks.push(describe(&packet));
+            let leak = (packet.from.is_ipv4(), describe(&packet));
+            seen.leaks.push(leak);
         }
     }
 }

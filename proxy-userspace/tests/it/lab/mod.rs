@@ -22,6 +22,7 @@ pub mod forge;
 pub mod haproxy;
 pub mod header;
 pub mod hitch;
+pub mod keeper;
 pub mod leaks;
 pub mod lossy;
 pub mod mangle;
@@ -52,6 +53,7 @@ pub mod varnish;
 pub mod wire;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -164,12 +166,17 @@ impl Lab {
     pub fn leaves_no_trace(&self) -> Result<()> {
         self.no_device_left()?;
         for path in self.left_behind()? {
-            if path.is_dir() {
+            let removed = if path.is_dir() {
                 fs::remove_dir_all(&path)
             } else {
                 fs::remove_file(&path)
+            };
+            // A keeper may be about to end.
+            if let Err(error) = removed
+                && error.kind() != ErrorKind::NotFound
+            {
+                return Err(error).with_context(|| format!("removing {}", path.display()));
             }
-            .with_context(|| format!("removing {}", path.display()))?;
         }
         ensure!(
             self.left_behind()?.is_empty(),

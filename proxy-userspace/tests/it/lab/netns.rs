@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use rustix::thread::{
     LinkNameSpaceType, UnshareFlags, gettid, move_into_link_name_space, unshare_unsafe,
 };
@@ -45,6 +45,20 @@ impl Netns {
         };
         netns.ip("link set lo up")?;
         Ok(netns)
+    }
+
+    /// The one that a process's threads are in that have left its own.
+    pub fn of_threads(name: &'static str, process: Pid) -> Result<Self> {
+        let process = format!("/proc/{}", process.as_raw_nonzero());
+        let own = fs::read_link(format!("{process}/ns/net"))?;
+        for thread in fs::read_dir(format!("{process}/task"))? {
+            let path = thread?.path().join("ns/net");
+            if fs::read_link(&path)? != own {
+                let fd = Arc::new(File::open(path)?);
+                return Ok(Self { name, fd });
+            }
+        }
+        bail!("{process} has no thread in another network namespace");
     }
 
     /// A path that other processes can use for as long as the calling thread lives. Its own, as a

@@ -2,11 +2,13 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Pid;
 use serde_json::Value;
 
 use super::Lab;
@@ -55,6 +57,7 @@ impl Lab {
             in_container: false,
             in_time_namespace: false,
             orphan_timeout: "0s",
+            service_manager: None,
         }
     }
 
@@ -114,6 +117,7 @@ pub struct Truepeer {
     in_container: bool,
     in_time_namespace: bool,
     orphan_timeout: &'static str,
+    service_manager: Option<PathBuf>,
 }
 
 impl Truepeer {
@@ -162,6 +166,12 @@ impl Truepeer {
         self
     }
 
+    /// It tells a service manager, at a socket of datagrams, how it is.
+    pub fn tells(mut self, service_manager: &Path) -> Self {
+        self.service_manager = Some(service_manager.to_owned());
+        self
+    }
+
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
         self.more.extend(args);
@@ -189,7 +199,7 @@ impl Truepeer {
         self
     }
 
-    /// Starts it as container runtimes do: with mounts of its own, and /proc/sys read-only.
+    /// Starts it as container runtimes do: with mounts of its own, /proc/sys read-only, and no TUN.
     pub fn in_container(mut self) -> Self {
         self.in_container = true;
         self
@@ -202,7 +212,10 @@ impl Truepeer {
     }
 
     fn command(&self, verb: &str) -> Result<Command> {
-        let plain = command(self.command_line(verb))?;
+        let mut plain = command(self.command_line(verb))?;
+        if let Some(socket) = &self.service_manager {
+            plain.env("NOTIFY_SOCKET", socket);
+        }
         if self.in_time_namespace {
             let mut unshare = Command::new("unshare");
             unshare.args(["--time", "--monotonic", AHEAD, "--boottime", AHEAD]);
@@ -210,7 +223,8 @@ impl Truepeer {
             return Ok(unshare);
         }
         if self.in_container {
-            let script = "mount -o bind /proc/sys /proc/sys \
+            let script = "mount -o bind /dev/null /dev/net/tun \
+                          && mount -o bind /proc/sys /proc/sys \
                           && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
             let mut unshare = Command::new("unshare");
             unshare.args(["--mount", "sh", "-c", script]);
@@ -248,6 +262,26 @@ impl Truepeer {
         line.extend(self.more.iter().cloned());
         line
     }
+}
+
+/// The process that a daemon has started to outlive it.
+pub fn keeper_of(daemon: &Proc) -> Result<Pid> {
+    poll::until("a keeper", || {
+        // The children of each thread: the one that has started it has ended.
+        let mut keeper = None;
+        for task in fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
+            // A thread may end meanwhile.
+            let children = fs::read_to_string(task?.path().join("children"));
+            let children = children.unwrap_or_default();
+            let found = children.split_whitespace().find(|pid| is_keeper(pid));
+            keeper = keeper.or(found.map(str::parse).transpose()?);
+        }
+        Ok(keeper.and_then(Pid::from_raw))
+    })
+}
+
+fn is_keeper(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "truepeer-keeper\n")
 }
 
 fn targets([v4, v6]: [SocketAddr; 2]) -> Vec<(&'static str, SocketAddr)> {

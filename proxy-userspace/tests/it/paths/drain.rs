@@ -1,16 +1,51 @@
 //! SIGTERM with open connections, whoever carries their bytes.
 
+use std::io::Write;
+use std::net::Shutdown;
+
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::{CLIENT_PORT, MIB, Plan, Site, paths};
-use crate::lab::stream::{expect_cut, expect_reset};
+use super::headers::after_one_segment;
+use super::{CLIENT_PORT, MIB, Plan, Site, only, paths};
+use crate::lab::header::Version;
+use crate::lab::stream::{expect_cut, expect_end, expect_reset};
 use crate::lab::talk::{Side, Talk};
+
+only! {
+    direct:
+    a_close_on_its_way_holds_nothing;
+}
 
 paths! {
     open_connections_finish;
     a_second_signal_resets_at_once;
     the_drain_timeout_resets;
+}
+
+/// Of connections that the daemon has, as their headers come in two parts.
+fn a_close_on_its_way_holds_nothing(plan: Plan<'_>) -> Result<()> {
+    let mut site = plan.start()?;
+    let mut talks = Vec::new();
+    for port in (CLIENT_PORT..).take(8) {
+        let header = site.header(Version::V2, port);
+        let (first, rest) = header.split_at(9);
+        let balancer = after_one_segment(&site, first)?;
+        (&balancer).write_all(rest)?;
+        talks.push(Talk::accept(balancer, &site.app, site.client(port))?);
+    }
+    site.truepeer.signal(Signal::TERM)?;
+    site.truepeer.wait_line("draining")?;
+    // The apps have not closed: the daemon's ends wait for theirs.
+    for talk in &talks {
+        talk.balancer.shutdown(Shutdown::Both)?;
+    }
+    for talk in &mut talks {
+        expect_end(&mut talk.app)?;
+    }
+    drop(talks);
+    assert_eq!(site.truepeer.wait_exit()?.code(), Some(0));
+    site.lab.no_device_left()
 }
 
 /// Both one that has talked and one that has only begun.

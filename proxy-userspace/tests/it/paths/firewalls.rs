@@ -24,6 +24,7 @@ use crate::steering::site::{nft, sysctl};
 paths! {
     only_lo_and_the_service;
     strict_rp_filter;
+    nat_for_containers;
     conntrack_in_bulk;
     conntrack_forgets_what_has_ended;
     a_ban_of_the_client_keeps_it_out;
@@ -61,6 +62,24 @@ fn strict_rp_filter(plan: Plan<'_>) -> Result<()> {
         ["all", "default", "edge", "lo"]
             .iter()
             .try_for_each(|device| sysctl(&lab.host, &format!("ipv4/conf/{device}/rp_filter"), "1"))
+    })
+}
+
+/// As Docker has it. Since Linux 5.17, nat at the input takes a packet's socket off it if that doesn't
+/// know the client's port, and one that is made of a segment doesn't yet.
+fn nat_for_containers(plan: Plan<'_>) -> Result<()> {
+    const NAT: &str = "add table inet nat
+        add chain inet nat pre { type nat hook prerouting priority -100 ; }
+        add rule inet nat pre fib daddr type local tcp dport 80 redirect to :8080
+        add chain inet nat out { type nat hook output priority -100 ; }
+        add rule inet nat out fib daddr type local tcp dport 80 redirect to :8080
+        add chain inet nat post { type nat hook postrouting priority 100 ; }
+        add rule inet nat post ip saddr 172.17.0.0/16 masquerade
+        add rule inet nat post ip6 saddr fd00::/80 masquerade";
+    let path = Path::Daemon;
+    carries(Plan { path, ..plan }, &|lab| {
+        nft(&lab.host, STATEFUL)?;
+        nft(&lab.host, NAT)
     })
 }
 

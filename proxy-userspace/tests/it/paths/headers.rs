@@ -66,7 +66,7 @@ fn in_a_segment_of_its_own(plan: Plan<'_>) -> Result<()> {
 }
 
 /// Connects and writes `bytes`, which are on the wire as a segment of their own when this returns.
-fn after_one_segment(site: &Site, bytes: &[u8]) -> Result<TcpStream> {
+pub fn after_one_segment(site: &Site, bytes: &[u8]) -> Result<TcpStream> {
     let mut wire = Wire::tap(site.balancers_netns(), TRUEPEER_PORT)?;
     let mut balancer = site.connect(0)?;
     balancer.write_all(bytes)?;

@@ -9,6 +9,8 @@ mod aborts;
 mod accounts;
 mod blind;
 mod closes;
+mod counted;
+mod differential;
 mod down;
 mod drain;
 mod fallback;

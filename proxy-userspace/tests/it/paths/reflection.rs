@@ -22,13 +22,13 @@ paths! {
 }
 
 /// A link of the host's that no balancer is behind.
-struct Attacker {
+pub struct Attacker {
     netns: Netns,
-    spray: Spray,
+    pub spray: Spray,
 }
 
 impl Attacker {
-    fn beside(lab: &Lab) -> Result<Self> {
+    pub fn beside(lab: &Lab) -> Result<Self> {
         let netns = Netns::new("attacker")?;
         lab.host.ip(&format!(
             "link add side type veth peer name side netns {}

@@ -1,13 +1,20 @@
 //! The same client ip:port again, and the balancer's as well, right after the last connection.
 
-use std::net::Shutdown;
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use super::{CLIENT_PORT, Plan, paths};
+use super::headers::after_one_segment;
+use super::site::Site;
+use super::{CLIENT_PORT, Plan, only, paths};
 use crate::lab::Lab;
-use crate::lab::stream::expect_end;
-use crate::lab::talk::Talk;
+use crate::lab::counters;
+use crate::lab::header::Version;
+use crate::lab::path::Path;
+use crate::lab::poll;
+use crate::lab::stream::{expect_end, reset};
+use crate::lab::talk::{Side, Talk};
 use crate::steering::reuse::{the_app_closes_first, the_app_resets, the_client_resets};
 
 const ROUNDS: usize = 50;
@@ -19,6 +26,58 @@ paths! {
     after_the_balancer_closes_first;
     after_the_app_resets;
     after_the_balancer_resets;
+}
+
+only! {
+    direct:
+    by_the_daemon_right_after_a_direct_one;
+    by_both_paths_in_turns;
+}
+
+/// What is left of the last connection is in no way of the next.
+fn by_both_paths_in_turns(plan: Plan<'_>) -> Result<()> {
+    let ends = [the_app_resets, the_client_resets];
+    for end in ends {
+        let site = plan.start()?;
+        for round in 0..3 {
+            for path in Path::BOTH {
+                let case = || format!("round {round}, by {path:?}");
+                let strays = || counters::tcp(&site.lab.edge, "OutRsts");
+                let before = strays()?;
+                let mut talk = open_by(&site, path).with_context(case)?;
+                talk.round_trip().with_context(case)?;
+                ensure!(strays()? == before, "the last balancer heard of it");
+                site.lab.wait_path(&talk, path).with_context(case)?;
+                let balancer = talk.balancer.local_addr()?;
+                end(&site.lab, talk).with_context(case)?;
+                wait_unlisted(&site, balancer).with_context(case)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// From the same port of the client's. The first half of a header is for the daemon.
+fn open_by(site: &Site, path: Path) -> Result<Talk> {
+    if path == Path::Direct {
+        return site.open(CLIENT_PORT);
+    }
+    let header = site.header(Version::V2, CLIENT_PORT);
+    let (first, rest) = header.split_at(9);
+    let balancer = after_one_segment(site, first)?;
+    (&balancer).write_all(rest)?;
+    Talk::accept(balancer, &site.app, site.client(CLIENT_PORT))
+}
+
+fn wait_unlisted(site: &Site, balancer: SocketAddr) -> Result<()> {
+    poll::until("the connection to end", || {
+        let shown = site.lab.shown("connections")?;
+        let all = shown.as_array().context("an array")?;
+        let is_there = all
+            .iter()
+            .any(|one| one["balancer"] == balancer.to_string());
+        Ok((!is_there).then_some(()))
+    })
 }
 
 fn after_the_app_closes_first(plan: Plan<'_>) -> Result<()> {
@@ -73,6 +132,25 @@ fn again(
             talk.warm_up(&site.lab, site.path).with_context(case)?;
         }
         end(&site.lab, talk).with_context(case)?;
+    }
+    Ok(())
+}
+
+/// Before anybody has looked after the one that is over.
+fn by_the_daemon_right_after_a_direct_one(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    for first in [Side::Balancer, Side::App] {
+        for round in 0..10 {
+            let mut talk = open_by(&site, Path::Direct)?;
+            talk.round_trip()?;
+            talk.close(first)?;
+            let again = open_by(&site, Path::Daemon);
+            let mut again = again.with_context(|| format!("round {round}, after {first:?}"))?;
+            again.round_trip()?;
+            let balancer = again.balancer.local_addr()?;
+            reset(again.balancer)?;
+            wait_unlisted(&site, balancer)?;
+        }
     }
     Ok(())
 }

@@ -40,5 +40,6 @@ fn holds_in_a_container(bound: Bound) -> Result<()> {
         sys.any(|line| line.contains(" ro,")),
         "/proc/sys can be written: {mounts}"
     );
+    truepeer.wait_line("no TUN device")?;
     Talk::open(&lab, &app, bound.client, Version::V2)?.round_trip()
 }

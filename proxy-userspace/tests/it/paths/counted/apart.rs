@@ -1,0 +1,147 @@
+//! What needs a host or a daemon of its own.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use super::Times::{AtLeast, Once};
+use super::{Counting, Plan, Row, Site};
+use crate::lab::Lab;
+use crate::lab::addr::{
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
+};
+use crate::lab::app::App;
+use crate::lab::forge::{SYN, SYN_OPTIONS, Segment};
+use crate::lab::header::Version;
+use crate::lab::poll;
+use crate::lab::proc::Proc;
+use crate::lab::spray::Spray;
+use crate::lab::stream::has_closed;
+use crate::paths::Family;
+
+/// With a header timeout of a second.
+pub const LATE: &[Row<Site>] = &[Row("direct_late", AtLeast(1), header_too_late)];
+/// With room for one connection.
+pub const FULL: &[Row<Site>] = &[Row("to_daemon_full", Once, second_connection)];
+/// The last thing that its daemon does.
+pub const ENDING: &[Row<Site>] = &[Row("daemon_down", AtLeast(1), syn_while_it_drains)];
+pub const ELSEWHERE: &[Row<Elsewhere>] = &[
+    Row("inject_forwarded", AtLeast(1), has_a_route),
+    Row("inject_no_route", AtLeast(1), has_none),
+];
+pub const STARTING: &str = "dispatch_no_listener";
+
+fn header_too_late(site: &Site, port: u16) -> Result<()> {
+    let mut balancer = site.connect(0)?;
+    // The programs' clock has ticks of a second and more, and there is nothing to ask meanwhile.
+    thread::sleep(Duration::from_millis(2500));
+    balancer.write_all(&site.header(Version::V2, port))?;
+    ensure!(has_closed(&mut balancer), "it was taken");
+    site.app.saw_nobody()
+}
+
+fn second_connection(site: &Site, port: u16) -> Result<()> {
+    let counting = Counting::start(&site.lab, "to_daemon_full")?;
+    let _first = site.open(port)?;
+    let _second = site.connect(0)?;
+    counting.wait(Once)
+}
+
+fn syn_while_it_drains(site: &Site, port: u16) -> Result<()> {
+    let counting = Counting::start(&site.lab, "daemon_down")?;
+    let mut open = site.open(port)?;
+    site.truepeer.signal(Signal::TERM)?;
+    poll::until("a refusal", || Ok(site.connect(0).err().map(drop)))?;
+    counting.wait(AtLeast(1))?;
+    open.ping_pong(1, 100)
+}
+
+/// An app that is not on this host, and may not be there at all.
+pub struct Elsewhere {
+    _truepeer: Proc,
+    family: Family,
+    pub lab: Lab,
+}
+
+/// Of networks for documentation.
+const THERE: [&str; 2] = ["192.0.2.80", "2001:db8:80::80"];
+
+impl Elsewhere {
+    pub fn start(plan: Plan<'_>) -> Result<Self> {
+        let lab = Lab::new()?;
+        let [v4, v6] = THERE;
+        let truepeer = lab.truepeer().no_targets().args([
+            "--target4",
+            &format!("{v4}:{APP_PORT}"),
+            "--target6",
+            &format!("[{v6}]:{APP_PORT}"),
+        ]);
+        Ok(Self {
+            _truepeer: truepeer.start()?,
+            family: plan.family,
+            lab,
+        })
+    }
+
+    /// Until the programs have seen it.
+    fn connect(&self, port: u16, counter: &'static str) -> Result<()> {
+        let counting = Counting::start(&self.lab, counter)?;
+        let of = |pair, port| (self.family)(pair, port);
+        let header = Version::V2.header(of(CLIENT, port), of(FRONT, FRONT_PORT));
+        let service = of(HOST, TRUEPEER_PORT);
+        let _balancer = self.lab.balancer_to(service, &header)?;
+        counting.wait(AtLeast(1))
+    }
+}
+
+fn has_a_route(elsewhere: &Elsewhere, port: u16) -> Result<()> {
+    elsewhere.connect(port, "inject_forwarded")
+}
+
+fn has_none(elsewhere: &Elsewhere, port: u16) -> Result<()> {
+    let [v4, v6] = THERE;
+    elsewhere.lab.host.ip(&format!(
+        "route add unreachable {v4}
+         route add unreachable {v6}"
+    ))?;
+    elsewhere.connect(port, "inject_no_route")
+}
+
+/// SYNs come all the time; addresses are claimed before anything listens there.
+pub fn starts(plan: Plan<'_>) -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = App::listen(&lab.host, (plan.family)(LOOPBACK, APP_PORT))?;
+    let listen: Vec<SocketAddr> = (7000..7064).map(|port| (plan.family)(HOST, port)).collect();
+    let last = *listen.last().context("addresses")?;
+    let spray = Spray::onto(&lab.edge, "host", lab.host.mac("edge")?)?;
+    let is_there = AtomicBool::new(false);
+    let truepeer = thread::scope(|scope| {
+        let spraying = scope.spawn(|| -> Result<()> {
+            for port in (1024..).cycle() {
+                if is_there.load(Ordering::Relaxed) {
+                    break;
+                }
+                spray.send([Segment {
+                    flags: SYN,
+                    options: SYN_OPTIONS,
+                    ..Segment::between((plan.family)(BALANCER, port), last)
+                }])?;
+            }
+            Ok(())
+        });
+        // From this thread: it dies with the one that starts it.
+        let truepeer = lab.truepeer().listen(listen).args(plan.told.args()).start();
+        is_there.store(true, Ordering::Relaxed);
+        spraying.join().expect("no panic on the way")?;
+        truepeer
+    })?;
+    let counted = super::count(&lab, STARTING)?;
+    ensure!(counted > 0, "nobody came too early");
+    drop(truepeer);
+    Ok(())
+}

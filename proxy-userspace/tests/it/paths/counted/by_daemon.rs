@@ -1,0 +1,85 @@
+//! What the programs do for connections that the daemon relays.
+
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use proxy_common::VETH_MAC;
+
+use super::Times::{AtLeast, Once};
+use super::{Row, Site};
+use crate::lab::addr::{APP_PORT, NEIGHBOUR};
+use crate::lab::forge::{SYN, Segment};
+use crate::lab::header::Version;
+use crate::lab::netns::Netns;
+use crate::lab::raw;
+use crate::lab::stream::has_closed;
+
+pub const ROWS: &[Row<Site>] = &[
+    // Once it was looked for, the kernel finds the app by itself.
+    Row("deliver_assigned", Once, opens),
+    Row("deliver_found", Once, opens),
+    Row("dispatch_accepted", AtLeast(1), opens),
+    Row("dispatch_refused", Once, is_not_allowed),
+    Row("inject_steered", AtLeast(16), talks),
+    Row("reply_steered", AtLeast(16), talks),
+    Row("deliver_no_listener", Once, app_that_has_just_gone),
+    Row("deliver_no_target", Once, another_port_of_the_steer_address),
+    // The namespace looks for routers as well.
+    Row("inject_stray", AtLeast(1), nobody_s_packet),
+];
+
+fn opens(site: &Site, port: u16) -> Result<()> {
+    site.open(port).map(drop)
+}
+
+fn talks(site: &Site, port: u16) -> Result<()> {
+    site.open(port)?.ping_pong(16, 100)
+}
+
+fn is_not_allowed(site: &Site, _: u16) -> Result<()> {
+    let stranger = site.of(NEIGHBOUR, 0);
+    let attempt = site.lab.edge.connect_from(stranger, site.service());
+    let kind = attempt.err().map(|error| error.kind());
+    ensure!(kind == Some(ErrorKind::ConnectionRefused), "{kind:?}");
+    Ok(())
+}
+
+/// Which the daemon has told nobody: an app of another connection says it.
+fn steered(site: &Site, port: u16) -> Result<SocketAddr> {
+    Ok(site.open(port)?.app.local_addr()?)
+}
+
+/// Since the balancer has connected.
+fn app_that_has_just_gone(site: &Site, port: u16) -> Result<()> {
+    let mut balancer = site.connect(0)?;
+    site.app.stop()?;
+    balancer.write_all(&site.header(Version::V2, port))?;
+    ensure!(has_closed(&mut balancer), "it was taken");
+    site.app.resume()
+}
+
+/// To the host, from where the daemon's workers are.
+fn send(site: &Site, frame: &[u8]) -> Result<()> {
+    let spoof = Netns::of_threads("spoof", site.truepeer.pid())?;
+    let devices = spoof.devices()?;
+    let device = devices.iter().find(|name| *name != "lo");
+    let socket = raw::sender(&spoof, device.context("a device")?)?;
+    socket.send(frame)?;
+    Ok(())
+}
+
+fn another_port_of_the_steer_address(site: &Site, port: u16) -> Result<()> {
+    let mut to = steered(site, port)?;
+    to.set_port(APP_PORT + 1);
+    let syn = Segment {
+        flags: SYN,
+        ..Segment::between(site.client(port), to)
+    };
+    send(site, &syn.frame([VETH_MAC; 2]))
+}
+
+/// Of a protocol that nobody speaks.
+fn nobody_s_packet(site: &Site, _: u16) -> Result<()> {
+    send(site, &[0x88; 64])
+}

@@ -1,0 +1,121 @@
+//! What a take-over is refused for, who has to hear of one, and what goes on without.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use socket2::SockRef;
+
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::app::{App, Echo};
+use crate::lab::header::Version;
+use crate::lab::keeper::Between;
+use crate::lab::poll::{self, PATIENCE};
+use crate::lab::proc::Proc;
+use crate::lab::stream::round_trip;
+use crate::lab::talk::Talk;
+
+fn apps(lab: &Lab) -> Result<[Echo; 2]> {
+    let [v4, v6] = LOOPBACK.both(APP_PORT);
+    Ok([Echo::start(&lab.host, v4)?, Echo::start(&lab.host, v6)?])
+}
+
+fn connect(lab: &Lab, client: SocketAddr) -> Result<TcpStream> {
+    let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
+    let mut stream = lab.balancer_to(HOST.like(client, TRUEPEER_PORT), &header)?;
+    round_trip(&mut stream, b"hello")?;
+    Ok(stream)
+}
+
+fn connect_both(lab: &Lab, port: u16) -> Result<Vec<TcpStream>> {
+    let clients = CLIENT.both(port);
+    clients.iter().map(|client| connect(lab, *client)).collect()
+}
+
+#[test]
+fn of_maps_of_another_layout_is_refused_and_does_no_harm() -> Result<()> {
+    let lab = Lab::new()?;
+    let _apps = apps(&lab)?;
+    let truepeer = lab.truepeer().orphan_timeout("10s");
+    let mut daemon = truepeer.start()?;
+    let mut open = connect_both(&lab, 20_000)?;
+
+    let between = Between::place(&lab, |said| said.replace("\"layout\":", "\"layout\":9"))?;
+    let taker = truepeer.clone().args(["--take-over"]);
+    let parts = [
+        "no take-over",
+        lab.instance(),
+        "maps of layout 9",
+        "stop it",
+    ];
+    taker.run_to_end()?.expect(1, &parts)?;
+    between.leave()?;
+
+    for stream in &mut open {
+        round_trip(stream, b"still there")?;
+    }
+    open.extend(connect_both(&lab, 20_001)?);
+    ensure!(daemon.is_running()?, "{:?}", daemon.log());
+    // Nor is the keeper left with anything of it.
+    let next = taker.start()?;
+    daemon.wait_line("replaced by another daemon")?;
+    for stream in &mut open {
+        round_trip(stream, b"and with the next one")?;
+    }
+    drop(open);
+    end(next)
+}
+
+/// In order, as nobody waits for its keeper then.
+fn end(mut daemon: Proc) -> Result<()> {
+    daemon.signal(Signal::TERM)?;
+    ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
+    Ok(())
+}
+
+/// What stands for the application's own care: the program is there while no daemon is.
+#[test]
+fn isnt_needed_for_new_connections_to_be_kept_alive() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let truepeer = lab.truepeer().orphan_timeout("10s");
+    let mut daemon = truepeer.start()?;
+    daemon.signal(Signal::KILL)?;
+    poll::until("the daemon's death", || {
+        Ok((!daemon.is_running()?).then_some(()))
+    })?;
+    let mut talk = Talk::open(&lab, &app, CLIENT.v4(20_000), Version::V2)?;
+    talk.round_trip()?;
+    ensure!(SockRef::from(&talk.app).keepalive()?);
+    let next = truepeer.start()?;
+    drop(talk);
+    end(next)
+}
+
+#[test]
+fn is_told_to_the_service_manager_by_the_process_that_it_believes() -> Result<()> {
+    let lab = Lab::new()?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(PATIENCE))?;
+    let truepeer = lab.truepeer();
+    let mut daemon = truepeer.clone().tells(&path).start()?;
+    ensure!(heard(&manager)? == "READY=1\n");
+
+    let next = truepeer.args(["--take-over"]).start()?;
+    ensure!(heard(&manager)? == format!("MAINPID={}\n", next.pid()));
+    ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
+    manager.set_nonblocking(true)?;
+    let more = heard(&manager).ok();
+    ensure!(more.is_none(), "the service isn't stopping: {more:?}");
+    end(next)
+}
+
+fn heard(manager: &UnixDatagram) -> Result<String> {
+    let mut text = [0; 512];
+    let length = manager.recv(&mut text).context("nothing was told")?;
+    Ok(String::from_utf8(text[..length].to_vec())?)
+}
