@@ -1,6 +1,9 @@
 //! Who may connect, and to what.
 
-use super::direct::{Each, for_each};
+use super::{
+    direct::{Each, for_each},
+    load_word, store_word,
+};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap, lpm_trie::Key},
@@ -45,18 +48,12 @@ pub fn for_each_listener<T>(each: Each<Endpoint, Listener, T>, with: &mut T) {
 
 #[inline(always)]
 pub fn last_up(listener: &Listener) -> u64 {
-    UP.get_ptr(listener.socket()).map_or(0, |at| {
-        // SAFETY: a plain load of one word.
-        unsafe { at.read_volatile() }
-    })
+    load_word(UP.get_ptr(listener.socket()))
 }
 
 #[inline(always)]
 pub fn set_up(listener: &Listener, now: u64) {
-    if let Some(at) = UP.get_ptr_mut(listener.socket()) {
-        // SAFETY: a plain store of one word.
-        unsafe { at.write_volatile(now) };
-    }
+    store_word(UP.get_ptr_mut(listener.socket()), now);
 }
 
 /// Hands the connection to the socket at `listener`'s index; false when none is there.

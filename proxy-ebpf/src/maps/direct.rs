@@ -15,6 +15,7 @@ use proxy_common::{
     given, header, life,
 };
 
+use super::{load_word, store_word};
 use crate::wire::{
     cut,
     options::{Header, Options},
@@ -158,18 +159,13 @@ pub fn add_flows(count: u64) {
 /// counts anew, so that what is wrong is so for half a second.
 #[inline(always)]
 fn add(to: Option<*mut u64>, count: u64) {
-    if let Some(to) = to {
-        // SAFETY: a plain load and a plain store of one word.
-        unsafe { to.write_volatile(to.read_volatile().wrapping_add(count)) };
-    }
+    let now = load_word(to.map(<*mut u64>::cast_const));
+    store_word(to, now.wrapping_add(count));
 }
 
 #[inline(always)]
 fn life(index: u32) -> u64 {
-    LIFE.get_ptr(index).map_or(0, |value| {
-        // SAFETY: a plain load of one word.
-        unsafe { value.read_volatile() }
-    })
+    load_word(LIFE.get_ptr(index))
 }
 
 #[inline(always)]
@@ -180,19 +176,13 @@ pub fn flows() -> u64 {
 /// This connection is the daemon's.
 #[inline(always)]
 pub fn note_given(tuple: &Tuple) {
-    if let Some(at) = GIVEN.get_ptr_mut(given::place(tuple)) {
-        // SAFETY: a plain store of one word.
-        unsafe { at.write_volatile(now()) };
-    }
+    store_word(GIVEN.get_ptr_mut(given::place(tuple)), now());
 }
 
 /// Whether the daemon's end of such a connection may still be there.
 #[inline(always)]
 pub fn was_given(tuple: &Tuple) -> bool {
-    let last = GIVEN.get_ptr(given::place(tuple)).map_or(0, |at| {
-        // SAFETY: a plain load of one word.
-        unsafe { at.read_volatile() }
-    });
+    let last = load_word(GIVEN.get_ptr(given::place(tuple)));
     let now = now();
     let is_recent = |at: u32| at != 0 && now.wrapping_sub(at) < given::MEMORY;
     is_recent(last) || is_recent(life(life::FOUND) as u32)
@@ -232,10 +222,7 @@ pub fn is_closing() -> bool {
 
 #[inline(always)]
 fn set_life(index: u32, value: u64) {
-    if let Some(word) = LIFE.get_ptr_mut(index) {
-        // SAFETY: a plain store of one word.
-        unsafe { word.write_volatile(value) };
-    }
+    store_word(LIFE.get_ptr_mut(index), value);
 }
 
 #[inline(always)]
@@ -278,8 +265,7 @@ pub fn insert_pending(tuple: &Tuple, pending: &Pending, is_new: bool) -> bool {
     let Some(share) = SHARES.get_ptr_mut(balancer) else {
         return false;
     };
-    // SAFETY: a plain load of one word.
-    if unsafe { share.read_volatile() } >= Pending::SHARE.into() {
+    if load_word(Some(share.cast_const())) >= Pending::SHARE.into() {
         return false;
     }
     if PENDING.insert(tuple, pending, BPF_NOEXIST.into()).is_err() {

@@ -67,6 +67,23 @@ pub fn spoof_netns() -> u64 {
     SPOOF_NETNS.load().into()
 }
 
+/// What lies at `at`, which others may be writing; 0 if there is no such place.
+#[inline(always)]
+fn load_word<T: Copy + Default>(at: Option<*const T>) -> T {
+    at.map_or_else(T::default, |at| {
+        // SAFETY: a plain load of one word of a map.
+        unsafe { at.read_volatile() }
+    })
+}
+
+#[inline(always)]
+fn store_word<T: Copy>(at: Option<*mut T>, value: T) {
+    if let Some(at) = at {
+        // SAFETY: a plain store of one word of a map.
+        unsafe { at.write_volatile(value) };
+    }
+}
+
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {

@@ -112,7 +112,7 @@ pub fn bridge_uplink(lab: &Lab) -> Result<()> {
     )
 }
 
-/// Not every kernel has them. The one of `cargo xtask test --kernel 6.1` does, and runs these.
+/// Not every kernel has them. Those of `cargo xtask test --kernel` do, and run these, as CI does.
 mod not_in_every_kernel {
     use super::super::{LOOPBACK_V6, WILDCARD_V4};
     use super::*;
@@ -123,19 +123,19 @@ mod not_in_every_kernel {
                 use super::*;
 
                 #[test]
-                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.12 not_in_every_kernel"]
                 fn wildcard_v4() -> Result<()> { holds(WILDCARD_V4, $uplink) }
 
                 #[test]
-                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.12 not_in_every_kernel"]
                 fn loopback_v4() -> Result<()> { holds(LOOPBACK_V4, $uplink) }
 
                 #[test]
-                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.12 not_in_every_kernel"]
                 fn wildcard_v6() -> Result<()> { holds(WILDCARD_V6, $uplink) }
 
                 #[test]
-                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.1 steering"]
+                #[ignore = "needs a kernel with it: cargo xtask test --kernel 6.12 not_in_every_kernel"]
                 fn loopback_v6() -> Result<()> { holds(LOOPBACK_V6, $uplink) }
             }
         )* };

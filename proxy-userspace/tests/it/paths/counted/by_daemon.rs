@@ -1,19 +1,18 @@
 //! What the programs do for connections that the daemon relays.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use proxy_common::VETH_MAC;
 
 use super::Times::{AtLeast, Once};
+use super::to_daemon::app_that_has_just_gone;
 use super::{Row, Site};
 use crate::lab::addr::{APP_PORT, NEIGHBOUR};
 use crate::lab::forge::{SYN, Segment};
-use crate::lab::header::Version;
 use crate::lab::netns::Netns;
 use crate::lab::raw;
-use crate::lab::stream::has_closed;
 
 pub const ROWS: &[Row<Site>] = &[
     // Once it was looked for, the kernel finds the app by itself.
@@ -48,15 +47,6 @@ fn is_not_allowed(site: &Site, _: u16) -> Result<()> {
 /// Which the daemon has told nobody: an app of another connection says it.
 fn steered(site: &Site, port: u16) -> Result<SocketAddr> {
     Ok(site.open(port)?.app.local_addr()?)
-}
-
-/// Since the balancer has connected.
-fn app_that_has_just_gone(site: &Site, port: u16) -> Result<()> {
-    let mut balancer = site.connect(0)?;
-    site.app.stop()?;
-    balancer.write_all(&site.header(Version::V2, port))?;
-    ensure!(has_closed(&mut balancer), "it was taken");
-    site.app.resume()
 }
 
 /// To the host, from where the daemon's workers are.

@@ -157,8 +157,8 @@ fn close_without_a_header(site: &Site, _: u16) -> Result<()> {
     Ok(())
 }
 
-/// Since the SYN was answered.
-fn app_that_has_just_gone(site: &Site, port: u16) -> Result<()> {
+/// Since the balancer has connected.
+pub fn app_that_has_just_gone(site: &Site, port: u16) -> Result<()> {
     let mut balancer = site.connect(0)?;
     site.app.stop()?;
     balancer.write_all(&site.header(Version::V2, port))?;
