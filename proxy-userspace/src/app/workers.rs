@@ -1,22 +1,26 @@
 //! The worker threads: each in the spoof namespace, with a runtime of its own.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
     net::TcpListener,
     sync::oneshot,
     task::{JoinSet, LocalSet},
+    time::sleep,
 };
 
 use super::listen::Listeners;
 use crate::{
     drain::Draining,
-    netns::SpoofNs,
+    netns::{SpoofNs, TcpSockets},
     privileges::{self, Role},
     relay,
     relay::Shared,
 };
+
+/// Between two looks whether all has arrived.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Comes back when a worker has ended.
 pub type Workers = JoinSet<Result<()>>;
@@ -73,7 +77,24 @@ fn work(
             registered.push((service, TcpListener::from_std(listener)?));
         }
         let _ = serves.send(());
+        let stopped = draining.clone();
         relay::serve(registered, shared, draining).await;
-        Ok(())
+        last_bytes(stopped).await
     })
+}
+
+/// Until the applications' hosts have all that was closed with bytes on the way. Without the daemon
+/// nobody steers, and an application that reads slowly would never hear the rest.
+async fn last_bytes(mut draining: Draining) -> Result<()> {
+    let mut sockets = TcpSockets::open()?;
+    let all_arrived = async {
+        while sockets.any_is_closing()? {
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        done = all_arrived => done,
+        () = draining.stopped() => Ok(()),
+    }
 }

@@ -1,9 +1,9 @@
 //! The kernel's own little language for picking sockets (INET_DIAG_REQ_BYTECODE): jumps over
 //! comparisons, and a socket is listed if the end is met exactly.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 // Of linux/inet_diag.h.
 const JUMP: u8 = 1;
@@ -24,6 +24,13 @@ pub enum Local {
     Net(IpNet),
     /// At any address.
     Port(u16),
+}
+
+impl Local {
+    pub const ANY: [Self; 2] = [
+        Self::Net(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0))),
+        Self::Net(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))),
+    ];
 }
 
 impl From<IpAddr> for Local {

@@ -56,11 +56,28 @@ impl TcpSockets {
     /// Tells of each connection whose own end is one of `local`. The kernel picks them, so that
     /// others cost nothing but its own look at them.
     pub fn for_each(&mut self, local: &[Local], mut found: impl FnMut(TcpSocket)) -> Result<()> {
+        self.dump(StateFlags::all() - StateFlags::LISTEN, local, &mut found)
+    }
+
+    /// Whether any has yet to hear that its end, and all before it, has arrived.
+    pub fn any_is_closing(&mut self) -> Result<bool> {
+        let states = StateFlags::FIN_WAIT1 | StateFlags::CLOSING | StateFlags::LAST_ACK;
+        let mut any = false;
+        self.dump(states, &Local::ANY, &mut |_| any = true)?;
+        Ok(any)
+    }
+
+    fn dump(
+        &mut self,
+        states: StateFlags,
+        local: &[Local],
+        found: &mut impl FnMut(TcpSocket),
+    ) -> Result<()> {
         for local in local.chunks(filter::MOST) {
             // Sockets of IPv6 listeners are among AF_INET6's, though their addresses may be IPv4.
             for family in [AF_INET, AF_INET6] {
                 let dump = Dump {
-                    request: request(family),
+                    request: request(family, states.clone()),
                     filter: filter::local_is_one_of(local),
                 };
                 self.0
@@ -75,7 +92,8 @@ impl TcpSockets {
     /// Whether a connection has a socket that would hear a new one's first segment as its own: in
     /// TIME_WAIT it makes way.
     pub fn is_there(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<bool> {
-        let mut request = request(if local.is_ipv4() { AF_INET } else { AF_INET6 });
+        let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+        let mut request = request(family, StateFlags::all());
         request.socket_id = SocketId {
             source_port: local.port(),
             destination_port: remote.port(),
@@ -102,7 +120,7 @@ impl TcpSockets {
     /// Not sent from: TIME_WAIT, LAST_ACK, CLOSING, FIN_WAIT2 that nobody owns any more.
     pub fn destroy(&mut self, socket: &TcpSocket) -> Result<bool> {
         // The tuple finds it; the cookie keeps its successor from harm.
-        let mut request = request(socket.family);
+        let mut request = request(socket.family, StateFlags::all());
         request.socket_id = socket.id.clone();
         let destroy = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
         match self.0.command(destroy) {
@@ -120,12 +138,12 @@ impl TcpSockets {
     }
 }
 
-fn request(family: u8) -> InetRequest {
+fn request(family: u8, states: StateFlags) -> InetRequest {
     InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
-        states: StateFlags::all() - StateFlags::LISTEN,
+        states,
         socket_id: SocketId::new_v6(),
     }
 }

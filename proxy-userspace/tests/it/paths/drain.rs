@@ -5,10 +5,14 @@ use std::net::Shutdown;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
+use serde_json::json;
+use socket2::SockRef;
 
 use super::headers::after_one_segment;
 use super::{CLIENT_PORT, MIB, Plan, Site, only, paths};
 use crate::lab::header::Version;
+use crate::lab::path::Path;
+use crate::lab::payload::Payload;
 use crate::lab::stream::{expect_cut, expect_end, expect_reset};
 use crate::lab::talk::{Side, Talk};
 
@@ -19,6 +23,7 @@ only! {
 
 paths! {
     open_connections_finish;
+    what_the_app_has_not_read_yet_arrives;
     a_second_signal_resets_at_once;
     the_drain_timeout_resets;
 }
@@ -62,6 +67,34 @@ fn open_connections_finish(plan: Plan<'_>) -> Result<()> {
     ensure!(site.truepeer.is_running()?, "it left a connection behind");
     young.transfer(&Side::BOTH, MIB)?;
     drop((warm, young));
+    assert_eq!(site.truepeer.wait_exit()?.code(), Some(0));
+    site.lab.no_device_left()
+}
+
+/// The daemon has ended both halves, and the last bytes wait for room at the app's socket.
+fn what_the_app_has_not_read_yet_arrives(plan: Plan<'_>) -> Result<()> {
+    // More than a window, less than a window and what the daemon's socket takes.
+    const LENGTH: usize = 256 << 10;
+    const LOOKS: usize = 20;
+    let mut site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    SockRef::from(&talk.balancer).set_send_buffer_size(LENGTH)?;
+    talk.app.shutdown(Shutdown::Write)?;
+    expect_end(&mut talk.balancer)?;
+    let payload = Payload::short(1);
+    payload.send(&mut talk.balancer, LENGTH)?;
+    talk.balancer.shutdown(Shutdown::Write)?;
+    if site.path == Path::Daemon {
+        site.lab.wait_ended(&json!({ "closed": 1 }))?;
+    }
+    site.truepeer.signal(Signal::TERM)?;
+    site.truepeer.wait_line("draining")?;
+    // Each takes longer than it would to leave.
+    for _ in 0..LOOKS {
+        site.lab.shown("status")?;
+    }
+    payload.receive(&mut talk.app, LENGTH)?;
+    drop(talk);
     assert_eq!(site.truepeer.wait_exit()?.code(), Some(0));
     site.lab.no_device_left()
 }
