@@ -35,7 +35,7 @@ const FAULTS: Faults = Faults {
     late: 30,
 };
 /// How many go on at once.
-const WORKERS: usize = 16;
+const WORKERS: usize = 128;
 /// Each connection has a client's port of its own.
 const FIRST_PORT: u16 = 2000;
 
