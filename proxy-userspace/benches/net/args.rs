@@ -14,7 +14,7 @@ pub struct Args {
     /// Shorter and fewer rounds, fewer idle connections: for a first look
     #[arg(long)]
     quick: bool,
-    /// Only scenarios with one of these in their name, such as up-1, ping, connect, idle, steering
+    /// Only scenarios with one of these in their name, such as up-1, ping, connect, idle, steering; "connect=" is that one alone
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Only these contenders
@@ -51,12 +51,13 @@ pub struct Args {
 }
 
 impl Args {
+    /// `connect=` wants that one alone of those that begin with it.
     pub fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty()
-            || self
-                .only
-                .iter()
-                .any(|name| scenario.contains(name.as_str()))
+        let is_wanted = |name: &String| match name.strip_suffix('=') {
+            Some(whole) => scenario == whole,
+            None => scenario.contains(name.as_str()),
+        };
+        self.only.is_empty() || self.only.iter().any(is_wanted)
     }
 
     pub fn contenders(&self) -> Vec<Kind> {
