@@ -49,7 +49,7 @@ fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
     if listener.has(Listener::REMOTE) || maps::last_up(listener) == now {
         return true;
     }
-    let is_up = any_listens(ctx, listener, from) != 0 || listener.listens_on_lo();
+    let is_up = any_listens(ctx, listener, from) || listener.listens_on_lo();
     if is_up {
         maps::set_up(listener, now);
     }
@@ -73,7 +73,7 @@ unsafe extern "C" fn look_for_app(
     // SAFETY: the kernel's arguments, and what `look_at_lo` gave it. Of a listener only one word is
     // written in place, by this one program.
     let (listener, ctx) = unsafe { (&mut *listener, TcContext::new(*skb)) };
-    let listens = any_listens(&ctx, listener, &SOMEBODY) != 0;
+    let listens = any_listens(&ctx, listener, &SOMEBODY);
     listener.set_listens_on_lo(listens);
     0
 }
@@ -138,9 +138,8 @@ const fn from(version: Version, tuple: &Tuple) -> Sources {
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn any_listens(ctx: &TcContext, listener: &Listener, from: &Sources) -> u64 {
+fn any_listens(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
     let (v4, v6) = (listener.target4(), listener.target6());
-    let up = v4.is_set() && listens(ctx, Version::V4, [&from.v4, &v4.target])
-        || v6.is_set() && listens(ctx, Version::V6, [&from.v6, &v6.target]);
-    up.into()
+    v4.is_set() && listens(ctx, Version::V4, [&from.v4, &v4.target])
+        || v6.is_set() && listens(ctx, Version::V6, [&from.v6, &v6.target])
 }

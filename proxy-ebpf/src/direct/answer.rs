@@ -80,10 +80,7 @@ pub fn send(
         } => syn_ack(scratch, version, agreed, *numbers, *mtu, *scale),
     };
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
-    match write(ctx, version, scratch, words as u32 * 4) {
-        0 => Ok(()),
-        _ => Err(Failed),
-    }
+    write(ctx, version, scratch, words as u32 * 4)
 }
 
 /// Returns the number of words.
@@ -139,19 +136,9 @@ fn begin(scratch: &mut Scratch, sequence: u32, words: usize, flags: u8, window: 
     scratch.answer[4] = scratch.header[4] & u32::from_ne_bytes([0xff, 0xff, 0, 0]);
 }
 
-/// `len` bytes of `scratch.answer` in place of `scratch.header`. 1 is a failure.
+/// `len` bytes of `scratch.answer` in place of `scratch.header`.
 #[inline(never)]
-fn write(ctx: &TcContext, version: Version, scratch: &mut Scratch, len: u32) -> u64 {
-    try_write(ctx, version, scratch, len).is_err().into()
-}
-
-#[inline(always)]
-fn try_write(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    len: u32,
-) -> Result<(), Failed> {
+fn write(ctx: &TcContext, version: Version, scratch: &mut Scratch, len: u32) -> Result<(), Failed> {
     let Segment { len: before, .. } = scratch.segment;
     let at = plain_offset(version);
     ctx::set_len(ctx, at as u32 + len)?;

@@ -38,7 +38,7 @@ pub fn first(
     }
     options::read(ctx, scratch)?;
     let judged = judge(scratch, listener);
-    if judged != OTHERS
+    if judged != Judged::Others
         && maps::was_given(&scratch.segment.tuple)
         && presence(ctx, version, &scratch.segment.tuple) == Presence::There
     {
@@ -46,13 +46,13 @@ pub fn first(
         return Ok(Verdict::Foreign);
     }
     match judged {
-        OURS => {}
-        LATER => return Ok(Verdict::Done(Counter::DirectAhead)),
-        LATE => {
+        Judged::Ours => {}
+        Judged::Later => return Ok(Verdict::Done(Counter::DirectAhead)),
+        Judged::Late => {
             maps::count(Counter::DirectLate);
             return Ok(Verdict::Foreign);
         }
-        _ => {
+        Judged::Others => {
             // As long as it is busy, and for as long after that as its end may be remembered.
             maps::note_given(&scratch.segment.tuple);
             return Ok(Verdict::Foreign);
@@ -75,17 +75,21 @@ pub fn first(
     }
 }
 
-const OTHERS: u64 = 0;
-const OURS: u64 = 1;
-/// Ours, but not the first one.
-const LATER: u64 = 2;
-/// Ours, but too late.
-const LATE: u64 = 3;
+/// Of whose handshake a segment is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    Others,
+    Ours,
+    /// Ours, but not the first one.
+    Later,
+    /// Ours, but too late.
+    Late,
+}
 
 /// Whether the segment is the first one of a handshake of ours. A function of its own, as a program's
 /// stack has 512 bytes.
 #[inline(never)]
-fn judge(scratch: &Scratch, listener: &Listener) -> u64 {
+fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
     let (segment, options) = (&scratch.segment, &scratch.options);
     // SAFETY: takes nothing.
     let now = seconds(unsafe { bpf_ktime_get_coarse_ns() });
@@ -93,7 +97,7 @@ fn judge(scratch: &Scratch, listener: &Listener) -> u64 {
     let theirs = segment.seq.wrapping_sub(1);
     if Agreed::from_bits(ours).timestamps {
         let Some(secret) = maps::secret() else {
-            return OTHERS;
+            return Judged::Others;
         };
         let asked = Asked {
             tuple: &segment.tuple,
@@ -105,24 +109,24 @@ fn judge(scratch: &Scratch, listener: &Listener) -> u64 {
             timestamp: options.echo,
         };
         return match asked.judge(secret, answer, listener.tick(now)) {
-            Answered::Others => OTHERS,
-            Answered::Later => LATER,
-            Answered::Ours { age } if age > listener.header_ticks() => LATE,
-            Answered::Ours { .. } => OURS,
+            Answered::Others => Judged::Others,
+            Answered::Later => Judged::Later,
+            Answered::Ours { age } if age > listener.header_ticks() => Judged::Late,
+            Answered::Ours { .. } => Judged::Ours,
         };
     }
     match maps::pending(&segment.tuple) {
         Some(pending) if pending.ours == ours => {
             let age = now.wrapping_sub(pending.since);
             if pending.theirs != theirs {
-                LATER
+                Judged::Later
             } else if age > Pending::LIFE {
-                LATE
+                Judged::Late
             } else {
-                OURS
+                Judged::Ours
             }
         }
-        _ => OTHERS,
+        _ => Judged::Others,
     }
 }
 
@@ -159,14 +163,13 @@ fn connect(
     })?;
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
     open(ctx, version, scratch, listener, steered)?;
-    if assign(
+    if !assign(
         ctx,
         version,
         scratch,
         &scratch.proxy.source,
         &steered.target,
-    ) == 0
-    {
+    ) {
         maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
         maps::add_flows(u64::MAX);
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
@@ -228,17 +231,19 @@ fn open(
     steered: &Steered,
 ) -> Result<(), Reason> {
     match insert(ctx, version, scratch, listener, steered) {
-        INSERTED => Ok(()),
-        BUSY => Err(Reason::ToDaemon(Counter::ToDaemonBusy)),
-        FULL => Err(Reason::ToDaemon(Counter::ToDaemonFull)),
-        _ => Err(Reason::Failed),
+        Inserted::Both => Ok(()),
+        Inserted::Busy => Err(Reason::ToDaemon(Counter::ToDaemonBusy)),
+        Inserted::Full => Err(Reason::ToDaemon(Counter::ToDaemonFull)),
+        Inserted::Failed => Err(Reason::Failed),
     }
 }
 
-const INSERTED: u64 = 0;
-const BUSY: u64 = 1;
-const FULL: u64 = 2;
-const FAILED: u64 = 3;
+enum Inserted {
+    Both,
+    Busy,
+    Full,
+    Failed,
+}
 
 #[inline(never)]
 fn insert(
@@ -247,23 +252,27 @@ fn insert(
     scratch: &mut Scratch,
     listener: &Listener,
     steered: &Steered,
-) -> u64 {
-    if fill(scratch, listener, steered) != 0 {
-        return FAILED;
+) -> Inserted {
+    if fill(scratch, listener, steered).is_err() {
+        return Inserted::Failed;
     }
     let before = presence(ctx, version, &scratch.up.rewrite.to);
     if before == Presence::There {
-        return BUSY;
+        return Inserted::Busy;
     }
     if before == Presence::TimeWait {
         // The kernel makes no second socket beside that one, but for a SYN it makes way.
         sweep::forget_left(&scratch.app, before);
-        return BUSY;
+        return Inserted::Busy;
     }
     if !maps::insert_up(&scratch.segment.tuple, &scratch.up) {
         // Another CPU may have the same segment.
         let is_there = maps::find_up(&scratch.segment.tuple).is_some();
-        return if is_there { FAILED } else { FULL };
+        return if is_there {
+            Inserted::Failed
+        } else {
+            Inserted::Full
+        };
     }
     if !maps::insert_down(&scratch.app, &scratch.down) {
         // What is left of the client's last connection.
@@ -271,17 +280,17 @@ fn insert(
         maps::insert_up(&scratch.segment.tuple, &scratch.up);
         if !maps::insert_down(&scratch.app, &scratch.down) {
             maps::forget_up(&scratch.segment.tuple);
-            return FULL;
+            return Inserted::Full;
         }
     }
     maps::add_flows(1);
-    INSERTED
+    Inserted::Both
 }
 
 /// Both entries, and the tuple of the application's packets. A function of its own, as a program's
-/// stack has 512 bytes; 1 is a failure.
+/// stack has 512 bytes.
 #[inline(never)]
-fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> u64 {
+fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> Result<(), Unreadable> {
     let Scratch {
         segment,
         proxy,
@@ -306,9 +315,8 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> u64 {
     // SAFETY: takes nothing.
     down.opened = seconds(unsafe { bpf_ktime_get_coarse_ns() });
     down.header = proxy.version as u16;
-    let prepared = rewrite::prepare(&mut up.rewrite, &segment.tuple)
-        .and_then(|()| rewrite::prepare(&mut down.rewrite, app));
-    prepared.is_err().into()
+    rewrite::prepare(&mut up.rewrite, &segment.tuple)?;
+    rewrite::prepare(&mut down.rewrite, app)
 }
 
 /// Gives the segment as it is to a listener of the daemon. If that doesn't take it, the stack answers.
@@ -318,8 +326,8 @@ fn to_daemon(ctx: &TcContext, version: Version, scratch: &Scratch) {
     let _ = assign(ctx, version, scratch, &tuple.source(), &tuple.destination());
 }
 
-/// Makes the segment a connection of the listener that hears one from `from` to `to`; 0: it is as it
-/// was.
+/// Makes the segment a connection of the listener that hears one from `from` to `to`; false: it is as
+/// it was.
 #[inline(never)]
 fn assign(
     ctx: &TcContext,
@@ -327,12 +335,12 @@ fn assign(
     scratch: &Scratch,
     from: &Endpoint,
     to: &Endpoint,
-) -> u64 {
+) -> bool {
     let Some(host) = maps::host() else {
-        return 0;
+        return false;
     };
     let agreed = Agreed::from_bits(scratch.segment.ack.wrapping_sub(1));
     let options = &scratch.options;
     let mut attrs = Attrs::new(&agreed, host, options.value, options.echo);
-    kfunc::assign(ctx, version, [from, to], &mut attrs).into()
+    kfunc::assign(ctx, version, [from, to], &mut attrs)
 }

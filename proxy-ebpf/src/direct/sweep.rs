@@ -197,26 +197,30 @@ fn say_ended(tuple: &Tuple, flow: &mut Down) -> bool {
     has_told
 }
 
-#[inline(always)]
-fn tell(tuple: &Tuple, flow: &Down, what: u32) -> bool {
-    tell_of(tuple, flow, what) != 0
-}
-
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn tell_of(tuple: &Tuple, flow: &Down, what: u32) -> u64 {
+fn tell(tuple: &Tuple, flow: &Down, what: u32) -> bool {
     maps::tell(&Told {
         tuple: *tuple,
         what,
         down: *flow,
     })
-    .into()
 }
 
 /// Removes what is left of a connection whose socket is gone, or in TIME_WAIT.
-#[inline(always)]
+#[inline(never)]
 pub fn forget(up: &Tuple, down: &Tuple, presence: Presence) {
-    forget_flow(up, down, presence == Presence::TimeWait);
+    let mut has_header = false;
+    if let Some(flow) = maps::find_down(down) {
+        // SAFETY: with its socket gone, only the sweep writes here, the same bits.
+        let flow = unsafe { &mut *flow };
+        if presence == Presence::TimeWait {
+            flow.told |= told::CLOSED;
+        }
+        has_header = is_kept(flow);
+        say_ended(down, flow);
+    }
+    maps::forget_tuples(up, down, has_header);
 }
 
 /// The same by the tuple of the application's packets, if anything is left.
@@ -227,22 +231,6 @@ pub fn forget_left(down: &Tuple, presence: Presence) {
         let up = unsafe { (*left).rewrite.to }.reversed();
         forget(&up, down, presence);
     }
-}
-
-#[inline(never)]
-fn forget_flow(up: &Tuple, down: &Tuple, is_closed: bool) -> u64 {
-    let mut has_header = false;
-    if let Some(flow) = maps::find_down(down) {
-        // SAFETY: with its socket gone, only the sweep writes here, the same bits.
-        let flow = unsafe { &mut *flow };
-        if is_closed {
-            flow.told |= told::CLOSED;
-        }
-        has_header = is_kept(flow);
-        say_ended(down, flow);
-    }
-    maps::forget_tuples(up, down, has_header);
-    0
 }
 
 #[inline(always)]

@@ -106,14 +106,13 @@ pub fn syn(
         sequence: 0,
         timestamp: 0,
     };
-    if number(
+    if !number(
         &scratch.segment,
         listener,
         agreed.to_bits(),
         secret,
         &mut numbers,
-    ) == 0
-    {
+    ) {
         return Ok(Verdict::ToDaemon(Counter::ToDaemonPending));
     }
     let answer = Answer::SynAck {
@@ -194,7 +193,7 @@ fn agree(options: &Options, host: &Host, version: Version) -> Agreed {
     }
 }
 
-/// The numbers of the answer: of a cookie, or of an entry in the pending table. 0: there is no room
+/// The numbers of the answer: of a cookie, or of an entry in the pending table. False: there is no room
 /// for it. A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 fn number(
@@ -203,7 +202,7 @@ fn number(
     bits: u32,
     secret: &[u64; 2],
     numbers: &mut Numbers,
-) -> u64 {
+) -> bool {
     // SAFETY: takes nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     let asked = Asked {
@@ -213,11 +212,11 @@ fn number(
     };
     if Agreed::from_bits(bits).timestamps {
         *numbers = asked.numbers(secret, bits, listener.tick(seconds(now)));
-        return 1;
+        return true;
     }
     // Nobody can know this one: the time is finer than anybody could tell from outside.
     *numbers = asked.numbers(secret, bits, now as u32 ^ (now >> 32) as u32);
-    remember(segment, seconds(now), numbers).into()
+    remember(segment, seconds(now), numbers)
 }
 
 /// In the pending table; false if there is no room. The same SYN again gets the same answer.

@@ -41,9 +41,8 @@ pub fn way(ctx: &TcContext, version: Version, tuple: &Tuple) -> Option<Way> {
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> u32 {
+fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) {
     *way = try_look_up(ctx, version, tuple).unwrap_or(Way::NONE);
-    0
 }
 
 #[inline(always)]

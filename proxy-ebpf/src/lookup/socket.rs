@@ -29,24 +29,20 @@ pub enum Presence {
 }
 
 /// Of the connection whose socket hears a segment of this tuple.
-#[inline(always)]
-pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
-    match state(ctx, version, tuple) {
-        0 | LISTEN => Presence::Gone,
-        TIME_WAIT => Presence::TimeWait,
-        _ => Presence::There,
-    }
-}
-
-/// A function of its own, as a program's stack has 512 bytes; 0 is no socket.
+///
+/// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn state(ctx: &TcContext, version: Version, tuple: &Tuple) -> u32 {
+pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
     let (source, destination) = (tuple.source(), tuple.destination());
     let state = with_socket(ctx, version, [&source, &destination], HERE, |socket| {
         // SAFETY: the reference that the lookup just took.
         unsafe { (*socket).state }
     });
-    state.unwrap_or(0)
+    match state {
+        None | Some(LISTEN) => Presence::Gone,
+        Some(TIME_WAIT) => Presence::TimeWait,
+        Some(_) => Presence::There,
+    }
 }
 
 /// Whether anything listens for a segment from `from` to `to`.

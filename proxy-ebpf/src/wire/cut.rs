@@ -114,31 +114,18 @@ fn try_sum_removed(
 }
 
 /// The bytes behind the cut to its place.
-#[inline(always)]
-fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
-    match move_rest(ctx, segment, count) {
-        0 => Ok(()),
-        _ => Err(Unreadable),
-    }
-}
-
 #[inline(never)]
-fn move_rest(ctx: &TcContext, segment: &Segment, count: u32) -> u64 {
-    try_move_rest(ctx, segment, count).is_none().into()
-}
-
-#[inline(always)]
-fn try_move_rest(ctx: &TcContext, segment: &Segment, count: u32) -> Option<()> {
+fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
     let start = segment.at + segment.len;
-    let rest = segment.payload.checked_sub(count)?;
+    let rest = segment.payload.checked_sub(count).ok_or(Unreadable)?;
     if rest > 0 {
-        let body = maps::body()?;
-        let len = bounded::<1, MOST>(rest.into())?;
-        ctx::load_payload(ctx, Link::Ethernet, (start + count) as usize, body, len).ok()?;
-        let len = bounded::<1, MOST>(rest.into())?;
-        ctx::store_bytes(ctx, start as usize, body, len).ok()?;
+        let body = maps::body().ok_or(Unreadable)?;
+        let len = bounded::<1, MOST>(rest.into()).ok_or(Unreadable)?;
+        ctx::load_payload(ctx, Link::Ethernet, (start + count) as usize, body, len)?;
+        let len = bounded::<1, MOST>(rest.into()).ok_or(Unreadable)?;
+        ctx::store_bytes(ctx, start as usize, body, len)?;
     }
-    ctx::set_len(ctx, start + rest).ok()
+    ctx::set_len(ctx, start + rest)
 }
 
 #[inline(always)]

@@ -78,23 +78,14 @@ pub fn translate(
     new: &Tuple,
     sender: Option<&Addr>,
 ) -> Result<(), Unreadable> {
-    let translated = match version {
+    match version {
         Version::V4 => translate_v4(ctx, old, new, sender),
         Version::V6 => translate_v6(ctx, old, new, sender),
-    };
-    match translated {
-        0 => Ok(()),
-        _ => Err(Unreadable),
     }
 }
 
 #[inline(never)]
-fn translate_v4(ctx: &TcContext, old: &Tuple, new: &Tuple, sender: Option<&Addr>) -> u64 {
-    try_translate_v4(ctx, old, new, sender).is_err().into()
-}
-
-#[inline(always)]
-fn try_translate_v4(
+fn translate_v4(
     ctx: &TcContext,
     old: &Tuple,
     new: &Tuple,
@@ -124,12 +115,7 @@ fn try_translate_v4(
 }
 
 #[inline(never)]
-fn translate_v6(ctx: &TcContext, old: &Tuple, new: &Tuple, sender: Option<&Addr>) -> u64 {
-    try_translate_v6(ctx, old, new, sender).is_err().into()
-}
-
-#[inline(always)]
-fn try_translate_v6(
+fn translate_v6(
     ctx: &TcContext,
     old: &Tuple,
     new: &Tuple,

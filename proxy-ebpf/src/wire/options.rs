@@ -45,21 +45,8 @@ const TIMESTAMPS: (u8, u8) = (8, 10);
 
 /// The header of `scratch.segment` into `scratch.header`, and what its options say into
 /// `scratch.options`.
-#[inline(always)]
-pub fn read(ctx: &TcContext, scratch: &mut Scratch) -> Result<(), Unreadable> {
-    match read_options(ctx, scratch) {
-        0 => Ok(()),
-        _ => Err(Unreadable),
-    }
-}
-
 #[inline(never)]
-fn read_options(ctx: &TcContext, scratch: &mut Scratch) -> u64 {
-    try_read(ctx, scratch).is_none().into()
-}
-
-#[inline(always)]
-fn try_read(ctx: &TcContext, scratch: &mut Scratch) -> Option<()> {
+pub fn read(ctx: &TcContext, scratch: &mut Scratch) -> Result<(), Unreadable> {
     let Segment { at: start, len, .. } = scratch.segment;
     scratch.header = [0; 18];
     scratch.options = Options {
@@ -73,11 +60,11 @@ fn try_read(ctx: &TcContext, scratch: &mut Scratch) -> Option<()> {
         at: LEAST as u32,
     };
     let header: *mut u8 = (&raw mut scratch.header).cast();
-    let len = bounded::<LEAST, MOST>(len.into())?;
-    ctx::load_bytes(ctx, start as usize, header, len).ok()?;
+    let len = bounded::<LEAST, MOST>(len.into()).ok_or(Unreadable)?;
+    ctx::load_bytes(ctx, start as usize, header, len)?;
     let mut walk = Walk { scratch, len };
     repeat((MOST - LEAST) as u32, option, &mut walk);
-    Some(())
+    Ok(())
 }
 
 struct Walk<'a> {
@@ -88,7 +75,7 @@ struct Walk<'a> {
 
 /// The next option.
 unsafe extern "C" fn option(_: u64, walk: *mut Walk<'_>) -> i64 {
-    // SAFETY: what `try_read` gave.
+    // SAFETY: what `read` gave.
     let Walk { scratch, len } = unsafe { &mut *walk };
     let header: *const u8 = (&raw const scratch.header).cast();
     let options = &mut scratch.options;

@@ -46,23 +46,14 @@ pub fn read(
         return Err(Reason::Split);
     }
     let first = byte(scratch, 0);
-    let read = if first == v1::PREFIX[0] && listener.has(Listener::HEADER_V1) {
+    if first == v1::PREFIX[0] && listener.has(Listener::HEADER_V1) {
         read_v1(scratch)
     } else if first == v2::SIGNATURE[0] && listener.has(Listener::HEADER_V2) {
         read_v2(scratch)
     } else {
-        OTHER
-    };
-    match read {
-        READ => Ok(()),
-        SPLIT => Err(Reason::Split),
-        _ => Err(Reason::Other),
+        Err(Reason::Other)
     }
 }
-
-const READ: u64 = 0;
-const SPLIT: u64 = 1;
-const OTHER: u64 = 2;
 
 /// As much of the payload as a header may have, zeroes behind it.
 #[inline(always)]
@@ -93,22 +84,22 @@ fn word<const N: usize>(scratch: &Scratch, at: usize) -> [u32; N] {
 }
 
 #[inline(never)]
-fn read_v2(scratch: &mut Scratch) -> u64 {
+fn read_v2(scratch: &mut Scratch) -> Result<(), Reason> {
     let payload = scratch.segment.payload;
     if payload < v2::FIXED_LEN as u32 {
-        return SPLIT;
+        return Err(Reason::Split);
     }
     let line: *const u8 = (&raw const scratch.line.bytes).cast();
     // SAFETY: the beginning of the buffer.
     let fixed = unsafe { &*line.cast::<[u8; v2::FIXED_LEN]>() };
     let Some(fixed) = v2::fixed(fixed) else {
-        return OTHER;
+        return Err(Reason::Other);
     };
     if fixed.len > MAX_LEN {
-        return OTHER;
+        return Err(Reason::Other);
     }
     if payload < fixed.len as u32 {
-        return SPLIT;
+        return Err(Reason::Split);
     }
     scratch.proxy = Header {
         source: if fixed.v6 {
@@ -121,9 +112,9 @@ fn read_v2(scratch: &mut Scratch) -> u64 {
         tlvs: (fixed.len > fixed.tlvs).into(),
     };
     if fixed.len > fixed.tlvs && !are_tlvs_right(scratch, fixed.tlvs as u32, fixed.len as u32) {
-        return OTHER;
+        return Err(Reason::Other);
     }
-    READ
+    Ok(())
 }
 
 /// So many TLVs, and no more, are gone through here.
@@ -232,22 +223,22 @@ unsafe extern "C" fn checksum_byte(index: u64, checksum: *mut Checksum<'_>) -> i
 }
 
 #[inline(never)]
-fn read_v1(scratch: &mut Scratch) -> u64 {
+fn read_v1(scratch: &mut Scratch) -> Result<(), Reason> {
     for (at, expected) in (0..).zip(v1::PREFIX) {
         if byte(scratch, at) != expected {
-            return OTHER;
+            return Err(Reason::Other);
         }
     }
     let Some(line) = v1::Line::new(byte(scratch, v1::PREFIX.len() as u32)) else {
-        return OTHER;
+        return Err(Reason::Other);
     };
     if byte(scratch, v1::START as u32 - 1) != b' ' {
-        return OTHER;
+        return Err(Reason::Other);
     }
     scratch.v1 = line;
     let mut reading = Reading {
         scratch,
-        outcome: OTHER,
+        outcome: Err(Reason::Other),
     };
     let times = v1::MAX_LEN - 1 - v1::START;
     repeat(times as u32, v1_byte, &mut reading);
@@ -256,7 +247,7 @@ fn read_v1(scratch: &mut Scratch) -> u64 {
 
 struct Reading<'a> {
     scratch: &'a mut Scratch,
-    outcome: u64,
+    outcome: Result<(), Reason>,
 }
 
 unsafe extern "C" fn v1_byte(index: u64, reading: *mut Reading<'_>) -> i64 {
@@ -264,7 +255,7 @@ unsafe extern "C" fn v1_byte(index: u64, reading: *mut Reading<'_>) -> i64 {
     let Reading { scratch, outcome } = unsafe { &mut *reading };
     let at = index as u32 + v1::START as u32;
     if at + 1 >= scratch.segment.payload {
-        *outcome = SPLIT;
+        *outcome = Err(Reason::Split);
         return STOP;
     }
     let read = byte(scratch, at);
@@ -277,9 +268,9 @@ unsafe extern "C" fn v1_byte(index: u64, reading: *mut Reading<'_>) -> i64 {
                 version: 1,
                 tlvs: 0,
             };
-            *outcome = READ;
+            *outcome = Ok(());
         }
-        v1::Step::Whole | v1::Step::Other => *outcome = OTHER,
+        v1::Step::Whole | v1::Step::Other => *outcome = Err(Reason::Other),
     }
     STOP
 }

@@ -13,22 +13,10 @@ use super::{BPF_F_IPV6, difference, plain_offset, replace_sum};
 use crate::ctx::{self, Link, Unreadable, Version};
 
 /// Fills in what makes `rewrite.to` of `from`.
-#[inline(always)]
-pub fn prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
-    match prepare_sums(rewrite, from) {
-        0 => Ok(()),
-        _ => Err(Unreadable),
-    }
-}
-
-/// A function of its own, as a program's stack has 512 bytes; 1 is a failure.
+///
+/// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn prepare_sums(rewrite: &mut Rewrite, from: &Tuple) -> u64 {
-    try_prepare(rewrite, from).is_err().into()
-}
-
-#[inline(always)]
-fn try_prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
+pub fn prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
     let to = &rewrite.to;
     rewrite.addresses = difference(from.both_addresses(), to.both_addresses())?;
     rewrite.ports = difference(&from.ports(), &to.ports())?;
@@ -43,34 +31,16 @@ const fn halves(word: u32) -> [u16; 2] {
 }
 
 /// Gives a segment, whose TCP header is at `at`, its new tuple. Its packet has an Ethernet header.
-#[inline(always)]
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
 pub fn apply(
     ctx: &TcContext,
     version: Version,
     at: u32,
     rewrite: &Rewrite,
 ) -> Result<(), Unreadable> {
-    match apply_at(ctx, version, at, rewrite) {
-        0 => Ok(()),
-        _ => Err(Unreadable),
-    }
-}
-
-/// A function of its own, as a program's stack has 512 bytes; 1 is a failure.
-#[inline(never)]
-fn apply_at(ctx: &TcContext, version: Version, at: u32, rewrite: &Rewrite) -> u64 {
-    try_apply(ctx, version, at as usize, rewrite)
-        .is_err()
-        .into()
-}
-
-#[inline(always)]
-fn try_apply(
-    ctx: &TcContext,
-    version: Version,
-    at: usize,
-    rewrite: &Rewrite,
-) -> Result<(), Unreadable> {
+    let at = at as usize;
     let Rewrite {
         to,
         addresses,

@@ -76,36 +76,24 @@ pub enum Kind {
 }
 
 /// Reads a packet's headers.
-#[inline(always)]
-pub fn read(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> Kind {
-    match read_segment(ctx, version, link, segment) {
-        TCP => Kind::Tcp,
-        ICMP => Kind::Icmp,
-        _ => Kind::Other,
-    }
-}
-
-const OTHER: u64 = 0;
-const TCP: u64 = 1;
-const ICMP: u64 = 2;
-
+///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn read_segment(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> u64 {
+pub fn read(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> Kind {
     let read = match version {
         Version::V4 => read_v4(ctx, link, segment),
         Version::V6 => read_v6(ctx, link, segment),
     };
-    read.unwrap_or(OTHER)
+    read.unwrap_or(Kind::Other)
 }
 
 #[inline(always)]
-fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
+fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
     let [start, fragment, protocol, source, destination]: [u32; 5] =
         ctx::peek(ctx, link, 0).ok()?;
     let [_, protocol, _, _] = protocol.to_ne_bytes();
     if protocol == IpProto::Icmp as u8 {
-        return Some(ICMP);
+        return Some(Kind::Icmp);
     }
     let [_, _, high, low] = fragment.to_ne_bytes();
     let is_fragment = u16::from_be_bytes([high, low]) & 0x3fff != 0;
@@ -120,14 +108,14 @@ fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
 }
 
 #[inline(always)]
-fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<u64> {
+fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
     let ip: [u32; 10] = ctx::peek(ctx, link, 0).ok()?;
     let [_, length, s0, s1, s2, s3, d0, d1, d2, d3] = ip;
     let [high, low, next, _] = length.to_ne_bytes();
     let (next, at) = behind_options(ctx, next, Ipv6Hdr::LEN as u32)?;
     let (next, at) = behind_options(ctx, next, at)?;
     if next == IpProto::Ipv6Icmp as u8 {
-        return Some(ICMP);
+        return Some(Kind::Icmp);
     }
     if next != IpProto::Tcp as u8 {
         return None;
@@ -165,7 +153,7 @@ fn read_tcp(
     [source, destination]: [Addr; 2],
     at: u32,
     total: u32,
-) -> Option<u64> {
+) -> Option<Kind> {
     let plain = plain_offset(version);
     let words = match at as usize == plain {
         true => ctx::peek(ctx, link, plain),
@@ -196,7 +184,7 @@ fn read_tcp(
         len,
         payload: total.saturating_sub(at + len),
     };
-    Some(TCP)
+    Some(Kind::Tcp)
 }
 
 /// Whether nothing is between the fixed header of IP and TCP's.
