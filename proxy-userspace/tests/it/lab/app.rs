@@ -5,9 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use socket2::SockRef;
+use socket2::{Protocol, SockRef};
 
-use super::netns::{Netns, patient, tcp_socket};
+use super::netns::{Netns, patient, stream_socket};
 use super::poll::PATIENCE;
 
 /// More than any test opens at once.
@@ -19,17 +19,22 @@ pub struct App(TcpListener);
 impl App {
     /// `[::]` takes IPv4 too, as it does by default on Linux.
     pub fn listen(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::open(netns, addr, false)
+        Self::open(netns, addr, Protocol::TCP, false)
+    }
+
+    /// With Multipath TCP, as far as the other side has it too.
+    pub fn multipath(netns: &Netns, addr: SocketAddr) -> Result<Self> {
+        Self::open(netns, addr, Protocol::MPTCP, false)
     }
 
     /// One of several listeners at the same address, by SO_REUSEPORT.
     pub fn share(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::open(netns, addr, true)
+        Self::open(netns, addr, Protocol::TCP, true)
     }
 
-    fn open(netns: &Netns, addr: SocketAddr, shared: bool) -> Result<Self> {
+    fn open(netns: &Netns, addr: SocketAddr, protocol: Protocol, shared: bool) -> Result<Self> {
         let listener = netns.enter(|| -> io::Result<TcpListener> {
-            let socket = tcp_socket(addr)?;
+            let socket = stream_socket(protocol, addr)?;
             socket.set_reuse_port(shared)?;
             socket.bind(&addr.into())?;
             socket.listen(BACKLOG)?;

@@ -171,8 +171,27 @@ impl Netns {
         target: SocketAddr,
         deadline: Duration,
     ) -> io::Result<TcpStream> {
+        self.connect_by(Protocol::TCP, source, target, deadline)
+    }
+
+    /// The same with Multipath TCP, as far as the other side has it too.
+    pub fn connect_multipath(
+        &self,
+        source: SocketAddr,
+        target: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        self.connect_by(Protocol::MPTCP, source, target, PATIENCE)
+    }
+
+    fn connect_by(
+        &self,
+        protocol: Protocol,
+        source: SocketAddr,
+        target: SocketAddr,
+        deadline: Duration,
+    ) -> io::Result<TcpStream> {
         let stream = self.enter(|| -> io::Result<TcpStream> {
-            let socket = tcp_socket(target)?;
+            let socket = stream_socket(protocol, target)?;
             socket.bind(&source.into())?;
             socket.connect_timeout(&target.into(), deadline)?;
             Ok(socket.into())
@@ -196,7 +215,12 @@ impl Netns {
 
 /// A socket for `addr`'s family that may take a port in TIME_WAIT.
 pub(super) fn tcp_socket(addr: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    stream_socket(Protocol::TCP, addr)
+}
+
+/// The same of another protocol with streams.
+pub(super) fn stream_socket(protocol: Protocol, addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(protocol))?;
     socket.set_reuse_address(true)?;
     Ok(socket)
 }

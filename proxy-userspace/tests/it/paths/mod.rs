@@ -23,6 +23,7 @@ mod integrity;
 mod killed;
 mod loss;
 mod mtu;
+mod multipath;
 mod numbers;
 mod options;
 mod reflection;

@@ -31,6 +31,7 @@ pub struct Plan<'a> {
     pub path: Path,
     pub family: Family,
     pub bind: Pair,
+    pub listen: fn(&Netns, SocketAddr) -> Result<App>,
     pub args: &'a [&'a str],
     /// Who may connect besides the balancer.
     pub allow: &'a [&'a str],
@@ -56,6 +57,7 @@ impl<'a> Plan<'a> {
             path,
             family,
             bind: LOOPBACK,
+            listen: App::listen,
             args: &[],
             allow: &[],
             set_up: &|_| Ok(()),
@@ -93,7 +95,7 @@ impl<'a> Plan<'a> {
         let wire = wire.transpose()?;
         (self.set_up)(&lab).context("setting the host up")?;
         let bind = (self.family)(self.bind, APP_PORT);
-        let app = App::listen(&lab.host, bind)?;
+        let app = (self.listen)(&lab.host, bind)?;
         let truepeer = self.truepeer(&lab).start()?;
         Ok(Site {
             truepeer,

@@ -49,7 +49,7 @@ const OUT_OF_REACH: [(&str, &str); 3] = [
 
 /// How often a counter has to count.
 #[derive(Clone, Copy, Debug)]
-enum Times {
+pub enum Times {
     Once,
     /// Where it is up to TCP how many segments there are, or how often one comes again.
     AtLeast(u64),
@@ -88,14 +88,14 @@ fn run<S>(lab: &Lab, subject: &S, rows: &[Row<S>]) -> Result<()> {
 }
 
 /// What a counter counts from some moment on.
-struct Counting<'a> {
+pub struct Counting<'a> {
     lab: &'a Lab,
     name: &'static str,
     before: u64,
 }
 
 impl<'a> Counting<'a> {
-    fn start(lab: &'a Lab, name: &'static str) -> Result<Self> {
+    pub fn start(lab: &'a Lab, name: &'static str) -> Result<Self> {
         let before = count(lab, name)?;
         Ok(Self { lab, name, before })
     }
@@ -104,7 +104,7 @@ impl<'a> Counting<'a> {
         Ok(count(self.lab, self.name)? - self.before)
     }
 
-    fn wait(&self, times: Times) -> Result<()> {
+    pub fn wait(&self, times: Times) -> Result<()> {
         let mut counted = 0;
         poll::until("a counter to count", || {
             counted = self.so_far()?;
