@@ -32,6 +32,7 @@ mod several;
 mod short;
 mod site;
 mod stalls;
+mod sums;
 mod trials;
 
 use std::net::SocketAddr;
