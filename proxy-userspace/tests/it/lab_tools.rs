@@ -2,10 +2,10 @@
 //! forger is one.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, OTHER_CLIENT, Pair, WILDCARD};
 use crate::lab::app::{App, Echo};
 use crate::lab::counters::tcp;
@@ -20,6 +20,7 @@ use crate::lab::stream::round_trip;
 use crate::lab::talk::{Side, Talk};
 use crate::lab::tuntap::Layer;
 use crate::lab::wire::Wire;
+use crate::lab::{Lab, may_stay};
 
 /// One MiB each way in both families, from the balancer to an app of the host, over a wire in the
 /// place of the uplink.
@@ -195,5 +196,18 @@ fn a_packet_for_a_client_is_a_leak() -> Result<()> {
         let client = family(CLIENT, 0).ip().to_string();
         ensure!(said.is_err_and(|error| error.contains(&client)));
     }
+    Ok(())
+}
+
+#[test]
+fn a_control_socket_may_stay_only_if_nobody_listens_at_it() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let [control, keeper] = ["x.sock", "x.keeper.sock"].map(|name| directory.path().join(name));
+    let listening = UnixListener::bind(&control)?;
+    assert!(!may_stay(&control), "somebody listens");
+    drop(listening);
+    assert!(may_stay(&control), "nobody listens any more");
+    drop(UnixListener::bind(&keeper)?);
+    assert!(!may_stay(&keeper), "a keeper ends in order");
     Ok(())
 }

@@ -63,6 +63,7 @@ fn an_idle_daemon_stops_and_leaves_nothing() -> Result<()> {
         truepeer.signal(signal)?;
         assert_eq!(truepeer.wait_exit()?.code(), Some(0), "{signal:?}");
         served.lab.no_device_left()?;
+        served.lab.no_socket_left()?;
     }
     Ok(())
 }

@@ -53,12 +53,12 @@ pub mod varnish;
 pub mod wire;
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use netns::Netns;
@@ -161,30 +161,36 @@ impl Lab {
         })
     }
 
-    /// Removes what outlives a daemon on purpose, the pinned allowlist, and fails if anything of
-    /// this lab is still there. The check that every test ends with.
+    /// Removes what may outlive a daemon, and fails if anything else of this lab is still there. The
+    /// check that every test ends with.
     pub fn leaves_no_trace(&self) -> Result<()> {
         self.no_device_left()?;
+        // A keeper may be about to end.
+        let mut left = Vec::new();
+        poll::until("what nobody may leave to go", || {
+            left = self.left_behind()?;
+            left.retain(|path| !may_stay(path));
+            Ok(left.is_empty().then_some(()))
+        })
+        .with_context(|| format!("{} left {left:?}", self.instance))?;
         for path in self.left_behind()? {
             let removed = if path.is_dir() {
                 fs::remove_dir_all(&path)
             } else {
                 fs::remove_file(&path)
             };
-            // A keeper may be about to end.
-            if let Err(error) = removed
-                && error.kind() != ErrorKind::NotFound
-            {
-                return Err(error).with_context(|| format!("removing {}", path.display()));
-            }
+            removed.with_context(|| format!("removing {}", path.display()))?;
         }
-        ensure!(
-            self.left_behind()?.is_empty(),
-            "{} left traces: {:?}",
-            self.instance,
-            self.left_behind()?
-        );
         Ok(())
+    }
+
+    /// Fails if a daemon that has ended in order left a socket, its own or its keeper's.
+    pub fn no_socket_left(&self) -> Result<()> {
+        poll::until("truepeer's sockets to go", || {
+            let left = self.left_behind()?;
+            let is_socket = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "sock");
+            Ok((!left.iter().any(is_socket)).then_some(()))
+        })
     }
 
     fn left_behind(&self) -> Result<Vec<PathBuf>> {
@@ -221,6 +227,17 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// What outlives a daemon on purpose, the pinned allowlist and the file that was locked, and what one
+/// that was killed can't remove: the control socket, at which nobody listens any more.
+pub fn may_stay(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    path.starts_with(PINS)
+        || name.ends_with(".lock")
+        || name.ends_with(".sock")
+            && !name.ends_with(".keeper.sock")
+            && UnixStream::connect(path).is_err()
 }
 
 /// To the hard limit, for all labs of this process and the programs in them at once.
