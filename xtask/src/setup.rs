@@ -18,6 +18,12 @@ pub fn run() -> Result<()> {
     ensure(&mut Apt::default())
 }
 
+/// The same with what tests need besides: the root that has newer senders in it.
+pub fn for_tests() -> Result<PathBuf> {
+    run()?;
+    peers()
+}
+
 /// The same with what it takes to boot other kernels.
 pub fn run_with_kernels() -> Result<()> {
     let mut apt = Apt::default();
@@ -43,7 +49,7 @@ pub fn bench() -> Result<()> {
     Apt::default().ensure(packages::BENCH)
 }
 
-/// The root that has the bench's peers in it.
+/// The root that has newer senders for tests in it, and the bench's peers.
 pub fn peers() -> Result<PathBuf> {
     Apt::default().ensure(packages::PEERS)?;
     peers::ensure()

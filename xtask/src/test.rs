@@ -16,6 +16,9 @@ use crate::{build, setup};
 /// Set where tests are to try as much as is promised.
 pub const FULL: &str = "TRUEPEER_FULL";
 
+/// Set to the root that has newer senders in it than this system may have.
+const PEERS: &str = "TRUEPEER_PEERS";
+
 /// How many tests run at once, for libtest.
 const THREADS: &str = "RUST_TEST_THREADS";
 /// For each CPU. A test in a lab waits for half of its time, for the kernel to be done with what
@@ -25,7 +28,7 @@ const THREADS_PER_CPU: usize = 2;
 /// With `all`, in full: up to an hour.
 pub fn run(filter: &[String], all: bool) -> Result<()> {
     require("test")?;
-    setup::run()?;
+    let peers = setup::for_tests()?;
     build::run()?;
     step("tests of the parts");
     let full = all.then_some((FULL, "1"));
@@ -39,7 +42,7 @@ pub fn run(filter: &[String], all: bool) -> Result<()> {
             let cpus = available_parallelism().map_or(1, usize::from);
             daemon.env(THREADS, (cpus * THREADS_PER_CPU).to_string());
         }
-        run_as_root(daemon.envs(full));
+        run_as_root(daemon.envs(full).env(PEERS, peers));
         succeed(daemon.arg("--").args(filter), "tests of the daemon failed")
     })
 }

@@ -3,10 +3,11 @@
 use std::env;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::args::Args;
 use crate::kind::Kind;
+use crate::lab::root::Root;
 use crate::peers::Recipe;
 
 pub struct Lineup {
@@ -42,7 +43,9 @@ fn version(kind: Kind, recipe: &Recipe) -> Result<Option<String>> {
     Ok(match kind {
         Kind::Direct => None,
         Kind::Truepeer | Kind::Daemon => Some(truepeer()?),
-        Kind::GoMmproxy | Kind::Haproxy | Kind::Nginx => Some(recipe.root()?.version(kind.name())?),
+        Kind::GoMmproxy | Kind::Haproxy | Kind::Nginx => {
+            Some(packaged(recipe.root()?, kind.name())?)
+        }
     })
 }
 
@@ -57,4 +60,19 @@ fn truepeer() -> Result<String> {
 pub fn binary() -> Result<std::ffi::OsString> {
     env::var_os("TRUEPEER_BIN")
         .context("set TRUEPEER_BIN to the truepeer binary; `cargo xtask bench` does that")
+}
+
+/// A package's version, without what Debian appends to it.
+fn packaged(root: &Root, package: &str) -> Result<String> {
+    let status = root.path("var/lib/dpkg");
+    let mut query = Command::new("dpkg-query");
+    query.arg("--admindir").arg(&status);
+    query.args(["--show", "--showformat=${source:Upstream-Version}"]);
+    let output = query.arg(package).output().context("starting dpkg-query")?;
+    ensure!(
+        output.status.success(),
+        "there is no {package} in {}",
+        status.display()
+    );
+    Ok(String::from_utf8(output.stdout)?)
 }

@@ -29,7 +29,6 @@ mod place;
 mod programs;
 mod report;
 mod results;
-mod root;
 mod run;
 mod scenario;
 mod setups;

@@ -16,7 +16,7 @@ use crate::kind::Kind;
 use crate::lab::addr::TRUEPEER_PORT;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
-use crate::root::Root;
+use crate::lab::root::Root;
 use crate::setups;
 use crate::site::CONGESTION_CONTROL;
 use crate::usage::Usage;

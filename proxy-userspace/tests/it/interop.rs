@@ -121,6 +121,18 @@ rows! {
             Ok(Box::new(HaProxy::with(at.netns, &Options::tls(at.pki, server), at.to)?))
         },
     },
+    haproxy_v2_tlv: Row {
+        sender: "HAProxy 3.0",
+        setting: "send-proxy-v2 set-proxy-v2-tlv-fmt(0xE1) %ci-%cp",
+        version: Version::V2,
+        tlvs: "0xe1",
+        client: Client::Plain,
+        apps: STREAMS,
+        start: |at| {
+            let options = Options::newer("send-proxy-v2 set-proxy-v2-tlv-fmt(0xE1) %ci-%cp")?;
+            Ok(Box::new(HaProxy::with(at.netns, &options, at.to)?))
+        },
+    },
     nginx_stream_v1: Row {
         sender: "nginx, stream",
         setting: "proxy_protocol on",

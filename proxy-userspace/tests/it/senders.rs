@@ -4,13 +4,16 @@ use std::io::Write;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
 use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, BALANCER, CLIENT, FRONT_PORT, HOST, LOOPBACK, OTHER_CLIENT, TRUEPEER_PORT, WILDCARD,
 };
 use crate::lab::app::{App, Echo};
-use crate::lab::haproxy::{HaProxy, MAPPED_PORT};
+use crate::lab::haproxy::{HaProxy, MAPPED_PORT, Options};
+use crate::lab::path::Path;
+use crate::lab::poll;
 use crate::lab::sender::NginxStream;
 use crate::lab::stream::{read_greeting, read_line, round_trip};
 
@@ -27,6 +30,30 @@ fn haproxy_v2() -> Result<()> {
 #[test]
 fn haproxy_v2_with_tlvs() -> Result<()> {
     through_haproxy("send-proxy-v2 proxy-v2-options crc32c,unique-id")
+}
+
+/// Newer ones say of a connection whatever they are told to.
+#[test]
+fn haproxy_v2_with_a_tlv_of_its_own() -> Result<()> {
+    for path in Path::BOTH {
+        let lab = Lab::new()?;
+        let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
+        let _truepeer = lab.truepeer().args(path.args()).start()?;
+        let options = Options::newer("send-proxy-v2 set-proxy-v2-tlv-fmt(0xE1) %ci:%cp")?;
+        let _edge = HaProxy::with(&lab.edge, &options, HOST.v4(TRUEPEER_PORT))?;
+        let client = CLIENT.v4(41000);
+        let mut visitor = lab.visitor(client, FRONT_PORT)?;
+        assert_eq!(read_greeting(&mut visitor)?, client);
+        let shown = poll::until("the connection to be listed", || {
+            let mut shown = lab.shown("connections")?;
+            Ok(shown[0].is_object().then(|| shown[0].take()))
+        })?;
+        assert_eq!(shown["path"], path.name());
+        let value = json!({ "kind": 0xE1, "value": client.to_string() });
+        let tlvs = json!([{ "type": "unknown", "value": value }]);
+        assert_eq!(shown["header"]["tlvs"], tlvs);
+    }
+    Ok(())
 }
 
 #[test]

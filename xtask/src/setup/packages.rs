@@ -52,10 +52,10 @@ pub const BENCH: &[Package<'static>] = &[
     package("strace", "strace", "counts system calls"),
 ];
 
-/// What fetches the bench's peers.
+/// What fetches newer senders, and the bench's peers.
 #[rustfmt::skip] // a table
 pub const PEERS: &[Package<'static>] = &[
-    package("debootstrap", "debootstrap", "fetches truepeer's peers, to measure it beside"),
+    package("debootstrap", "debootstrap", "fetches newer senders, and what to measure truepeer beside"),
     package("debian-archive-keyring", "", "tells that they are Debian's"),
 ];
 

@@ -1,5 +1,5 @@
-//! truepeer's peers for the bench: the newest that a Debian release has, whatever this machine
-//! runs, in a root of their own under target/. Nothing of it is installed here.
+//! truepeer's peers for the bench, and senders that can more than this machine's: the newest that a
+//! Debian release has, in a root of their own under target/. Nothing of it is installed here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ fn bootstrap(directory: &Path) -> Result<()> {
     ));
     anyhow::ensure!(
         consent("    make that root"),
-        "without root there are no peers: choose others by --contender, or run this as root"
+        "without root there are none: run this as root, or bench without them by --contender"
     );
     let targets =
         ask(command("apt-get").args(["indextargets", "--format", "$(LABEL) $(REPO_URI)"]));

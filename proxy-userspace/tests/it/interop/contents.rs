@@ -24,6 +24,7 @@ pub fn tell_the_truth(header: &Header<'_>, pki: &Pki) -> Result<()> {
                     is(name, Pki::VISITOR);
                 }
             }
+            Tlv::Unknown { kind: 0xe1, value } => is(value, &unique_id(header)),
             Tlv::Unknown { kind: 0xf0, value } => is(value, "lab"),
             // OpenSSL's own form of a certificate, here the same but for these words
             Tlv::Unknown { value, .. } => {

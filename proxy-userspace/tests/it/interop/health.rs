@@ -43,6 +43,11 @@ pub const ROWS: &[Row] = &[
         sent: "v2, LOCAL",
     },
     Row {
+        sender: "HAProxy 3.0",
+        setting: "send-proxy-v2 set-proxy-v2-tlv-fmt(0xE1) lab check-send-proxy",
+        sent: "v2, LOCAL",
+    },
+    Row {
         sender: "Varnish",
         setting: ".proxy_header = 1, .probe",
         sent: "v1, its own address",
@@ -66,24 +71,30 @@ pub const ROWS: &[Row] = &[
 
 #[test]
 fn haproxy_v1() -> Result<()> {
-    by_both_paths(|watched| haproxy(watched, &ROWS[0]))
+    by_both_paths(|watched| haproxy(watched, &ROWS[0], &Options::tcp("")))
 }
 
 /// [V2-6] [S-5]
 #[test]
 fn haproxy_v2() -> Result<()> {
-    by_both_paths(|watched| haproxy(watched, &ROWS[1]))
+    by_both_paths(|watched| haproxy(watched, &ROWS[1], &Options::tcp("")))
+}
+
+/// [V2-6] With a TLV behind LOCAL.
+#[test]
+fn haproxy_v2_tlv() -> Result<()> {
+    by_both_paths(|watched| haproxy(watched, &ROWS[2], &Options::newer("")?))
 }
 
 #[test]
 fn varnish_v1() -> Result<()> {
-    by_both_paths(|watched| varnish(watched, &ROWS[2], 1))
+    by_both_paths(|watched| varnish(watched, &ROWS[3], 1))
 }
 
 /// [V2-6]
 #[test]
 fn varnish_v2() -> Result<()> {
-    by_both_paths(|watched| varnish(watched, &ROWS[3], 2))
+    by_both_paths(|watched| varnish(watched, &ROWS[4], 2))
 }
 
 /// [V2-6]
@@ -93,7 +104,7 @@ fn dnsdist_tcp() -> Result<()> {
         let app = watched.app(dns::serve)?;
         // starts only with a server that is up
         let dnsdist = Dnsdist::start(&watched.lab.edge, HOST.v4(TRUEPEER_PORT))?;
-        watched.wait_checks(&ROWS[4], 2)?;
+        watched.wait_checks(&ROWS[5], 2)?;
         drop(app);
         dnsdist.wait_line("as 'down'").map(drop)
     })
@@ -111,7 +122,7 @@ fn nginx_stream() -> Result<()> {
         let sent = watched.wire.connections()?.first().map(Connection::bytes);
         let sent = sent.context("a connection")?;
         let header = header(&sent)?.context("a whole header")?;
-        assert_eq!(format!("{}, the client's", header.version), ROWS[5].sent);
+        assert_eq!(format!("{}, the client's", header.version), ROWS[6].sent);
         assert_eq!(header.endpoints.map(|ends| ends.source), Some(client));
         drop((visitor, app));
         poll::until("a connection that is refused", || {
@@ -131,12 +142,13 @@ fn by_both_paths(check: impl Fn(Watched) -> Result<()>) -> Result<()> {
 }
 
 /// HAProxy, which wants to read a greeting and not only to connect.
-fn haproxy(mut watched: Watched, row: &Row) -> Result<()> {
+fn haproxy(mut watched: Watched, row: &Row, options: &Options<'_>) -> Result<()> {
     let app = watched.app(smtp::serve)?;
     let server = format!("{} check inter 200ms", row.setting);
     let options = Options {
+        server: &server,
         more: "    option tcp-check\n    tcp-check expect string ESMTP\n    timeout check 10s",
-        ..Options::tcp(&server)
+        ..options.clone()
     };
     let haproxy = HaProxy::with(&watched.lab.edge, &options, HOST.v4(TRUEPEER_PORT))?;
     watched.wait_checks(row, CHECKS)?;

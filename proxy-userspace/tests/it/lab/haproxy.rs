@@ -14,6 +14,7 @@ use super::addr::FRONT_PORT;
 use super::netns::Netns;
 use super::pki::Pki;
 use super::proc::Proc;
+use super::root::Root;
 
 /// The second port, where IPv4 clients arrive on an IPv6 socket.
 pub const MAPPED_PORT: u16 = FRONT_PORT + 1;
@@ -26,6 +27,8 @@ pub struct HaProxy {
 /// What differs from one HAProxy to the next.
 #[derive(Clone)]
 pub struct Options<'a> {
+    /// Where it is from, if not this system's.
+    pub root: Option<Root>,
     /// `tcp` or `http`.
     pub mode: &'a str,
     /// Behind the address of each `bind` line.
@@ -39,11 +42,21 @@ pub struct Options<'a> {
 impl<'a> Options<'a> {
     pub fn tcp(server: &'a str) -> Self {
         Self {
+            root: None,
             mode: "tcp",
             bind: String::new(),
             server,
             more: "",
         }
+    }
+
+    /// Of a version that this system may not have.
+    pub fn newer(server: &'a str) -> Result<Self> {
+        let root = Some(Root::of_peers()?);
+        Ok(Self {
+            root,
+            ..Self::tcp(server)
+        })
     }
 
     /// Ends TLS and wants a certificate of the client.
@@ -80,6 +93,7 @@ impl HaProxy {
         let dir = TempDir::new()?;
         let config = dir.path().join("haproxy.cfg");
         let Options {
+            root,
             mode,
             bind,
             server,
@@ -107,7 +121,10 @@ listen front
                 stats = stats(&dir).display(),
             ),
         )?;
-        let mut command = Command::new("haproxy");
+        let mut command = match root {
+            Some(root) => root.command("usr/sbin/haproxy"),
+            None => Command::new("haproxy"),
+        };
         command.arg("-db").arg("-f").arg(&config);
         let mut proc = netns.spawn(command)?;
         netns.wait_listening(&mut proc, MAPPED_PORT)?;

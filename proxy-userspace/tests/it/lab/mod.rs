@@ -36,6 +36,7 @@ pub mod proc;
 pub mod random;
 pub mod raw;
 pub mod repair;
+pub mod root;
 pub mod scale;
 pub mod sender;
 pub mod server;

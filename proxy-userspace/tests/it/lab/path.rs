@@ -26,7 +26,7 @@ impl Path {
     }
 
     /// As `truepeer connections` has it.
-    const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Daemon => "daemon",

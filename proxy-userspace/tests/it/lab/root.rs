@@ -1,16 +1,24 @@
 //! Programs from another release of Debian's, started as they are, without a chroot: by that
 //! release's own dynamic linker and with its libraries, and otherwise in this system.
 
-use std::env::consts::ARCH;
+use std::env::{self, consts::ARCH};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 #[derive(Clone)]
 pub struct Root(PathBuf);
 
 impl Root {
+    /// The one for tests.
+    pub fn of_peers() -> Result<Self> {
+        let directory = env::var_os("TRUEPEER_PEERS").context(
+            "set TRUEPEER_PEERS to where newer senders are; `cargo xtask test` does that",
+        )?;
+        Ok(Self::new(Path::new(&directory)))
+    }
+
     pub fn new(directory: &Path) -> Self {
         Self(directory.to_owned())
     }
@@ -26,19 +34,5 @@ impl Root {
         command.args(["--inhibit-cache", "--library-path"]);
         command.arg(libraries).arg(self.path(program));
         command
-    }
-
-    /// A package's, without what Debian appends to it.
-    pub fn version(&self, package: &str) -> Result<String> {
-        let mut query = Command::new("dpkg-query");
-        query.arg("--admindir").arg(self.path("var/lib/dpkg"));
-        query.args(["--show", "--showformat=${source:Upstream-Version}"]);
-        let output = query.arg(package).output().context("starting dpkg-query")?;
-        ensure!(
-            output.status.success(),
-            "there is no {package} in {}",
-            self.0.display()
-        );
-        Ok(String::from_utf8(output.stdout)?)
     }
 }
