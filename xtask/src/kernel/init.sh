@@ -17,8 +17,12 @@ modprobe -a 8021q bridge cls_bpf sch_ingress tun veth wireguard
 # take its own `ip`, which knows none.
 for device in /sys/bus/pci/devices/*; do
     case $(cat "$device/class") in
-        0x02*) modprobe "$(cat "$device/modalias")" ;;
+        0x02*) modprobe -q "$(cat "$device/modalias")" ;;
     esac
+done
+# A virtio card's driver is that of a device of virtio's behind the one of PCI, which needs no module.
+for device in /sys/bus/virtio/devices/*; do
+    if [ -e "$device" ]; then modprobe "$(cat "$device/modalias")"; fi
 done
 for device in /sys/class/net/*; do
     case $(cat "$device/address") in
@@ -27,7 +31,6 @@ for device in /sys/class/net/*; do
             /usr/bin/ip link property add dev "${device##*/}" altname "card$number"
             # QEMU's e1000e splits what is to be split as IPv4 fragments, and makes rubbish of IPv6.
             /usr/bin/ip link set dev "${device##*/}" gso_max_segs 1
-            export TRUEPEER_CARDS='card00 card01'
             ;;
     esac
 done
