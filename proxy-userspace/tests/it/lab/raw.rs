@@ -36,13 +36,15 @@ pub fn tap_ingress(netns: &Netns) -> Result<Socket> {
     Ok(socket)
 }
 
-/// Sends whole frames by `device`, past its queueing; hears nothing.
+/// Sends whole frames by `device`, past its queueing; hears nothing. What is made of a frame on its way
+/// counts as this socket's until it is gone, and may wait seconds for a neighbour who doesn't answer.
 pub fn sender(netns: &Netns, device: &str) -> Result<Socket> {
     let open = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         let index = name_to_index(&socket, device)?;
         socket.bind(&link_layer(index)?)?;
         set(&socket, SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
+        set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER)?;
         Ok(socket)
     };
     netns
