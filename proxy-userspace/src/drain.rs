@@ -7,7 +7,7 @@ enum Phase {
     Serving,
     /// No new connections; open ones go on to their end.
     Draining,
-    /// Open connections are reset.
+    /// Nothing is waited for any more.
     Stopped,
 }
 
@@ -49,9 +49,13 @@ impl Draining {
         self.reached(Phase::Draining).await;
     }
 
-    /// Until open connections shall end at once.
+    /// Until all shall end at once.
     pub async fn stopped(&mut self) {
         self.reached(Phase::Stopped).await;
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        *self.0.borrow() >= Phase::Stopped
     }
 
     async fn reached(&mut self, at_least: Phase) {

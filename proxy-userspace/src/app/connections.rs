@@ -1,50 +1,85 @@
-//! From what is known of a connection to what an operator sees.
+//! Open connections of both paths: how one is picked, and what an operator sees of it.
 
-use std::net::SocketAddr;
+use std::{fmt, time::Duration};
 
 use crate::{
     admin::{ConnectionStatus, HeaderStatus},
     header::{Command, KeptTlvs, Parse, Policy, Version, parse},
     kernel::Flow,
-    relay::Connection,
+    relay::{Balancer, Client, Connection, Moved, Target},
 };
 
-pub fn daemon(connection: &Connection) -> ConnectionStatus {
-    let header = &connection.header;
-    let moved = &connection.moved;
-    ConnectionStatus {
-        service: connection.service.name.clone(),
-        client: connection.client.0,
-        balancer: connection.balancer.0,
-        target: connection.target.0,
-        spoofed: connection.spoofed,
-        path: "daemon".into(),
-        seconds: connection.since.elapsed().as_secs(),
-        header: header_status(header.version, header.command, &header.tlvs),
-        up: moved.up.get(),
-        down: moved.down.get(),
+/// An open connection, whichever path it takes.
+pub struct Open<'a> {
+    pub service: &'a str,
+    pub client: Client,
+    pub balancer: Balancer,
+    pub target: Target,
+    pub path: Path,
+    pub age: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    Direct,
+    Daemon,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Daemon => "daemon",
+        })
     }
 }
 
+impl<'a> From<&'a Connection> for Open<'a> {
+    fn from(connection: &'a Connection) -> Self {
+        Self {
+            service: &connection.service.name,
+            client: connection.client,
+            balancer: connection.balancer,
+            target: connection.target,
+            path: Path::Daemon,
+            age: connection.since.elapsed(),
+        }
+    }
+}
+
+impl Open<'_> {
+    fn status(&self, spoofed: bool, header: HeaderStatus, up: u64, down: u64) -> ConnectionStatus {
+        ConnectionStatus {
+            service: self.service.to_owned(),
+            client: self.client.0,
+            balancer: self.balancer.0,
+            target: self.target.0,
+            spoofed,
+            path: self.path.to_string(),
+            seconds: self.age.as_secs(),
+            header,
+            up,
+            down,
+        }
+    }
+}
+
+pub fn daemon(connection: &Connection) -> ConnectionStatus {
+    let header = &connection.header;
+    let header = header_status(header.version, header.command, &header.tlvs);
+    let Moved { up, down } = &connection.moved;
+    Open::from(connection).status(connection.spoofed, header, up.get(), down.get())
+}
+
 /// The programs keep no header but those with TLVs.
-pub fn direct(flow: &Flow, service: String, target: SocketAddr) -> ConnectionStatus {
+pub fn direct(open: &Open<'_>, flow: &Flow) -> ConnectionStatus {
     let version = if flow.version == 1 {
         Version::V1
     } else {
         Version::V2
     };
-    ConnectionStatus {
-        service,
-        client: flow.client,
-        balancer: flow.balancer,
-        target,
-        spoofed: true,
-        path: "direct".into(),
-        seconds: flow.age.as_secs(),
-        header: header_status(version, Command::Proxy, &tlvs(flow)),
-        up: flow.up,
-        down: flow.down,
-    }
+    let header = header_status(version, Command::Proxy, &tlvs(flow));
+    open.status(true, header, flow.up, flow.down)
 }
 
 fn header_status(version: Version, command: Command, tlvs: &KeptTlvs) -> HeaderStatus {

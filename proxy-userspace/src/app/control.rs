@@ -1,17 +1,21 @@
 //! What the host side does while workers serve: signals, changes of the network, requests.
 
-use std::{
-    collections::BTreeMap, future::pending, net::SocketAddr, process, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, future::pending, process, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 
-use super::{connections, continuity, direct::Direct, withheld::Withheld, workers::Workers};
+use super::{
+    connections::{self, Open},
+    continuity,
+    direct::Direct,
+    withheld::Withheld,
+    workers::Workers,
+};
 use crate::{
     admin::{Asked, ConnectionStatus, Listener, Lock, Reloaded, Request, ServiceStatus, Status},
     config::{Config, Service},
@@ -168,14 +172,12 @@ impl Control<'_> {
         let mut working = true;
         while working || !self.direct.flows().is_empty() {
             tokio::select! {
-                _ = ticks.tick() => self.tick()?,
-                () = stop(&mut signals.terminate, &mut signals.interrupt), if !stopped => {
+                // More than once, as a listing may miss some.
+                _ = ticks.tick() => if stopped { self.stop_now()? } else { self.tick()? },
+                _ = timeout_at(deadline, stop(&mut signals.terminate, &mut signals.interrupt)),
+                    if !stopped => {
                     stopped = true;
-                    self.stop_now()?;
-                }
-                () = sleep_until(deadline), if !stopped => {
-                    stopped = true;
-                    self.stop_now()?;
+                    ticks.reset_immediately();
                 }
                 ended = workers.join_next(), if working => match ended {
                     Some(ended) => ended??,
@@ -200,6 +202,7 @@ impl Control<'_> {
             lock,
             held,
             drain,
+            connections,
             mut host_requests,
             ..
         } = self;
@@ -210,7 +213,10 @@ impl Control<'_> {
         drain.start();
         loop {
             tokio::select! {
-                () = stop(&mut signals.terminate, &mut signals.interrupt) => drain.stop_now(),
+                () = stop(&mut signals.terminate, &mut signals.interrupt) => {
+                    drain.stop_now();
+                    connections.end(|_| true);
+                }
                 ended = workers.join_next() => match ended {
                     Some(ended) => ended??,
                     None => break,
@@ -232,9 +238,19 @@ impl Control<'_> {
 
     /// Resets what is still open, on both sides.
     fn stop_now(&mut self) -> Result<()> {
+        // First, so that none is listed behind our back.
         self.drain.stop_now();
-        self.direct.end(|_| true)?;
+        self.end(|_| true)?;
         self.tick()
+    }
+
+    /// Resets the open connections of either path that `wanted` picks, on both sides; returns how
+    /// many there were.
+    fn end(&mut self, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
+        let relayed = self
+            .connections
+            .end(|connection| wanted(&connection.into()));
+        Ok(relayed + self.direct.end(self.config, wanted)?)
     }
 
     fn tick(&mut self) -> Result<()> {
@@ -271,14 +287,8 @@ impl Control<'_> {
 
     fn direct_connections(&self) -> Vec<ConnectionStatus> {
         let flows = self.direct.flows();
-        let status = flows.iter().map(|flow| {
-            let mut services = self.config.services.iter();
-            let service = services.find(|service| service.id == flow.service);
-            let service = service.map_or_else(String::new, |service| service.name.clone());
-            let target: SocketAddr = self.direct.target(flow).unwrap_or(flow.steered);
-            connections::direct(flow, service, target)
-        });
-        status.collect()
+        let status = |flow| connections::direct(&self.direct.open(self.config, flow), flow);
+        flows.iter().map(status).collect()
     }
 
     fn status(&self) -> Status {

@@ -11,7 +11,10 @@ use anyhow::Result;
 use proxy_common::{Host as Offered, flow::MAX_FLOWS};
 use tokio::sync::{Semaphore, watch};
 
-use super::{connections, listen};
+use super::{
+    connections::{self, Open, Path},
+    listen,
+};
 use crate::{
     admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
     config::Config,
@@ -190,30 +193,39 @@ impl Direct {
 
     fn report(&self, config: &Config, heard: &Heard, telemetry: &Telemetry) {
         let (Heard::Opened(flow) | Heard::Closed(flow) | Heard::Reset(flow)) = heard;
-        let service = config
-            .services
-            .iter()
-            .find(|service| service.id == flow.service);
-        let Some(service) = service else {
-            return;
-        };
-        let balancer = Balancer(flow.balancer);
+        let Open {
+            service,
+            client,
+            balancer,
+            target,
+            ..
+        } = self.open(config, flow);
         match heard {
             Heard::Opened(_) => {
-                let target = self.target(flow).map_or(flow.steered, |target| target);
-                let (client, target) = (Client(flow.client), Target(target));
                 let tlvs = connections::tlvs(flow);
-                telemetry.direct_opened(&service.name, balancer, client, target, &tlvs);
+                telemetry.direct_opened(service, balancer, client, target, &tlvs);
             }
-            Heard::Closed(_) => {
-                telemetry.direct_closed(&service.name, balancer, flow.up, flow.down);
-            }
-            Heard::Reset(_) => telemetry.direct_reset(&service.name, balancer),
+            Heard::Closed(_) => telemetry.direct_closed(service, balancer, flow.up, flow.down),
+            Heard::Reset(_) => telemetry.direct_reset(service, balancer),
+        }
+    }
+
+    /// A flow as the configuration knows it. One of a daemon before this one may be of no service.
+    pub fn open<'a>(&self, config: &'a Config, flow: &Flow) -> Open<'a> {
+        let mut services = config.services.iter();
+        let service = services.find(|service| service.id == flow.service);
+        Open {
+            service: service.map_or("", |service| &service.name),
+            client: Client(flow.client),
+            balancer: Balancer(flow.balancer),
+            target: Target(self.target(flow).unwrap_or(flow.steered)),
+            path: Path::Direct,
+            age: flow.age,
         }
     }
 
     /// Where the application listens.
-    pub fn target(&self, flow: &Flow) -> Option<SocketAddr> {
+    fn target(&self, flow: &Flow) -> Option<SocketAddr> {
         let served = self
             .served
             .iter()
@@ -238,8 +250,9 @@ impl Direct {
     }
 
     /// Resets connections that `wanted` picks, on both sides; returns how many there were.
-    pub fn end(&mut self, wanted: impl Fn(&Flow) -> bool) -> Result<usize> {
-        let flows = self.flows().into_iter().filter(wanted);
+    pub fn end(&mut self, config: &Config, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
+        let flows = self.flows().into_iter();
+        let flows = flows.filter(|flow| wanted(&self.open(config, flow)));
         let tuples: HashSet<_> = flows.map(|flow| (flow.steered, flow.client)).collect();
         let steered: HashSet<_> = tuples.iter().map(|(steered, _)| steered.ip()).collect();
         let mut found = Vec::new();
@@ -289,11 +302,11 @@ fn path(family: Family, reasons: &[Reason]) -> PathStatus {
     PathStatus {
         family: family.to_string(),
         path: if reasons.is_empty() {
-            "direct"
+            Path::Direct
         } else {
-            "daemon"
+            Path::Daemon
         }
-        .into(),
+        .to_string(),
         reasons: reasons.iter().map(reason).collect(),
     }
 }

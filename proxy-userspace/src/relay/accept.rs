@@ -1,12 +1,14 @@
 //! Accepting, within the limits, until the drain begins.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
-    task::JoinSet,
+    task::{self, AbortHandle, JoinSet},
     time::sleep,
 };
 
@@ -26,12 +28,13 @@ pub async fn serve(
     let each = listeners.into_iter().map(|(service, listener)| {
         let (shared, list) = (shared.clone(), list.clone());
         let worker = Worker {
-            at: Arc::new(At {
+            at: Rc::new(At {
                 service,
                 shared,
                 list,
+                draining: draining.clone(),
+                opening: Opening::default(),
             }),
-            draining: draining.clone(),
             open: JoinSet::new(),
         };
         worker.serve(listener)
@@ -44,24 +47,47 @@ pub struct At {
     pub service: Arc<Service>,
     pub shared: Arc<Shared>,
     pub list: Arc<List>,
+    pub draining: Draining,
+    pub opening: Opening,
+}
+
+/// Connections without a client as yet. There is nothing to pick them by: the drain ends them all.
+#[derive(Default)]
+pub struct Opening(RefCell<HashMap<task::Id, AbortHandle>>);
+
+impl Opening {
+    fn enter(&self, task: AbortHandle) {
+        self.0.borrow_mut().insert(task.id(), task);
+    }
+
+    /// The calling task's, which is opening no more.
+    pub fn leave(&self) -> Option<AbortHandle> {
+        self.0.borrow_mut().remove(&task::id())
+    }
+
+    fn end_all(&self) {
+        for task in self.0.take().values() {
+            task.abort();
+        }
+    }
 }
 
 struct Worker {
-    at: Arc<At>,
-    draining: Draining,
+    at: Rc<At>,
+    /// Of those that are opening as well.
     open: JoinSet<()>,
 }
 
 impl Worker {
     async fn serve(mut self, listener: TcpListener) {
-        let mut draining = self.draining.clone();
+        let mut draining = self.at.draining.clone();
         tokio::select! {
             () = draining.started() => {}
             () = self.accept_all(&listener) => {}
         }
         self.accept_queued(listener);
         tokio::select! {
-            () = draining.stopped() => self.open.abort_all(),
+            () = draining.stopped() => self.at.opening.end_all(),
             () = async { while self.open.join_next().await.is_some() {} } => {}
         }
         while self.open.join_next().await.is_some() {}
@@ -114,11 +140,12 @@ impl Worker {
 
     fn spawn(&mut self, stream: TcpStream, balancer: SocketAddr, slot: OwnedSemaphorePermit) {
         let unfinished = Unfinished::new(self.at.clone(), Balancer(canonical(balancer)), slot);
-        self.open.spawn_local(async move {
+        let task = self.open.spawn_local(async move {
             let end = connection::run(&stream, &unfinished.balancer, &unfinished.at).await;
             drop(stream);
             unfinished.finish(&end);
         });
+        self.at.opening.enter(task);
     }
 }
 
@@ -131,13 +158,13 @@ fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
 
 /// Tells that a connection ended and gives its slot back, also when its task is aborted.
 struct Unfinished {
-    at: Arc<At>,
+    at: Rc<At>,
     balancer: Balancer,
     told: bool,
 }
 
 impl Unfinished {
-    fn new(at: Arc<At>, balancer: Balancer, slot: OwnedSemaphorePermit) -> Self {
+    fn new(at: Rc<At>, balancer: Balancer, slot: OwnedSemaphorePermit) -> Self {
         at.shared.report.accepted(&at.service, balancer);
         // It would hold a pointer that is here already.
         slot.forget();

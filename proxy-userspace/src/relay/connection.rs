@@ -18,17 +18,24 @@ use super::{
 
 pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     // On the heap, so that an open connection doesn't hold the room that opening takes.
-    let opening = Box::pin(open(downstream, *balancer, &at.service, &at.shared));
+    let opening = Box::pin(open(downstream, *balancer, at));
     let Opened {
         upstream,
         payload,
         connection,
     } = match opening.await {
         Ok(opened) => opened,
-        Err(end) => return end,
+        Err(end) => {
+            at.opening.leave();
+            return end;
+        }
     };
     let listed = at.list.enter(connection);
     at.shared.report.opened(&listed.connection);
+    if at.draining.is_stopped() {
+        // Whoever ends all that are listed may have done so just before.
+        return End::Stopped;
+    }
     let ends = Ends::new(&listed.connection, downstream, &upstream);
     pump::pump(&ends, payload).await
 }
@@ -41,12 +48,10 @@ struct Opened {
 }
 
 /// Nothing goes to the application before the whole header is there and its client is believed.
-async fn open(
-    downstream: &TcpStream,
-    balancer: Balancer,
-    service: &Arc<Service>,
-    shared: &Shared,
-) -> Result<Opened, End> {
+async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Opened, End> {
+    let At {
+        service, shared, ..
+    } = at;
     let Head {
         source,
         heard,
@@ -64,6 +69,7 @@ async fn open(
         since: Instant::now(),
         header: heard,
         moved: Moved::default(),
+        task: at.opening.leave().ok_or(End::Stopped)?,
     };
     Ok(Opened {
         upstream,

@@ -14,6 +14,8 @@ mod pump;
 mod read_header;
 mod report;
 mod splice;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -23,7 +25,7 @@ use tokio::sync::Semaphore;
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use client::{Martian, OwnAddresses, check as check_client};
-pub use open::{Connection, Connections};
+pub use open::{Connection, Connections, Moved};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report, Weight};
 pub use upstream::{HostSocketRequest, HostSockets, Neighbours, Spoofed};

@@ -12,6 +12,7 @@ use std::{
 };
 
 use slab::Slab;
+use tokio::task::AbortHandle;
 
 use super::{Balancer, Client, Service, Target};
 use crate::header::{Command, KeptTlvs, Version};
@@ -28,6 +29,8 @@ pub struct Connection {
     pub since: Instant,
     pub header: Heard,
     pub moved: Moved,
+    /// Aborted, it drops both sockets.
+    pub(super) task: AbortHandle,
 }
 
 /// What is remembered of a header.
@@ -79,6 +82,12 @@ impl Connections {
     pub fn iter(&self) -> impl Iterator<Item = Arc<Connection>> + use<> {
         let lists = lock(&self.0).clone();
         lists.into_iter().flat_map(|list| list.copy())
+    }
+
+    /// Resets those that `wanted` picks, on both sides; returns how many there were.
+    pub fn end(&self, wanted: impl Fn(&Connection) -> bool) -> usize {
+        let wanted = self.iter().filter(|connection| wanted(connection));
+        wanted.inspect(|connection| connection.task.abort()).count()
     }
 }
 

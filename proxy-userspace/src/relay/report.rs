@@ -25,7 +25,7 @@ pub enum End {
     Closed { up: u64, down: u64 },
     #[error("reset: {0}")]
     Reset(io::Error),
-    #[error("stopped by the drain timeout")]
+    #[error("stopped by the drain timeout or the operator")]
     Stopped,
     #[error("the balancer left without a byte, as a health check does")]
     Silent,

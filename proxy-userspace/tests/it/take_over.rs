@@ -14,7 +14,7 @@ use crate::lab::header::Version;
 use crate::lab::keeper::Between;
 use crate::lab::poll::{self, PATIENCE};
 use crate::lab::proc::Proc;
-use crate::lab::stream::round_trip;
+use crate::lab::stream::{expect_reset, round_trip};
 use crate::lab::talk::Talk;
 
 fn apps(lab: &Lab) -> Result<[Echo; 2]> {
@@ -91,6 +91,27 @@ fn isnt_needed_for_new_connections_to_be_kept_alive() -> Result<()> {
     ensure!(SockRef::from(&talk.app).keepalive()?);
     let next = truepeer.start()?;
     drop(talk);
+    end(next)
+}
+
+/// What goes through the replaced daemon can't go on without it.
+#[test]
+fn leaves_the_replaced_daemon_to_end_its_own_at_a_signal() -> Result<()> {
+    let lab = Lab::new()?;
+    let _apps = apps(&lab)?;
+    let truepeer = lab.truepeer().args(["--direct", "off"]);
+    let mut daemon = truepeer.start()?;
+    let mut open = connect_both(&lab, 20_000)?;
+    let next = truepeer.args(["--take-over"]).start()?;
+    daemon.wait_line("replaced by another daemon")?;
+    for stream in &mut open {
+        round_trip(stream, b"still there")?;
+    }
+    daemon.signal(Signal::TERM)?;
+    for stream in &mut open {
+        expect_reset(stream)?;
+    }
+    ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
     end(next)
 }
 
