@@ -175,12 +175,7 @@ impl Direct {
     }
 
     /// Looks after direct connections, and hears of them.
-    pub fn tick(
-        &mut self,
-        config: &Config,
-        kernel: &mut Kernel,
-        telemetry: &Telemetry,
-    ) -> Result<()> {
+    pub fn tick(&mut self, config: &Config, kernel: &Kernel, telemetry: &Telemetry) -> Result<()> {
         self.maps.set_daemon_connections(self.limits.open())?;
         if self.loaded {
             kernel.sweep()?;

@@ -14,13 +14,13 @@ use aya::{
         Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
         tc::SchedClassifierLink,
     },
-    util::KernelVersion,
 };
 use proxy_common::{LO, program as name};
 
 use super::{
     LowFds, Placement, cgroup,
     clsact::Clsact,
+    features::{Feature, has_tcx},
     link::{Hook, Link as HookLink, LinkPlace},
     share::{self, Change},
 };
@@ -46,8 +46,6 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     if placement.direct {
         let reply = tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress);
         attached.push(reply.with_context(|| format!("attaching reply_own to {name}"))?);
-    }
-    if placement.direct {
         match attach_keep_alive(ebpf, tc) {
             Ok(keep_alive) => attached.push(keep_alive),
             Err(error) => tracing::warn!(
@@ -122,8 +120,7 @@ impl Tc {
         left: HashMap<String, (LinkPlace, OwnedFd)>,
         changes: Vec<Change>,
     ) -> Self {
-        let tcx = KernelVersion::new(6, 6, 0);
-        let by = if KernelVersion::current().is_ok_and(|current| current >= tcx) {
+        let by = if let Feature::Present = has_tcx() {
             By::Tcx
         } else {
             tracing::info!("a kernel before 6.6: attaching by clsact, which kill -9 doesn't undo");
@@ -259,8 +256,12 @@ impl Devices {
             Entry::Vacant(_) => {}
         }
         let mut attached = Vec::new();
+        let on = On {
+            name: &link.name,
+            index: link.index,
+        };
         for (name, hook) in hooks(link, self.remotes, self.direct) {
-            match attach_reply(ebpf, tc, link, name, hook) {
+            match tc.attach(ebpf, name, on, hook) {
                 Ok(attachment) => attached.push(attachment),
                 Err(error) => {
                     tracing::warn!("replies by {} are not steered: {error:#}", link.name);
@@ -296,18 +297,4 @@ fn hooks(
         .into_iter()
         .filter_map(|(is_needed, name)| is_needed.then_some((name, TcAttachType::Ingress)));
     std::iter::once((reply, TcAttachType::Egress)).chain(ingress)
-}
-
-fn attach_reply(
-    ebpf: &mut Ebpf,
-    tc: &mut Tc,
-    link: &Link,
-    name: &str,
-    hook: TcAttachType,
-) -> Result<Attachment> {
-    let on = On {
-        name: &link.name,
-        index: link.index,
-    };
-    tc.attach(ebpf, name, on, hook)
 }

@@ -11,15 +11,14 @@ use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, RingBuf},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use proxy_common::{
     Addr, Host,
     flow::{Down, Kept, Told, Tuple, flag, seconds, told},
-    life, map, program,
+    life, map,
 };
 
-use super::{attach, load::take};
+use super::load::take;
 
 /// The maps of the direct path.
 pub struct Direct {
@@ -236,34 +235,12 @@ fn bytes(kept: &Kept) -> Vec<u8> {
         .collect()
 }
 
-/// Says that the daemon is there.
-pub fn beat(ebpf: &mut Ebpf) -> Result<()> {
-    run(ebpf, program::BEAT)
-}
-
-/// Looks after connections that are over.
-pub fn sweep(ebpf: &mut Ebpf) -> Result<()> {
-    run(ebpf, program::SWEEP)
-}
-
-fn run(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    // The kernel wants a packet, if only an Ethernet header.
-    const PACKET: [u8; 64] = [0; 64];
-    let program: &mut SchedClassifier = attach::program(ebpf, name)?;
-    let mut options = TestRunOptions::new();
-    options.data_in = Some(&PACKET);
-    program
-        .test_run(options)
-        .with_context(|| format!("running program {name}"))?;
-    Ok(())
-}
-
 fn random() -> Result<[u64; 2]> {
     let mut bytes = [0; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     filled.context("a secret for cookies")?;
     let [a, b] = bytes.as_chunks().0 else {
-        anyhow::bail!("a secret for cookies");
+        bail!("a secret for cookies");
     };
     Ok([u64::from_ne_bytes(*a), u64::from_ne_bytes(*b)])
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    os::fd::{AsFd as _, AsRawFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
     path::Path,
     time::Duration,
 };
@@ -20,13 +20,16 @@ use proxy_common::{Endpoint, Listener, Steered, global, map, port_bit, program};
 use super::{
     attach::{Attachment, Devices, Tc},
     counters::Counters,
-    direct::{self, Direct},
+    direct::Direct,
     heart::Heart,
     kfunc, log,
     low::LowFds,
     share::{self, Change, Inheritance},
 };
-use crate::netns::{Device, LinkEvent, SteerNet, SteerNets};
+use crate::{
+    netns::{Device, LinkEvent, SteerNet, SteerNets},
+    sys,
+};
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TRUEPEER_EBPF"));
 
@@ -96,7 +99,7 @@ impl Kernel {
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
         load_programs(&mut ebpf, placement.direct)?;
-        direct::beat(&mut ebpf)?;
+        run(&ebpf, program::BEAT)?;
         let changes = share::hold_maps(&ebpf)?;
         Ok(Self {
             is_heir: maps.is_some(),
@@ -151,14 +154,12 @@ impl Kernel {
     /// Says twice a second, until it is dropped, that the daemon is there: without it, nobody new gets
     /// in after two seconds.
     pub fn heart(&self) -> Result<Heart> {
-        let beat = self.ebpf.program(program::BEAT);
-        let beat = beat.context("the eBPF object has no program beat")?;
-        Heart::start(beat.fd()?.as_fd().try_clone_to_owned()?)
+        Heart::start(descriptor(&self.ebpf, program::BEAT)?.try_clone_to_owned()?)
     }
 
     /// Has the programs look after direct connections that are over, and tell of them.
-    pub fn sweep(&mut self) -> Result<()> {
-        direct::sweep(&mut self.ebpf)
+    pub fn sweep(&self) -> Result<()> {
+        run(&self.ebpf, program::SWEEP)
     }
 
     /// Passes what the programs log on to `tracing`, on the current runtime.
@@ -262,6 +263,17 @@ pub struct Claim {
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(name)
         .with_context(|| format!("the eBPF object has no map {name}"))
+}
+
+fn descriptor<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+    let program = ebpf.program(name);
+    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
+    Ok(program.fd()?.as_fd())
+}
+
+/// One that no packet runs.
+fn run(ebpf: &Ebpf, name: &str) -> Result<()> {
+    sys::bpf::run(descriptor(ebpf, name)?).with_context(|| format!("running program {name}"))
 }
 
 fn load_programs(ebpf: &mut Ebpf, direct: bool) -> Result<()> {

@@ -18,6 +18,10 @@ use crate::drain::Draining;
 /// Between two looks whether neighbours have left room.
 const NEIGHBOURS: Duration = Duration::from_millis(20);
 
+/// Errors such as EMFILE stay for a while: asking again at once would only burn the CPU.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Serves these listeners until the drain is over. Has to run in a `LocalSet`.
 pub async fn serve(
     listeners: Vec<(Arc<Service>, TcpListener)>,
@@ -94,7 +98,7 @@ impl Worker {
     }
 
     async fn accept_all(&mut self, listener: &TcpListener) {
-        let mut backoff = Backoff::default();
+        let mut pause = SHORTEST_PAUSE;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -103,7 +107,7 @@ impl Worker {
             };
             match accepted {
                 Ok((stream, balancer)) => {
-                    backoff = Backoff::default();
+                    pause = SHORTEST_PAUSE;
                     // With no slot free this one waits, and those behind it in the backlog.
                     let slot = self.at.shared.slots.clone().acquire_owned().await;
                     let Ok(slot) = slot else { return };
@@ -115,7 +119,8 @@ impl Worker {
                         service, shared, ..
                     } = &*self.at;
                     shared.report.accept_failed(service, &error);
-                    sleep(backoff.grow()).await;
+                    sleep(pause).await;
+                    pause = LONGEST_PAUSE.min(pause * 2);
                 }
             }
         }
@@ -194,24 +199,5 @@ impl Drop for Unfinished {
             self.tell(&End::Stopped);
         }
         self.at.shared.slots.add_permits(1);
-    }
-}
-
-/// Errors such as EMFILE stay for a while: asking again at once would only burn the CPU.
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(Duration::from_millis(10))
-    }
-}
-
-impl Backoff {
-    const LONGEST: Duration = Duration::from_secs(1);
-
-    fn grow(&mut self) -> Duration {
-        let now = self.0;
-        self.0 = Self::LONGEST.min(now * 2);
-        now
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Balancer, Client, Connection, End, Service, Shared,
     accept::At,
     addr::canonical,
-    ends::Ends,
+    direction::Direction,
     open::Moved,
     policy::Way,
     pump,
@@ -36,8 +36,8 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
         // Whoever ends all that are listed may have done so just before.
         return End::Stopped;
     }
-    let ends = Ends::new(&listed.connection, downstream, &upstream);
-    pump::pump(&ends, payload).await
+    let both = Direction::both(&listed.connection, downstream, &upstream);
+    pump::pump(&both, payload).await
 }
 
 struct Opened {

@@ -7,7 +7,7 @@ mod accept;
 mod addr;
 mod client;
 mod connection;
-mod ends;
+mod direction;
 mod open;
 mod policy;
 mod pump;

@@ -19,11 +19,7 @@ use futures_util::{
 use rustix::{io::Errno, net::SendFlags};
 use tokio::{io::Interest, net::TcpStream};
 
-use super::{
-    End,
-    ends::{Direction, Ends, Gauge},
-    splice,
-};
+use super::{End, direction::Direction, splice};
 use crate::sys;
 
 /// Large enough for one system call per burst at full speed.
@@ -40,19 +36,19 @@ pub fn with_buffer<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
 }
 
 /// Relays until both halves have ended; `payload` came with the header and goes up first.
-pub async fn pump(ends: &Ends<'_>, payload: Vec<u8>) -> End {
+pub async fn pump([up, down]: &[Direction<'_>; 2], payload: Vec<u8>) -> End {
     let halves = select(
-        Half::new(ends, Direction::Up, payload),
-        Half::new(ends, Direction::Down, Vec::new()),
+        Half::new(up, down, payload),
+        Half::new(down, up, Vec::new()),
     );
     let (ended, _) = halves.await.factor_first();
     let closed = ended
-        .and_then(|()| sys::end_cleanly(ends.from(Direction::Up)))
-        .and_then(|()| sys::end_cleanly(ends.from(Direction::Down)));
+        .and_then(|()| sys::end_cleanly(up.from))
+        .and_then(|()| sys::end_cleanly(down.from));
     match closed {
         Ok(()) => End::Closed {
-            up: ends.up.get(),
-            down: ends.down.get(),
+            up: up.moved(),
+            down: down.moved(),
         },
         Err(error) => End::Reset(error),
     }
@@ -62,9 +58,9 @@ pub async fn pump(ends: &Ends<'_>, payload: Vec<u8>) -> End {
 ///
 /// A future by hand: an idle connection holds room for the next piece only, not for what else there
 /// may be to wait for.
-struct Half<'a, 'b> {
-    ends: &'a Ends<'b>,
-    direction: Direction,
+struct Half<'a> {
+    direction: &'a Direction<'a>,
+    opposite: &'a Direction<'a>,
     /// Large ones in a row.
     pieces: u32,
     /// What is waited for before the next piece.
@@ -73,16 +69,17 @@ struct Half<'a, 'b> {
 
 type Busy<'a> = Pin<Box<dyn Future<Output = io::Result<Next>> + 'a>>;
 
-enum Next {
+/// What the source is expected to have.
+pub enum Next {
     Piece,
     End,
 }
 
-impl<'a, 'b> Half<'a, 'b> {
-    fn new(ends: &'a Ends<'b>, direction: Direction, payload: Vec<u8>) -> Self {
+impl<'a> Half<'a> {
+    fn new(direction: &'a Direction<'a>, opposite: &'a Direction<'a>, payload: Vec<u8>) -> Self {
         let mut half = Self {
-            ends,
             direction,
+            opposite,
             pieces: 0,
             busy: None,
         };
@@ -94,7 +91,7 @@ impl<'a, 'b> Half<'a, 'b> {
 
     /// What came with the header. The sink is new and has room, which tokio doesn't know yet.
     fn first(&mut self, mut payload: Vec<u8>) {
-        let (to, gauge) = (self.to(), self.gauge());
+        let to = self.direction.to;
         let written = match rustix::net::send(to, &payload, SendFlags::NOSIGNAL) {
             Ok(written) => written,
             Err(Errno::AGAIN) => 0,
@@ -103,33 +100,21 @@ impl<'a, 'b> Half<'a, 'b> {
                 return;
             }
         };
-        gauge.add(written);
+        self.direction.add(written);
         let rest = payload.split_off(written);
         if !rest.is_empty() {
             self.flush(rest);
         }
     }
 
-    fn from(&self) -> &'a TcpStream {
-        self.ends.from(self.direction)
-    }
-
-    fn to(&self) -> &'a TcpStream {
-        self.ends.from(self.direction.opposite())
-    }
-
-    fn gauge(&self) -> &'a Gauge<'b> {
-        self.ends.gauge(self.direction)
-    }
-
     /// Moves what the source has: copied, or spliced while there is plenty.
     fn piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
         if self.pieces == BULK {
             self.pieces = 0;
-            self.splice();
+            self.busy = Some(Box::pin(splice::relay(self.direction)));
             return Poll::Ready(Ok(Next::Piece));
         }
-        match ready!(step(cx, self.from(), self.to(), self.gauge()))? {
+        match ready!(step(cx, self.direction))? {
             Step::Moved { large, rest } => {
                 self.pieces = if large { self.pieces + 1 } else { 0 };
                 if !rest.is_empty() {
@@ -142,34 +127,24 @@ impl<'a, 'b> Half<'a, 'b> {
     }
 
     fn flush(&mut self, bytes: Vec<u8>) {
-        let (from, to, gauge) = (self.from(), self.to(), self.gauge());
+        let direction = self.direction;
         self.busy = Some(Box::pin(async move {
-            flush(from, to, bytes, gauge).await?;
+            flush(direction, bytes).await?;
             Ok(Next::Piece)
-        }));
-    }
-
-    fn splice(&mut self) {
-        let (from, to, gauge) = (self.from(), self.to(), self.gauge());
-        self.busy = Some(Box::pin(async move {
-            Ok(match splice::relay(from, to, gauge).await? {
-                splice::Ended::Source => Next::End,
-                splice::Ended::Calm => Next::Piece,
-            })
         }));
     }
 
     /// The source has no more. Whoever ends first goes on watching it: it may still be reset.
     fn end(&mut self) -> io::Result<()> {
-        self.gauge().end();
-        socket2::SockRef::from(self.to()).shutdown(Shutdown::Write)?;
-        let from = self.from();
+        let Direction { from, to, .. } = self.direction;
+        self.direction.end();
+        socket2::SockRef::from(to).shutdown(Shutdown::Write)?;
         self.busy = Some(Box::pin(async move { Err(reset(from).await) }));
         Ok(())
     }
 }
 
-impl Future for Half<'_, '_> {
+impl Future for Half<'_> {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -183,9 +158,9 @@ impl Future for Half<'_, '_> {
             };
             match next {
                 Next::Piece => {}
-                Next::End if self.ends.gauge(self.direction.opposite()).has_ended() => {
+                Next::End if self.opposite.has_ended() => {
                     // Closing the sockets ends this half as well.
-                    self.gauge().end();
+                    self.direction.end();
                     return Poll::Ready(Ok(()));
                 }
                 Next::End => self.end()?,
@@ -208,13 +183,9 @@ enum Step {
 }
 
 /// One read and one write, through the shared buffer.
-fn step(
-    cx: &mut Context<'_>,
-    from: &TcpStream,
-    to: &TcpStream,
-    gauge: &Gauge<'_>,
-) -> Poll<io::Result<Step>> {
+fn step(cx: &mut Context<'_>, direction: &Direction<'_>) -> Poll<io::Result<Step>> {
     with_buffer(|buffer| {
+        let from = direction.from;
         let read = ready!(poll_read(cx, from, buffer))?;
         let bytes = buffer.get(..read).unwrap_or_default();
         if bytes.is_empty() {
@@ -222,7 +193,7 @@ fn step(
         }
         let large = read >= splice::SMALL;
         let last = read < buffer.len() && has_ended(from);
-        let rest = write_some(to, bytes, gauge, last)?.to_vec();
+        let rest = write_some(direction, bytes, last)?.to_vec();
         Poll::Ready(Ok(Step::Moved { large, rest }))
     })
 }
@@ -268,12 +239,8 @@ fn has_ended(from: &TcpStream) -> bool {
 }
 
 /// Writes what fits; returns the rest. The last of it waits for the end, to go with it.
-fn write_some<'a>(
-    to: &TcpStream,
-    bytes: &'a [u8],
-    gauge: &Gauge<'_>,
-    last: bool,
-) -> io::Result<&'a [u8]> {
+fn write_some<'a>(direction: &Direction<'_>, bytes: &'a [u8], last: bool) -> io::Result<&'a [u8]> {
+    let to = direction.to;
     let mut flags = SendFlags::NOSIGNAL;
     flags.set(SendFlags::MORE, last);
     let written = to.try_io(Interest::WRITABLE, || {
@@ -284,26 +251,26 @@ fn write_some<'a>(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
-    gauge.add(written);
+    direction.add(written);
     Ok(bytes.get(written..).unwrap_or_default())
 }
 
 /// Waits until all is written. Nobody reads the source meanwhile, so its reset is watched for.
-async fn flush(
-    from: &TcpStream,
-    to: &TcpStream,
-    bytes: Vec<u8>,
-    gauge: &Gauge<'_>,
-) -> io::Result<()> {
+async fn flush(direction: &Direction<'_>, bytes: Vec<u8>) -> io::Result<()> {
     let write_all = async {
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            to.writable().await?;
-            rest = write_some(to, rest, gauge, false)?;
+            direction.to.writable().await?;
+            rest = write_some(direction, rest, false)?;
         }
         Ok(())
     };
-    match select(std::pin::pin!(write_all), std::pin::pin!(reset(from))).await {
+    match select(
+        std::pin::pin!(write_all),
+        std::pin::pin!(reset(direction.from)),
+    )
+    .await
+    {
         Either::Left((written, _)) => written,
         Either::Right((error, _)) => Err(error),
     }

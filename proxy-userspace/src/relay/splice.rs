@@ -9,7 +9,10 @@ use std::{cell::RefCell, io, os::fd::OwnedFd};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{io::Interest, net::TcpStream, task::coop::consume_budget};
 
-use super::{ends::Gauge, pump::reset};
+use super::{
+    direction::Direction,
+    pump::{Next, reset},
+};
 
 /// What a pipe can hold: the most that an unprivileged process may ask for (fs.pipe-max-size).
 const CAPACITY: usize = 1 << 20;
@@ -79,35 +82,26 @@ impl Pipe {
     }
 }
 
-/// How a lending ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The source has no more.
-    Source,
-    /// The data comes in small pieces by now, or no pipe is to be had.
-    Calm,
-}
-
-/// Moves data through a pipe for as long as that pays.
-pub async fn relay(from: &TcpStream, to: &TcpStream, gauge: &Gauge<'_>) -> io::Result<Ended> {
+/// Moves data through a pipe for as long as that pays, which is not at all where none can be had.
+pub async fn relay(direction: &Direction<'_>) -> io::Result<Next> {
     let Some(pipe) = Pipe::take() else {
-        return Ok(Ended::Calm);
+        return Ok(Next::Piece);
     };
     let mut small = 0;
-    let ended = loop {
-        let piece = fill(&pipe, from).await?;
+    let next = loop {
+        let piece = fill(&pipe, direction.from).await?;
         if piece == 0 {
-            break Ended::Source;
+            break Next::End;
         }
         // Emptied before the source is waited for again: a slow starter would wait for ever.
-        empty(&pipe, from, to, piece, gauge).await?;
+        empty(&pipe, direction, piece).await?;
         small = if piece < SMALL { small + 1 } else { 0 };
         if small == PATIENCE {
-            break Ended::Calm;
+            break Next::Piece;
         }
     };
     pipe.give_back();
-    Ok(ended)
+    Ok(next)
 }
 
 async fn fill(pipe: &Pipe, from: &TcpStream) -> io::Result<usize> {
@@ -122,24 +116,19 @@ async fn fill(pipe: &Pipe, from: &TcpStream) -> io::Result<usize> {
     }
 }
 
-async fn empty(
-    pipe: &Pipe,
-    from: &TcpStream,
-    to: &TcpStream,
-    mut left: usize,
-    gauge: &Gauge<'_>,
-) -> io::Result<()> {
+async fn empty(pipe: &Pipe, direction: &Direction<'_>, mut left: usize) -> io::Result<()> {
+    let to = direction.to;
     while left > 0 {
         match pipe.drain(to, left) {
             Ok(drained) => {
                 left -= drained;
-                gauge.add(drained);
+                direction.add(drained);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::select! {
                     biased;
                     writable = to.writable() => writable?,
-                    error = reset(from) => return Err(error),
+                    error = reset(direction.from) => return Err(error),
                 }
             }
             Err(error) => return Err(error),
