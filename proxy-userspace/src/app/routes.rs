@@ -69,6 +69,15 @@ impl Routes {
         routes.find(|route| route.target.0 == target).copied()
     }
 
+    /// To a service's targets, IPv4 and IPv6.
+    fn of(&self, service: &config::Service) -> [Option<Route>; 2] {
+        let (v4, v6) = (
+            service.target4.map(Into::into),
+            service.target6.map(Into::into),
+        );
+        [v4, v6].map(|target| self.to(target?))
+    }
+
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
     }
@@ -93,15 +102,15 @@ impl Routes {
     /// The services as the relay knows them, in the configuration's order.
     pub fn services(&self, config: &Config) -> Vec<Arc<Service>> {
         let service = |service: &config::Service| {
-            let route = |target: Option<SocketAddr>| target.and_then(|target| self.to(target));
+            let [route4, route6] = self.of(service);
             Arc::new(Service {
                 name: service.name.clone(),
                 policy: service.header.policy,
                 clients: service.clients,
                 header_timeout: service.header.timeout,
                 connect_timeout: service.connect_timeout,
-                route4: route(service.target4.map(Into::into)),
-                route6: route(service.target6.map(Into::into)),
+                route4,
+                route6,
             })
         };
         config.services.iter().map(service).collect()
@@ -110,11 +119,7 @@ impl Routes {
 
 /// What the programs have to know of a service; that it is direct is still to be said.
 fn served(service: &config::Service, routes: &Routes) -> Served {
-    let to = |target: Option<SocketAddr>| target.and_then(|target| routes.to(target));
-    let (v4, v6) = (
-        to(service.target4.map(Into::into)),
-        to(service.target6.map(Into::into)),
-    );
+    let [v4, v6] = routes.of(service);
     let steered = |route: Option<Route>| {
         let here = route.filter(Route::is_steered)?;
         Some((here.steered, here.target.0))

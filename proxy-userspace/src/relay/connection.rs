@@ -54,7 +54,7 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
     } = at;
     let Head {
         source,
-        heard,
+        header,
         payload,
     } = read_header::read(downstream, service).await?;
     let claimed = source.map(|source| Client(canonical(source)));
@@ -67,7 +67,7 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
         target: way.route.target,
         spoofed: way.spoofed,
         since: Instant::now(),
-        header: heard,
+        header,
         moved: Moved::default(),
         task: at.opening.leave().ok_or(End::Stopped)?,
     };

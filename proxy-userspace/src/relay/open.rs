@@ -27,7 +27,7 @@ pub struct Connection {
     /// False: the application sees this host, and not the client.
     pub spoofed: bool,
     pub since: Instant,
-    pub header: Heard,
+    pub header: KeptHeader,
     pub moved: Moved,
     /// Aborted, it drops both sockets.
     pub(super) task: AbortHandle,
@@ -35,7 +35,7 @@ pub struct Connection {
 
 /// What is remembered of a header.
 #[derive(Debug)]
-pub struct Heard {
+pub struct KeptHeader {
     pub version: Version,
     pub command: Command,
     pub tlvs: KeptTlvs,

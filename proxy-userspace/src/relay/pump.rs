@@ -103,7 +103,7 @@ impl<'a> Half<'a> {
         self.direction.add(written);
         let rest = payload.split_off(written);
         if !rest.is_empty() {
-            self.flush(rest);
+            self.busy = Some(Box::pin(flush(self.direction, rest)));
         }
     }
 
@@ -118,20 +118,12 @@ impl<'a> Half<'a> {
             Step::Moved { large, rest } => {
                 self.pieces = if large { self.pieces + 1 } else { 0 };
                 if !rest.is_empty() {
-                    self.flush(rest);
+                    self.busy = Some(Box::pin(flush(self.direction, rest)));
                 }
                 Poll::Ready(Ok(Next::Piece))
             }
             Step::End => Poll::Ready(Ok(Next::End)),
         }
-    }
-
-    fn flush(&mut self, bytes: Vec<u8>) {
-        let direction = self.direction;
-        self.busy = Some(Box::pin(async move {
-            flush(direction, bytes).await?;
-            Ok(Next::Piece)
-        }));
     }
 
     /// The source has no more. Whoever ends first goes on watching it: it may still be reset.
@@ -256,14 +248,14 @@ fn write_some<'a>(direction: &Direction<'_>, bytes: &'a [u8], last: bool) -> io:
 }
 
 /// Waits until all is written. Nobody reads the source meanwhile, so its reset is watched for.
-async fn flush(direction: &Direction<'_>, bytes: Vec<u8>) -> io::Result<()> {
+async fn flush(direction: &Direction<'_>, bytes: Vec<u8>) -> io::Result<Next> {
     let write_all = async {
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             direction.to.writable().await?;
             rest = write_some(direction, rest, false)?;
         }
-        Ok(())
+        Ok(Next::Piece)
     };
     match select(
         std::pin::pin!(write_all),

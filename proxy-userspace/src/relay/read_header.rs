@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     End, Service,
-    open::Heard,
+    open::KeptHeader,
     pump::{poll_read, with_buffer},
 };
 use crate::header::{Parse, parse};
@@ -23,7 +23,7 @@ use crate::header::{Parse, parse};
 pub struct Head {
     /// None: the balancer speaks for itself.
     pub source: Option<SocketAddr>,
-    pub heard: Heard,
+    pub header: KeptHeader,
     pub payload: Vec<u8>,
 }
 
@@ -49,14 +49,14 @@ pub async fn read(stream: &TcpStream, service: &Service) -> Result<Head, End> {
             Parse::Partial => {}
             Parse::Complete { header, len } => {
                 let source = header.endpoints.map(|endpoints| endpoints.source);
-                let heard = Heard {
+                let header = KeptHeader {
                     version: header.version,
                     command: header.command,
                     tlvs: header.tlvs.keep(),
                 };
                 return Ok(Head {
                     source,
-                    heard,
+                    header,
                     // In room of its own, mostly none.
                     payload: received.split_off(len),
                 });

@@ -22,14 +22,14 @@ const HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOCAL: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-struct Heard {
+struct Recorder {
     ended: Mutex<Vec<&'static str>>,
     drain: Drain,
     /// As somebody else may at any moment.
     stops_at_open: bool,
 }
 
-impl Report for Heard {
+impl Report for Recorder {
     fn accepted(&self, _: &Service, _: Balancer) {}
 
     fn opened(&self, _: &Connection) {
@@ -60,7 +60,7 @@ struct Site {
     app: TcpListener,
     at: SocketAddr,
     connections: Connections,
-    heard: Arc<Heard>,
+    report: Arc<Recorder>,
     serving: JoinHandle<()>,
 }
 
@@ -73,7 +73,7 @@ impl Site {
         let listener = TcpListener::from_std(sys::listener(LOCAL.into(), false, false)?.into())?;
         let at = listener.local_addr()?;
         let (drain, draining) = Drain::new();
-        let heard = Arc::new(Heard {
+        let report = Arc::new(Recorder {
             ended: Mutex::default(),
             drain,
             stops_at_open,
@@ -81,7 +81,7 @@ impl Site {
         let connections = Connections::default();
         let (host_sockets, mut requests) = HostSockets::new();
         let shared = Arc::new(Shared {
-            report: heard.clone(),
+            report: report.clone(),
             own: Arc::new(NoneOwn),
             host_sockets,
             connections: connections.clone(),
@@ -98,7 +98,7 @@ impl Site {
             app,
             at,
             connections,
-            heard,
+            report,
             serving: spawn_local(serve(services, shared, draining)),
         })
     }
@@ -116,7 +116,7 @@ impl Site {
     /// How they ended, once all have.
     async fn ended(self) -> Result<Vec<&'static str>> {
         self.serving.await?;
-        let ended = self.heard.ended.lock();
+        let ended = self.report.ended.lock();
         Ok(ended.unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
@@ -173,7 +173,7 @@ fn only_those_picked_are_reset_and_on_both_sides() -> Result<()> {
         round_trip(&mut other).await?;
         assert_eq!(site.connections.iter().count(), 1);
         drop(other);
-        site.heard.drain.start();
+        site.report.drain.start();
         assert_eq!(site.ended().await?[0], "stopped");
         Ok(())
     })
@@ -185,7 +185,7 @@ fn the_drain_by_itself_ends_only_what_has_no_client() -> Result<()> {
         let site = Site::start(false).await?;
         let mut open = site.open().await?;
         let mut opening = TcpStream::connect(site.at).await?;
-        site.heard.drain.stop_now();
+        site.report.drain.stop_now();
         expect_reset(&mut opening).await;
         round_trip(&mut open).await?;
         assert_eq!(site.connections.end(|_| true), 1);
