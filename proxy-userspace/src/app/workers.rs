@@ -79,22 +79,26 @@ fn work(
         let _ = serves.send(());
         let stopped = draining.clone();
         relay::serve(registered, shared, draining).await;
-        last_bytes(stopped).await
+        last_bytes(stopped).await;
+        Ok(())
     })
 }
 
 /// Until the applications' hosts have all that was closed with bytes on the way. Without the daemon
 /// nobody steers, and an application that reads slowly would never hear the rest.
-async fn last_bytes(mut draining: Draining) -> Result<()> {
-    let mut sockets = TcpSockets::open()?;
-    let all_arrived = async {
-        while sockets.any_is_closing()? {
-            sleep(PAUSE).await;
-        }
-        Ok(())
-    };
+async fn last_bytes(mut draining: Draining) {
     tokio::select! {
-        done = all_arrived => done,
-        () = draining.stopped() => Ok(()),
+        arrived = all_has_arrived() => if let Err(error) = arrived {
+            tracing::warn!("leaving although last bytes may be on their way: {error:#}");
+        },
+        () = draining.stopped() => {}
     }
+}
+
+async fn all_has_arrived() -> Result<()> {
+    let mut sockets = TcpSockets::open()?;
+    while sockets.any_is_closing()? {
+        sleep(PAUSE).await;
+    }
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! The keeper itself.
 
 use std::{
+    fs,
     future::pending,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
 };
 
 use anyhow::{Context, Result};
@@ -24,7 +26,7 @@ use super::{
     path,
 };
 use crate::{
-    kernel,
+    admin, kernel,
     privileges::{self, Role},
 };
 
@@ -44,7 +46,8 @@ pub fn main(instance: &str) -> Result<()> {
             let daemon = Channel::new(daemon).context("started by no daemon")?;
             let listener = Listener::open(&path(instance))?;
             daemon.send(&Message::Ready, &[])?;
-            Keeper::new(listener, daemon)?.run().await
+            let control = admin::path(instance, "sock");
+            Keeper::new(listener, control, daemon)?.run().await
         })
 }
 
@@ -56,6 +59,8 @@ pub(super) struct Keeper {
     taker: Option<Taker>,
     alone: Option<Alone>,
     terminate: Signal,
+    /// The daemon's own socket, which it can't remove any more.
+    control: PathBuf,
     /// Last: who connects while all else is taken down hears the end when nothing is left of it.
     listener: Listener,
 }
@@ -92,7 +97,7 @@ enum Next {
 }
 
 impl Keeper {
-    pub(super) fn new(listener: Listener, daemon: Channel) -> Result<Self> {
+    pub(super) fn new(listener: Listener, control: PathBuf, daemon: Channel) -> Result<Self> {
         Ok(Self {
             held: Items::new(),
             orders: Orders::default(),
@@ -100,6 +105,7 @@ impl Keeper {
             taker: None,
             alone: None,
             terminate: signal(SignalKind::terminate())?,
+            control,
             listener,
         })
     }
@@ -261,6 +267,8 @@ impl Keeper {
         // ones between the application and the client.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Tun(_)));
+        // The next daemon makes its own after this one's listener is gone.
+        let _ = fs::remove_file(&self.control);
         match ended? {
             0 => tracing::debug!("nothing was left to end"),
             count => tracing::warn!("{count} open connections were reset"),

@@ -62,7 +62,8 @@ fn daemon(grace: Duration) -> Result<(Setting, Held, SocketAddr)> {
     let directory = tempfile::tempdir()?;
     let socket = Listener::open(&directory.path().join("keeper.sock"))?;
     let (channel, theirs) = Channel::pair()?;
-    let keeper = Keeper::new(socket, Channel::new(theirs)?)?;
+    let control = directory.path().join("sock");
+    let keeper = Keeper::new(socket, control, Channel::new(theirs)?)?;
     let keeper = tokio::spawn(keeper.run());
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;

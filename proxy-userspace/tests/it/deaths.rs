@@ -221,6 +221,7 @@ fn if_nobody_comes_every_end_hears_a_reset() -> Result<()> {
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
     site.lab.no_device_left()?;
+    site.lab.no_socket_left()?;
     capture.saw_none()
 }
 

@@ -185,7 +185,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Fails if a daemon that has ended in order left a socket, its own or its keeper's.
+    /// Fails if a daemon that has ended left a socket, its own or its keeper's.
     pub fn no_socket_left(&self) -> Result<()> {
         poll::until("truepeer's sockets to go", || {
             let left = self.left_behind()?;
@@ -231,7 +231,8 @@ impl Drop for Lab {
 }
 
 /// What outlives a daemon on purpose, the pinned allowlist and the file that was locked, and what one
-/// that was killed can't remove: the control socket, at which nobody listens any more.
+/// that was killed together with its keeper can't remove: the control socket, at which nobody listens
+/// any more.
 pub fn may_stay(path: &Path) -> bool {
     let name = path.to_string_lossy();
     path.starts_with(PINS)
