@@ -4,6 +4,7 @@
 //! people and programs to read. All of it is read anew when the host changes: see [`watch()`].
 
 mod host;
+mod listeners;
 mod netlink;
 mod nftables;
 mod path;
@@ -14,7 +15,11 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +80,8 @@ pub struct Facts {
     pub firewall: Firewall,
     /// The namespace's own unicast addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// Targets that a listener with Multipath TCP hears, or has been the last to hear.
+    pub multipath: BTreeSet<SocketAddr>,
 }
 
 /// What is known of nftables.

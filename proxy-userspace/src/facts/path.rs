@@ -1,6 +1,6 @@
 //! From facts to a path, without asking the host anything.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use ipnet::IpNet;
 
@@ -102,10 +102,14 @@ impl Facts {
         let mut targets = service.targets();
         match targets.find(|target| family.has(&target.ip())) {
             None => Some(Reason::NoTarget),
-            Some(target) if target.ip().is_loopback() => None,
-            Some(target) if self.addresses.contains(&target.ip()) => None,
-            Some(target) => Some(Reason::TargetBeyondHost(target)),
+            Some(target) if !self.is_here(target) => Some(Reason::TargetBeyondHost(target)),
+            Some(target) if self.multipath.contains(&target) => Some(Reason::MultipathApp(target)),
+            Some(_) => None,
         }
+    }
+
+    fn is_here(&self, target: SocketAddr) -> bool {
+        target.ip().is_loopback() || self.addresses.contains(&target.ip())
     }
 
     fn ipsec_reason(&self, packets: Packets) -> Option<Reason> {

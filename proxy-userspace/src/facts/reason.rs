@@ -23,6 +23,8 @@ pub enum Reason {
     FirewallUnreadable(String),
     NoTarget,
     TargetBeyondHost(SocketAddr),
+    /// The kernel can't make such a listener a connection without its handshake.
+    MultipathApp(SocketAddr),
     NoForwarding(String),
 }
 
@@ -43,6 +45,7 @@ impl Reason {
             Self::FirewallUnreadable(_) => "firewall_unreadable",
             Self::NoTarget => "no_target",
             Self::TargetBeyondHost(_) => "target_beyond_host",
+            Self::MultipathApp(_) => "multipath_app",
             Self::NoForwarding(_) => "no_forwarding",
         }
     }
@@ -61,6 +64,9 @@ impl Reason {
                 "use Linux 6.12 or later, with CONFIG_SYN_COOKIES and CONFIG_DEBUG_INFO_BTF".into()
             }
             Self::FirewallUnreadable(_) => "install nft, and move rules to it".into(),
+            Self::MultipathApp(_) => {
+                "have the application listen with plain TCP (in Go: GODEBUG=multipathtcp=0)".into()
+            }
             Self::PolicyRouting(_)
             | Self::Ipsec(_)
             | Self::Vrf(_)
@@ -94,6 +100,7 @@ impl fmt::Display for Reason {
             Self::FirewallUnreadable(why) => write!(f, "the firewall can't be read ({why})"),
             Self::NoTarget => f.write_str("it has no target of this family"),
             Self::TargetBeyondHost(target) => write!(f, "target {target} is not on this host"),
+            Self::MultipathApp(target) => write!(f, "target {target} listens with Multipath TCP"),
             Self::NoForwarding(device) => write!(f, "forwarding is off on {device}"),
         }
     }

@@ -1,6 +1,7 @@
-//! Reading the facts, and following them: most by event, settings by looking again and again.
+//! Reading the facts, and following them: most by event, settings and listeners by looking again and
+//! again.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeSet, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use rtnetlink::Handle;
@@ -9,7 +10,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use super::{Facts, Firewall, host, netlink, netlink::Bell, nftables::Ruleset, sysctls::Settings};
+use super::{
+    Facts, Firewall, host, listeners::Listeners, netlink, netlink::Bell, nftables::Ruleset,
+    sysctls::Settings,
+};
 use crate::{
     config::{Config, Direct},
     netns,
@@ -28,7 +32,9 @@ const FIREWALL_PAUSE: Duration = Duration::from_millis(250);
 /// The facts as they are now, of the calling thread's network namespace. `device` is truepeer's own
 /// device, `kfunc` whether the kernel has `bpf_sk_assign_tcp_reqsk`.
 pub async fn read(config: &Config, device: &str, kfunc: bool) -> Result<Facts> {
-    Reader::new(device)?.all(config, device, kfunc).await
+    Reader::new(config, device)?
+        .all(config, device, kfunc)
+        .await
 }
 
 /// The facts, and each change of them within a second, for as long as somebody listens.
@@ -75,7 +81,7 @@ fn watch_here(
 async fn begin(config: &Config, device: &str, kfunc: bool) -> Result<Watching> {
     // Before the first reading, so that nothing falls between.
     let bells = Bells::new()?;
-    let mut reader = Reader::new(device)?;
+    let mut reader = Reader::new(config, device)?;
     let facts = reader.all(config, device, kfunc).await?;
     Ok(Watching {
         bells,
@@ -167,15 +173,17 @@ impl Watching {
 /// What reading takes, kept open.
 struct Reader {
     settings: Settings,
+    listeners: Listeners,
     routing: Handle,
     /// When the firewall may be read again.
     firewall_from: Instant,
 }
 
 impl Reader {
-    fn new(device: &str) -> Result<Self> {
+    fn new(config: &Config, device: &str) -> Result<Self> {
         Ok(Self {
             settings: Settings::new(device),
+            listeners: Listeners::new(config)?,
             routing: netns::netlink()?,
             firewall_from: Instant::now(),
         })
@@ -193,12 +201,14 @@ impl Reader {
             vrfs: host::vrfs(&self.routing).await?,
             firewall: firewall(wanted).await?,
             addresses: host::addresses(&self.routing).await?,
+            multipath: self.listeners.multipath(&BTreeSet::new()),
         })
     }
 
-    /// Reads settings and what is stale, which isn't any more unless reading it failed.
+    /// Reads settings, listeners and what is stale, which isn't any more unless reading it failed.
     async fn refresh(&mut self, facts: &mut Facts, stale: &mut Stale) -> Result<()> {
         facts.sysctls = self.settings.read();
+        facts.multipath = self.listeners.multipath(&facts.multipath);
         if stale.routing {
             facts.routing_rules = host::routing_rules(&self.routing).await?;
             facts.vrfs = host::vrfs(&self.routing).await?;

@@ -60,6 +60,7 @@ fn facts() -> Facts {
         vrfs: Vec::new(),
         firewall: Firewall::known(Ruleset::default()),
         addresses: [parsed("198.51.100.2"), parsed("2001:db8:e::2")].into(),
+        multipath: [].into(),
     }
 }
 
@@ -141,6 +142,18 @@ fn targets() {
     };
     says(target("198.51.100.9:80"), &["target_beyond_host"], &[]);
     says_of_both(target("198.51.100.2:80"), &[]);
+    let multipath = |at: &str| {
+        let at = parsed(at);
+        move |f: &mut Facts, _: &mut Service| f.multipath = [at].into()
+    };
+    says(multipath("[::1]:8080"), &[], &["multipath_app"]);
+    says_of_both(multipath("127.0.0.1:8081"), &[]);
+    // Whoever listens on all of this host's addresses isn't who serves there.
+    let beyond = |f: &mut Facts, s: &mut Service| {
+        target("198.51.100.9:80")(f, s);
+        multipath("198.51.100.9:80")(f, s);
+    };
+    says(beyond, &["target_beyond_host"], &[]);
     let both = |f: &mut Facts, s: &mut Service| {
         f.kfunc = false;
         s.target4 = None;

@@ -4,6 +4,7 @@
 //! Listing needs no privilege, ending needs CAP_NET_ADMIN.
 
 mod filter;
+mod listener;
 mod netlink;
 
 use std::{io, net::SocketAddr};
@@ -92,9 +93,24 @@ impl TcpSockets {
     /// Whether a connection has a socket that would hear a new one's first segment as its own: in
     /// TIME_WAIT it makes way.
     pub fn is_there(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<bool> {
+        let mut is_there = false;
+        self.find(local, remote, ExtensionFlags::empty(), |found| {
+            let state = found.header.state;
+            is_there = !matches!(state, tcp::TCP_TIME_WAIT | tcp::TCP_LISTEN);
+        })?;
+        Ok(is_there)
+    }
+
+    /// Tells of the one that the kernel gives a segment to, if any, with `extensions`.
+    fn find(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        extensions: ExtensionFlags,
+        found: impl FnMut(InetResponse),
+    ) -> Result<()> {
         let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
-        let mut request = request(family, StateFlags::all());
-        request.socket_id = SocketId {
+        let socket_id = SocketId {
             source_port: local.port(),
             destination_port: remote.port(),
             source_address: local.ip(),
@@ -102,15 +118,14 @@ impl TcpSockets {
             interface_id: 0,
             cookie: ANY,
         };
-        let mut is_there = false;
-        let asked = self.0.ask(request, |found| {
-            let state = found.header.state;
-            is_there = !matches!(state, tcp::TCP_TIME_WAIT | tcp::TCP_LISTEN);
-        });
-        match asked {
-            Ok(()) => Ok(is_there),
-            Err(error) if is(&error, Errno::NOENT) => Ok(false),
-            Err(error) => Err(error).context("looking for a TCP socket (kernel module tcp_diag)"),
+        let request = InetRequest {
+            extensions,
+            socket_id,
+            ..request(family, StateFlags::all())
+        };
+        match self.0.ask(request, found) {
+            Err(error) if is(&error, Errno::NOENT) => Ok(()),
+            asked => asked.context("looking for a TCP socket (kernel module tcp_diag)"),
         }
     }
 

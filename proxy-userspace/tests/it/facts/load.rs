@@ -17,25 +17,22 @@ use crate::steering::site::{ip, sysctl};
 /// path changes to and fro.
 #[test]
 fn under_load() -> Result<()> {
-    const OPEN: u16 = 8;
     let host = Host::new()?;
-    let open: Result<Vec<_>> = (0..OPEN).map(|n| host.connect(30_000 + n)).collect();
-    let mut open = open?;
-    host.takes("direct", 30_000)?;
-    let load = Load::default();
-    thread::scope(|scope| {
-        let talking = open
-            .iter_mut()
-            .map(|stream| scope.spawn(|| load.talk(stream)));
-        let mut running: Vec<_> = talking.collect();
-        running.push(scope.spawn(|| load.connect(&host)));
-        let flipped = host.flips_under(&load);
-        let flipped = flipped.with_context(|| format!("{:#?}", host.lab.shown("status")));
-        load.stop.store(true, Ordering::Relaxed);
-        running
-            .into_iter()
-            .try_for_each(|it| it.join().expect("no panic"))?;
-        flipped
+    let mut open = host.under_load(|load| {
+        let rule = "rule add fwmark 7 table 100 priority 500";
+        for (round, (change, expected, path)) in [
+            (rule, ["ip -4 rule: 500", DIRECT], "daemon"),
+            ("rule del priority 500", [DIRECT; 2], "direct"),
+        ]
+        .into_iter()
+        .cycle()
+        .take(6)
+        .enumerate()
+        {
+            host.notices(|lab| ip(&lab.host, change), expected)?;
+            host.goes_on(load, path, 32_000 + u16::try_from(round)?)?;
+        }
+        Ok(())
     })?;
     // What a setting makes of new ones in the moment before it is noticed is another matter.
     host.notices(
@@ -68,32 +65,50 @@ impl Host {
         Ok(())
     }
 
-    fn flips_under(&self, load: &Load) -> Result<()> {
-        let rule = "rule add fwmark 7 table 100 priority 500";
-        for (round, (change, expected, path)) in [
-            (rule, ["ip -4 rule: 500", DIRECT], "daemon"),
-            ("rule del priority 500", [DIRECT; 2], "direct"),
-        ]
-        .into_iter()
-        .cycle()
-        .take(6)
-        .enumerate()
-        {
-            self.notices(|lab| ip(&lab.host, change), expected)?;
-            load.goes_on()?;
-            let port = 32_000 + u16::try_from(round)?;
-            let new = self.connect(port)?;
-            self.takes(path, port)?;
-            drop(new);
-            self.takes("direct", 30_000)?;
-        }
-        Ok(())
+    /// Does what `flips` paths while connections talk; returns those that were open all the time.
+    pub(super) fn under_load(
+        &self,
+        flips: impl FnOnce(&Load) -> Result<()>,
+    ) -> Result<Vec<TcpStream>> {
+        const OPEN: u16 = 8;
+        let open: Result<Vec<_>> = (0..OPEN).map(|n| self.connect(FIRST + n)).collect();
+        let mut open = open?;
+        self.takes("direct", FIRST)?;
+        let load = Load::default();
+        thread::scope(|scope| {
+            let talking = open
+                .iter_mut()
+                .map(|stream| scope.spawn(|| load.talk(stream)));
+            let mut running: Vec<_> = talking.collect();
+            running.push(scope.spawn(|| load.connect(self)));
+            let flipped = flips(&load);
+            let flipped = flipped.with_context(|| format!("{:#?}", self.lab.shown("status")));
+            load.stop.store(true, Ordering::Relaxed);
+            running
+                .into_iter()
+                .try_for_each(|it| it.join().expect("no panic"))?;
+            flipped
+        })?;
+        Ok(open)
+    }
+
+    /// After a flip: all that talks goes on where it is, and a new connection, of the client's
+    /// `port`, takes `path`.
+    pub(super) fn goes_on(&self, load: &Load, path: &str, port: u16) -> Result<()> {
+        load.goes_on()?;
+        let new = self.connect(port)?;
+        self.takes(path, port)?;
+        drop(new);
+        self.takes("direct", FIRST)
     }
 }
 
+/// Of the clients' ports.
+const FIRST: u16 = 30_000;
+
 /// What goes on beside the changes.
 #[derive(Default)]
-struct Load {
+pub(super) struct Load {
     stop: AtomicBool,
     talked: AtomicU64,
     connected: AtomicU64,

@@ -2,6 +2,7 @@
 //! and `truepeer status` of a daemon that was there before it, whose open connections go on.
 
 mod load;
+mod multipath;
 
 use std::time::{Duration, Instant};
 
@@ -31,12 +32,17 @@ impl Host {
         let lab = Lab::new()?;
         let apps = LOOPBACK.both(APP_PORT).into_iter();
         let apps: Result<_> = apps.map(|app| Echo::greeting(&lab.host, app)).collect();
+        Self::with(lab, apps?, [DIRECT; 2])
+    }
+
+    /// One of which check says `expected` from the beginning.
+    fn with(lab: Lab, apps: Vec<Echo>, expected: [&str; 2]) -> Result<Self> {
         let host = Self {
-            _apps: apps?,
+            _apps: apps,
             _daemon: lab.truepeer().start()?,
             lab,
         };
-        host.says([DIRECT; 2])?;
+        host.says(expected)?;
         Ok(host)
     }
 

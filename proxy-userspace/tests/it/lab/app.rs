@@ -22,12 +22,12 @@ impl App {
         Self::open(netns, addr, Protocol::TCP, false)
     }
 
-    /// With Multipath TCP, as far as the other side has it too.
+    /// With Multipath TCP, as far as the other side has it too; may be one of several listeners.
     pub fn multipath(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::open(netns, addr, Protocol::MPTCP, false)
+        Self::open(netns, addr, Protocol::MPTCP, true)
     }
 
-    /// One of several listeners at the same address, by SO_REUSEPORT.
+    /// One of several listeners at the same port, by SO_REUSEPORT.
     pub fn share(netns: &Netns, addr: SocketAddr) -> Result<Self> {
         Self::open(netns, addr, Protocol::TCP, true)
     }
@@ -97,16 +97,20 @@ pub struct Echo(TcpListener);
 
 impl Echo {
     pub fn start(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::serve(netns, addr, false)
+        Self::serve(App::listen(netns, addr)?, false)
     }
 
     /// Says "you are ADDR:PORT" first.
     pub fn greeting(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::serve(netns, addr, true)
+        Self::greeting_by(App::listen(netns, addr)?)
     }
 
-    fn serve(netns: &Netns, addr: SocketAddr, greets: bool) -> Result<Self> {
-        let App(listener) = App::listen(netns, addr)?;
+    /// The same, of a listener of the test's own kind.
+    pub fn greeting_by(app: App) -> Result<Self> {
+        Self::serve(app, true)
+    }
+
+    fn serve(App(listener): App, greets: bool) -> Result<Self> {
         let accepting = listener.try_clone()?;
         thread::spawn(move || {
             while let Ok((stream, peer)) = accepting.accept() {

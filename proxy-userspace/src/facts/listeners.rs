@@ -1,0 +1,80 @@
+//! Who listens at the targets: applications come and go without an event.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use anyhow::Result;
+
+use crate::{config::Config, netns::TcpSockets};
+
+/// What asking for them takes, of the network namespace that [`Self::new`] was called in.
+pub struct Listeners {
+    sockets: TcpSockets,
+    targets: Vec<SocketAddr>,
+}
+
+impl Listeners {
+    pub fn new(config: &Config) -> Result<Self> {
+        let services = config.services.iter();
+        Ok(Self {
+            sockets: TcpSockets::open()?,
+            targets: services.flat_map(|service| service.targets()).collect(),
+        })
+    }
+
+    /// Targets whose listener has Multipath TCP. Where nobody listens now it is as it was `before`:
+    /// an application that is started anew changes no path.
+    pub fn multipath(&mut self, before: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
+        let has = |target: &SocketAddr| match self.sockets.has_multipath_listener(*target) {
+            Ok(Some(has)) => has,
+            Ok(None) => before.contains(target),
+            // Then it isn't known, and the programs find out by each connection.
+            Err(error) => {
+                tracing::debug!(%target, "who listens there isn't known: {error:#}");
+                before.contains(target)
+            }
+        };
+        let mut targets = self.targets.clone();
+        targets.retain(has);
+        targets.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::geteuid;
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn nobody_changes_nothing() {
+        // Older kernels tell nobody else.
+        if !geteuid().is_root() {
+            return;
+        }
+        let mut listeners = Listeners {
+            sockets: TcpSockets::open().expect("sock_diag"),
+            targets: Vec::new(),
+        };
+        let [nowhere, mut at] = ["127.0.80.10:1", "127.0.80.10:0"]
+            .map(|at| -> SocketAddr { at.parse().expect("an address") });
+        let mut known = [nowhere].into();
+        for (protocol, has) in [(Protocol::MPTCP, true), (Protocol::TCP, false)] {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(protocol));
+            let socket = socket.expect("a socket");
+            socket.bind(&at.into()).expect("a port");
+            socket.listen(1).expect("a listener");
+            at = socket
+                .local_addr()
+                .expect("an address")
+                .as_socket()
+                .expect("of IP");
+            listeners.targets = vec![nowhere, at];
+            for who in [Some(socket), None] {
+                known = listeners.multipath(&known);
+                assert!(known.contains(&nowhere));
+                assert_eq!(known.contains(&at), has, "{protocol:?}, {who:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What kind of listener hears an address, as the kernel itself finds it: an exact address before a
+//! wildcard, whichever family its socket is of.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, nlas::Nla};
+use rtnetlink::packet_core::{Nla as _, NlasIterator};
+
+use super::TcpSockets;
+
+// Of linux/inet_diag.h.
+const ULP_INFO: u16 = 19;
+const ULP_NAME: u16 = 1;
+/// Beneath a socket of Multipath TCP are those of TCP that have this protocol above them.
+const MULTIPATH: &[u8] = b"mptcp\0";
+
+impl TcpSockets {
+    /// Whether the listener that hears a client of `local` has Multipath TCP; none where nobody listens.
+    /// Older kernels tell only CAP_NET_ADMIN of it: without, none seems to have it.
+    pub fn has_multipath_listener(&mut self, local: SocketAddr) -> Result<Option<bool>> {
+        let nobody = match local {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let mut has = None;
+        // The protocol above is told with the rest of this.
+        let extensions = ExtensionFlags::INFO;
+        self.find(local, SocketAddr::new(nobody, 0), extensions, |found| {
+            has = Some(is_multipath(&found));
+        })?;
+        Ok(has)
+    }
+}
+
+fn is_multipath(socket: &InetResponse) -> bool {
+    socket.nlas.iter().any(|nla| match nla {
+        Nla::Other(ulp) if ulp.kind() == ULP_INFO => {
+            let mut info = vec![0; ulp.value_len()];
+            ulp.emit_value(&mut info);
+            let mut parts = NlasIterator::new(&*info).flatten();
+            parts.any(|part| part.kind() == ULP_NAME && part.value() == MULTIPATH)
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::geteuid;
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    use super::*;
+
+    fn listener(protocol: Protocol, at: SocketAddr) -> Socket {
+        let domain = Domain::for_address(at);
+        let socket = Socket::new(domain, Type::STREAM, Some(protocol)).expect("a socket");
+        // Beside another one at the same port.
+        socket.set_reuse_port(true).expect("an option");
+        socket.bind(&at.into()).expect("a port");
+        socket.listen(1).expect("a listener");
+        socket
+    }
+
+    fn port(socket: &Socket) -> u16 {
+        let at = socket.local_addr().expect("an address").as_socket();
+        at.expect("of IP").port()
+    }
+
+    #[track_caller]
+    fn hears(to: &str, port: u16, multipath: Option<bool>) {
+        let to = SocketAddr::new(to.parse().expect("an IP"), port);
+        let mut sockets = TcpSockets::open().expect("sock_diag");
+        let has = sockets.has_multipath_listener(to).expect("an answer");
+        assert_eq!(has, multipath, "{to}");
+    }
+
+    #[test]
+    fn tells_the_listener_that_hears() {
+        // Older kernels tell nobody else.
+        if !geteuid().is_root() {
+            return;
+        }
+        for (wildcard, to, exact) in [
+            ("0.0.0.0:0", "127.0.80.6", "127.0.80.7"),
+            ("[::]:0", "127.0.80.6", "127.0.80.7"),
+            ("[::]:0", "::1", "127.0.80.7"),
+            ("[::]:0", "127.0.80.6", "::1"),
+        ] {
+            for (protocol, multipath) in [(Protocol::MPTCP, true), (Protocol::TCP, false)] {
+                let any = listener(protocol, wildcard.parse().expect("an address"));
+                let port = port(&any);
+                hears(to, port, Some(multipath));
+                let other = match multipath {
+                    true => Protocol::TCP,
+                    false => Protocol::MPTCP,
+                };
+                let at = SocketAddr::new(exact.parse().expect("an IP"), port);
+                let more_exact = listener(other, at);
+                hears(exact, port, Some(!multipath));
+                hears(to, port, Some(multipath));
+                drop(any);
+                hears(to, port, None);
+                drop(more_exact);
+                hears(exact, port, None);
+            }
+        }
+    }
+}
