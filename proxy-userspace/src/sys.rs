@@ -106,6 +106,12 @@ pub fn readable<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
     registered.map_err(|error| error.into_parts().1)
 }
 
+/// How many files this process has open.
+pub fn open_files() -> u64 {
+    let open = std::fs::read_dir("/proc/self/fd").map(Iterator::count);
+    open.unwrap_or_default() as u64
+}
+
 /// Raises the limit of open files to the hard limit and returns it.
 pub fn raise_nofile() -> u64 {
     let limit = getrlimit(Resource::Nofile);

@@ -147,18 +147,20 @@ fn is_last(ctx: &TcContext) -> bool {
     }
 }
 
-/// The device that leads to the balancer, looked up once a second.
+/// The device that leads to the balancer, looked up once a second. Where none leads there any more, as
+/// while forwarding is off on our own device, it goes on as it was: it is the kernel that sends.
 #[inline(always)]
 fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
     // SAFETY: takes nothing.
     let now = seconds(unsafe { bpf_ktime_get_coarse_ns() }) as u16;
     if flow.routed != now || flow.device == 0 {
-        let way = route::way(ctx, version, &flow.rewrite.to)?;
-        flow.device = way.device;
-        flow.mac = way.mac;
+        if let Some(way) = route::way(ctx, version, &flow.rewrite.to) {
+            flow.device = way.device;
+            flow.mac = way.mac;
+        }
         flow.routed = now;
     }
-    Some(flow.device)
+    (flow.device != 0).then_some(flow.device)
 }
 
 /// What this host says of a segment that it had for the application is for the balancer.

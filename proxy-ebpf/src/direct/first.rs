@@ -120,7 +120,7 @@ fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
             let age = now.wrapping_sub(pending.since);
             if pending.theirs != theirs {
                 Judged::Later
-            } else if age > Pending::LIFE {
+            } else if age > Pending::LIFE || listener.tick(age) > listener.header_ticks() {
                 Judged::Late
             } else {
                 Judged::Ours

@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, unix::OwnedReadHalf},
     sync::mpsc,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +86,8 @@ pub struct Listener {
 
 /// No request is longer.
 const LONGEST: u64 = 64;
+/// After a failure to take a request.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Neither asking nor answering takes long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -98,9 +100,16 @@ impl Listener {
             .with_context(|| format!("opening control socket {}", path.display()))?;
         let (sender, asked) = mpsc::channel(1);
         tokio::spawn(async move {
-            while let Ok((stream, _)) = socket.accept().await {
-                // Each on its own, so that a slow one keeps nobody else waiting.
-                tokio::spawn(serve(stream, sender.clone()));
+            loop {
+                match socket.accept().await {
+                    // Each on its own, so that a slow one keeps nobody else waiting.
+                    Ok((stream, _)) => drop(tokio::spawn(serve(stream, sender.clone()))),
+                    // As while there are too many open files: it waits in the queue.
+                    Err(error) => {
+                        tracing::warn!("control socket: {error}");
+                        sleep(PAUSE).await;
+                    }
+                }
             }
         });
         Ok(Self { path, asked })

@@ -96,11 +96,27 @@ impl Display for Status {
             }
             write_counts(f, &service.connections)?;
         }
+        writeln!(f, "{}", self.limits)?;
         writeln!(f, "kernel:")?;
         for (name, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  {name} {count}")?;
         }
         Ok(())
+    }
+}
+
+impl Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            daemon,
+            direct,
+            maxconn,
+        } = self;
+        write!(f, "limits: {direct} direct, {daemon} by the daemon")?;
+        match maxconn {
+            Some(both) => write!(f, ", {both} of both together"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -59,7 +59,8 @@ impl Predecessor {
         for (name, item) in std::mem::take(&mut taken.items) {
             sorted.add(name, item);
         }
-        let (left, listeners) = sorted.finish().context("no take-over")?;
+        let steer = taken.orders.steer.clone();
+        let (left, listeners) = sorted.finish(steer).context("no take-over")?;
         Ok(Some(Self {
             taken,
             left: Some(left),
@@ -122,7 +123,7 @@ impl Sorted {
         }
     }
 
-    fn finish(self) -> Result<(Left, HashMap<SocketAddr, Vec<Socket>>)> {
+    fn finish(self, steer: Vec<IpAddr>) -> Result<(Left, HashMap<SocketAddr, Vec<Socket>>)> {
         let netns = self.netns.context("the keeper has no namespace")?;
         let maps = Adopted::new(self.maps)?;
         let inheritance = Inheritance {
@@ -132,6 +133,7 @@ impl Sorted {
         let left = Left {
             netns,
             steer_device: self.steer_device,
+            steer,
             inheritance,
         };
         Ok((left, self.listeners))

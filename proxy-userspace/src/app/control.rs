@@ -22,7 +22,7 @@ use crate::{
     drain::Drain,
     keeper::{Event, Held},
     kernel::{Allowlist, Claim, Counters, Heart, Kernel},
-    netns::{Device, LinkEvent},
+    netns::{self, Device, LinkEvent},
     privileges::{self, Role},
     relay::{Connections, HostSocketRequest},
     telemetry::{Counts, Telemetry},
@@ -133,6 +133,7 @@ impl Control<'_> {
             tokio::select! {
                 _ = ticks.tick() => self.tick()?,
                 Ok(()) = self.direct.facts.changed() => {
+                    netns::keep_forwarding(&self.device.name);
                     self.direct.decide(self.config, &self.claims, &mut self.kernel)?;
                 }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {

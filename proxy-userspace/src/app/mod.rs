@@ -211,11 +211,16 @@ fn longest_header_timeout(config: &Config) -> Duration {
     timeouts.max().unwrap_or_default()
 }
 
-/// Each connection has two sockets; some descriptors are the daemon's own.
+/// Each connection has two sockets. Other descriptors are the daemon's own: those that it has by now,
+/// its listeners, and what devices that come, requests and pipes take.
 fn maxconn(config: &Config) -> usize {
-    const OWN: u64 = 128;
     const PER_CONNECTION: u64 = 2;
-    let possible = sys::raise_nofile().saturating_sub(OWN) / PER_CONNECTION;
+    const MOST_SPARE: u64 = 128;
+    let files = sys::raise_nofile();
+    let addresses = config.services.iter().map(|service| service.listen.len());
+    let listeners = addresses.sum::<usize>() * config.workers.get();
+    let spare = MOST_SPARE.min(files / 8) + listeners as u64;
+    let possible = files.saturating_sub(sys::open_files() + spare) / PER_CONNECTION;
     let possible = usize::try_from(possible)
         .unwrap_or(usize::MAX)
         .min(Semaphore::MAX_PERMITS);

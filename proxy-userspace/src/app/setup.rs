@@ -1,9 +1,9 @@
 //! What stands before anything is served: namespace, device, routes, programs. `check` makes the
 //! same for its spoofed connections.
 
-use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{fs, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::routes::Routes;
@@ -17,6 +17,8 @@ use crate::{
 pub struct Left {
     pub netns: OwnedFd,
     pub steer_device: Option<OwnedFd>,
+    /// What applications on this host answer from on its open connections.
+    pub steer: Vec<IpAddr>,
     pub inheritance: Inheritance,
 }
 
@@ -43,7 +45,9 @@ impl SetUp {
         serves: bool,
     ) -> Result<Self> {
         let via_lo = !is_lo_strict();
-        let direct = config.direct == Direct::Auto && kernel::has_reqsk_kfunc();
+        // Open connections of a daemon before this one go on, whatever path new ones take.
+        let may_be_direct = config.direct == Direct::Auto || left.is_some();
+        let direct = may_be_direct && kernel::has_reqsk_kfunc();
         // Who leaves no connection of an application needs none. It would go before the last words of the
         // namespace's own sockets are through, which would keep the namespace for long.
         let wants_steer_device = serves && direct && via_lo;
@@ -99,6 +103,15 @@ async fn spoof(
     // What comes in by a veth without any IPv4 address doesn't pass rp_filter, be it loose.
     let steer_device = left.steer_device.filter(|_| via_lo);
     let spoof = SpoofNs::adopt(left.netns, steer_device, config.steer).await?;
+    if let Some(other) = left.steer.iter().find(|at| !spoof.steer.contains(at)) {
+        // Nobody would steer them any more: they would leave for the real clients.
+        bail!(
+            "no take-over: instance {} has connections at the steer address {other}, which this one's \
+             --steer{} doesn't have; stop it, and start this one",
+            config.instance,
+            if other.is_ipv4() { 4 } else { 6 }
+        );
+    }
     Ok((spoof, Some(left.inheritance)))
 }
 

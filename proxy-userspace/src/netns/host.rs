@@ -61,11 +61,28 @@ fn enable_v6(device: &Device) -> bool {
     !is_off("lo") && (!is_off(&device.name) || fs::write(key(&device.name), "0").is_ok())
 }
 
-/// What `inet` sets for IPv4 has no netlink message for IPv6. Only targets elsewhere need it.
+/// What `inet` sets for IPv4 has no netlink message for IPv6.
 fn forward_v6(device: &Device) {
-    let key = format!("/proc/sys/net/ipv6/conf/{}/forwarding", device.name);
-    if let Err(error) = fs::write(&key, "1") {
-        tracing::debug!(key, %error, "IPv6 targets beyond this host can't be reached");
+    forward(&forwarding_of(&device.name, "ipv6"));
+}
+
+/// Has our device forward again: who switches it off for the host, does so for each device.
+pub fn keep_forwarding(device: &str) {
+    for family in ["ipv4", "ipv6"] {
+        let key = forwarding_of(device, family);
+        if fs::read(&key).is_ok_and(|value| value.trim_ascii() == b"0") {
+            forward(&key);
+        }
+    }
+}
+
+fn forwarding_of(device: &str, family: &str) -> String {
+    format!("/proc/sys/net/{family}/conf/{device}/forwarding")
+}
+
+fn forward(key: &str) {
+    if let Err(error) = fs::write(key, "1") {
+        tracing::debug!(key, %error, "neither direct connections nor targets beyond this host");
     }
 }
 

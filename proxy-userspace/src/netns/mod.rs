@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+pub use host::keep_forwarding;
 pub use lookup::{NextHop, Way, answers, way_to};
 pub use sockets::{Local, SocketState, TcpSocket, TcpSockets};
 pub use steer::{Families, SteerNet, SteerNets};

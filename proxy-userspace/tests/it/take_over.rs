@@ -68,6 +68,70 @@ fn of_maps_of_another_layout_is_refused_and_does_no_harm() -> Result<()> {
     end(next)
 }
 
+/// Applications would answer from addresses that nobody steers, to the real clients.
+#[test]
+fn with_another_steer_network_is_refused_and_does_no_harm() -> Result<()> {
+    let lab = Lab::new()?;
+    let _apps = apps(&lab)?;
+    let truepeer = lab.truepeer().orphan_timeout("10s");
+    let daemon = truepeer.start()?;
+    let mut open = connect_both(&lab, 20_000)?;
+    for (flag, net, old) in [
+        ("--steer4", "169.254.90.0/28", "169.254.80.80"),
+        ("--steer6", "fd74:7275:6570:9::/112", "fd74:7275:6570::1"),
+    ] {
+        let taker = truepeer.clone().args([flag, net, "--take-over"]);
+        taker
+            .run_to_end()?
+            .expect(1, &["no take-over", lab.instance(), old, flag, "stop it"])?;
+    }
+    for stream in &mut open {
+        round_trip(stream, b"still there")?;
+    }
+    drop(open);
+    end(daemon)
+}
+
+/// Paths and ports are of new connections.
+#[test]
+fn with_other_flags_cuts_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let _apps = apps(&lab)?;
+    let truepeer = lab.truepeer().orphan_timeout("10s");
+    let first = truepeer.start()?;
+    let mut open = connect_both(&lab, 20_000)?;
+    ensure!(paths(&lab)? == ["direct"; 2]);
+
+    let by_daemon = truepeer.clone().by_daemon().args(["--take-over"]).start()?;
+    first.wait_line("replaced by another daemon")?;
+    open.extend(connect_both(&lab, 20_001)?);
+    ensure!(paths(&lab)? == ["daemon", "daemon", "direct", "direct"]);
+    for stream in &mut open {
+        round_trip(stream, b"without direct ones")?;
+    }
+
+    let elsewhere = HOST.both(TRUEPEER_PORT + 1);
+    let elsewhere = truepeer.clone().listen(elsewhere).args(["--take-over"]);
+    let elsewhere = elsewhere.start()?;
+    by_daemon.wait_line("replaced by another daemon")?;
+    for stream in &mut open {
+        round_trip(stream, b"at another port")?;
+    }
+    drop(open);
+    end(elsewhere)
+}
+
+/// Of the open connections, in order.
+fn paths(lab: &Lab) -> Result<Vec<String>> {
+    let shown = lab.shown("connections")?;
+    let paths = shown.as_array().into_iter().flatten();
+    let mut paths: Vec<_> = paths
+        .filter_map(|one| one["path"].as_str().map(str::to_owned))
+        .collect();
+    paths.sort_unstable();
+    Ok(paths)
+}
+
 /// In order, as nobody waits for its keeper then.
 fn end(mut daemon: Proc) -> Result<()> {
     daemon.signal(Signal::TERM)?;

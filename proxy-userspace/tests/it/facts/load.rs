@@ -1,5 +1,6 @@
 //! A service whose path changes to and fro while it has its hands full.
 
+use std::fs;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -44,7 +45,34 @@ fn under_load() -> Result<()> {
     host.connect(31_000).map(drop)
 }
 
+/// Forwarding that is switched off for the host is so for our device as well, which then has it again.
+#[test]
+fn forwarding_of_the_host() -> Result<()> {
+    let host = Host::new()?;
+    host.under_load(|load| {
+        for round in 0..3 {
+            for all in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                sysctl(&host.lab.host, all, "1")?;
+                sysctl(&host.lab.host, all, "0")?;
+            }
+            poll::until("truepeer's device to forward again", || {
+                let is_on = |ip| host.is_on(&format!("{ip}/conf/truepeer0/forwarding"));
+                Ok((is_on("ipv4")? && is_on("ipv6")?).then_some(()))
+            })?;
+            host.notices(|_| Ok(()), [DIRECT; 2])?;
+            host.goes_on(load, "direct", 33_000 + round)?;
+        }
+        Ok(())
+    })
+    .map(drop)
+}
+
 impl Host {
+    fn is_on(&self, sysctl: &str) -> Result<bool> {
+        let read = || fs::read_to_string(format!("/proc/sys/net/{sysctl}"));
+        Ok(self.lab.host.enter(read)?.trim() == "1")
+    }
+
     /// One that the application has greeted by the client's address.
     fn connect(&self, port: u16) -> Result<TcpStream> {
         let client = CLIENT.v4(port);

@@ -23,6 +23,7 @@ use crate::lab::proc::Proc;
 use crate::lab::spray::Spray;
 use crate::lab::stream::has_closed;
 use crate::paths::Family;
+use crate::steering::site::sysctl;
 
 /// With a header timeout of a second.
 pub const LATE: &[Row<Site>] = &[Row("direct_late", AtLeast(1), header_too_late)];
@@ -36,12 +37,17 @@ pub const ELSEWHERE: &[Row<Elsewhere>] = &[
 ];
 pub const STARTING: &str = "dispatch_no_listener";
 
+/// By a cookie, and by the pending table.
 fn header_too_late(site: &Site, port: u16) -> Result<()> {
-    let mut balancer = site.connect(0)?;
+    let with_timestamps = site.connect(0)?;
+    sysctl(site.balancers_netns(), "ipv4/tcp_timestamps", "0")?;
+    let without = site.connect(0)?;
     // The programs' clock has ticks of a second and more, and there is nothing to ask meanwhile.
     thread::sleep(Duration::from_millis(2500));
-    balancer.write_all(&site.header(Version::V2, port))?;
-    ensure!(has_closed(&mut balancer), "it was taken");
+    for mut balancer in [with_timestamps, without] {
+        balancer.write_all(&site.header(Version::V2, port))?;
+        ensure!(has_closed(&mut balancer), "it was taken");
+    }
     site.app.saw_nobody()
 }
 
