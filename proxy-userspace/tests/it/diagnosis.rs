@@ -233,9 +233,10 @@ fn withheld_headers_get_the_hint_on_the_direct_path_too() -> Result<()> {
     reset(lab.balancer(b"")?)?;
     let _served = lab.balancer(&claim("203.0.113.9"))?;
     app.accept()?;
-    let _waiting = [lab.balancer(b"")?, lab.balancer(b"")?];
+    // One: of two, the daemon's look could fall between.
+    let _waiting = lab.balancer(b"")?;
     let line = truepeer.wait_line("hint: ")?;
-    for part in ["2 handshakes", "header_timeout", "AWS NLB", "on_first_ack"] {
+    for part in ["1 handshakes", "header_timeout", "AWS NLB", "on_first_ack"] {
         ensure!(line.contains(part), "no \"{part}\" in {line}");
     }
     let log = log_to_the_end(&mut truepeer)?;

@@ -18,6 +18,7 @@ use crate::lab::proc::Proc;
 use crate::lab::stream::{
     expect, expect_end, expect_reset, has_closed, read_greeting, read_line, reset, round_trip,
 };
+use crate::lab::talk::Talk;
 use crate::lab::tier;
 
 const MIB: usize = 1024 * 1024;
@@ -336,4 +337,25 @@ fn maxconn_holds_and_lets_in_again() -> Result<()> {
     third.write_all(b"in\n")?;
     ensure!(read_line(&mut stream)? == "in");
     Ok(())
+}
+
+/// What the daemon has open itself counts as well.
+#[test]
+fn the_limit_of_open_files_resets_nobody() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let _truepeer = lab.truepeer().by_daemon().open_files(512).start()?;
+    let most = lab.shown("status")?["limits"]["daemon"].take();
+    let most = u16::try_from(most.as_u64().context("a limit")?)?;
+    let connect = |port| lab.balancer(&Version::V2.header(CLIENT.v4(port), FRONT.v4(FRONT_PORT)));
+    let mut open = Vec::new();
+    for port in (41_000..).take(most.into()) {
+        open.push(Talk::accept(connect(port)?, &app, CLIENT.v4(port))?);
+    }
+    let waiting = connect(40_999)?;
+    open.iter_mut().try_for_each(Talk::round_trip)?;
+    lab.shown("status")?;
+    app.saw_nobody()?;
+    drop(open.pop());
+    Talk::accept(waiting, &app, CLIENT.v4(40_999))?.round_trip()
 }

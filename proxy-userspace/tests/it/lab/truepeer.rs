@@ -58,6 +58,7 @@ impl Lab {
             in_time_namespace: false,
             orphan_timeout: "0s",
             service_manager: None,
+            open_files: None,
         }
     }
 
@@ -118,6 +119,7 @@ pub struct Truepeer {
     in_time_namespace: bool,
     orphan_timeout: &'static str,
     service_manager: Option<PathBuf>,
+    open_files: Option<u64>,
 }
 
 impl Truepeer {
@@ -205,6 +207,12 @@ impl Truepeer {
         self
     }
 
+    /// Starts it with this limit of open files.
+    pub fn open_files(mut self, most: u64) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
     /// Starts it where the clocks that count from the boot are years ahead.
     pub fn in_time_namespace(mut self) -> Self {
         self.in_time_namespace = true;
@@ -230,6 +238,12 @@ impl Truepeer {
             unshare.args(["--mount", "sh", "-c", script]);
             unshare.arg(plain.get_program()).args(plain.get_args());
             return Ok(unshare);
+        }
+        if let Some(most) = self.open_files {
+            let mut prlimit = Command::new("prlimit");
+            prlimit.arg(format!("--nofile={most}:{most}"));
+            prlimit.arg(plain.get_program()).args(plain.get_args());
+            return Ok(prlimit);
         }
         let Some(capabilities) = &self.capabilities else {
             return Ok(plain);
