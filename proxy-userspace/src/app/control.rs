@@ -133,7 +133,7 @@ impl Control<'_> {
             tokio::select! {
                 _ = ticks.tick() => self.tick()?,
                 Ok(()) = self.direct.facts.changed() => {
-                    netns::keep_forwarding(&self.device.name);
+                    netns::keep_forwarding(&self.device);
                     self.direct.decide(self.config, &self.claims, &mut self.kernel)?;
                 }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {

@@ -24,18 +24,16 @@ impl Listeners {
     /// Targets whose listener has Multipath TCP. Where nobody listens now it is as it was `before`:
     /// an application that is started anew changes no path.
     pub fn multipath(&mut self, before: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
-        let has = |target: &SocketAddr| match self.sockets.has_multipath_listener(*target) {
-            Ok(Some(has)) => has,
-            Ok(None) => before.contains(target),
-            // Then it isn't known, and the programs find out by each connection.
-            Err(error) => {
+        let has = |target: &SocketAddr| {
+            let has = self.sockets.has_multipath_listener(*target);
+            // Where it can't be told, the programs find out by each connection.
+            let has = has.unwrap_or_else(|error| {
                 tracing::debug!(%target, "who listens there isn't known: {error:#}");
-                before.contains(target)
-            }
+                None
+            });
+            has.unwrap_or_else(|| before.contains(target))
         };
-        let mut targets = self.targets.clone();
-        targets.retain(has);
-        targets.into_iter().collect()
+        self.targets.iter().copied().filter(has).collect()
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn configure(device: &Device) -> Result<Configured> {
         .await
         .context("setting the veth up")?;
     if v6 {
-        forward_v6(device);
+        keep_forwarding(device);
     }
     Ok(Configured {
         families: Families { v6 },
@@ -61,28 +61,15 @@ fn enable_v6(device: &Device) -> bool {
     !is_off("lo") && (!is_off(&device.name) || fs::write(key(&device.name), "0").is_ok())
 }
 
-/// What `inet` sets for IPv4 has no netlink message for IPv6.
-fn forward_v6(device: &Device) {
-    forward(&forwarding_of(&device.name, "ipv6"));
-}
-
-/// Has our device forward again: who switches it off for the host, does so for each device.
-pub fn keep_forwarding(device: &str) {
+/// Has our device forward, where it doesn't: what `inet` sets for IPv4 has no netlink message for IPv6,
+/// and who switches it off for the host does so for each device.
+pub fn keep_forwarding(device: &Device) {
     for family in ["ipv4", "ipv6"] {
-        let key = forwarding_of(device, family);
-        if fs::read(&key).is_ok_and(|value| value.trim_ascii() == b"0") {
-            forward(&key);
+        let key = format!("/proc/sys/net/{family}/conf/{}/forwarding", device.name);
+        let is_off = fs::read(&key).is_ok_and(|value| value.trim_ascii() == b"0");
+        if is_off && let Err(error) = fs::write(&key, "1") {
+            tracing::debug!(key, %error, "neither direct connections nor targets beyond this host");
         }
-    }
-}
-
-fn forwarding_of(device: &str, family: &str) -> String {
-    format!("/proc/sys/net/{family}/conf/{device}/forwarding")
-}
-
-fn forward(key: &str) {
-    if let Err(error) = fs::write(key, "1") {
-        tracing::debug!(key, %error, "neither direct connections nor targets beyond this host");
     }
 }
 

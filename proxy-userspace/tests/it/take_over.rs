@@ -34,6 +34,11 @@ fn connect_both(lab: &Lab, port: u16) -> Result<Vec<TcpStream>> {
     clients.iter().map(|client| connect(lab, *client)).collect()
 }
 
+fn all_talk(open: &mut [TcpStream], words: &[u8]) -> Result<()> {
+    let mut open = open.iter_mut();
+    open.try_for_each(|stream| round_trip(stream, words))
+}
+
 #[test]
 fn of_maps_of_another_layout_is_refused_and_does_no_harm() -> Result<()> {
     let lab = Lab::new()?;
@@ -53,17 +58,13 @@ fn of_maps_of_another_layout_is_refused_and_does_no_harm() -> Result<()> {
     taker.run_to_end()?.expect(1, &parts)?;
     between.leave()?;
 
-    for stream in &mut open {
-        round_trip(stream, b"still there")?;
-    }
+    all_talk(&mut open, b"still there")?;
     open.extend(connect_both(&lab, 20_001)?);
     ensure!(daemon.is_running()?, "{:?}", daemon.log());
     // Nor is the keeper left with anything of it.
     let next = taker.start()?;
     daemon.wait_line("replaced by another daemon")?;
-    for stream in &mut open {
-        round_trip(stream, b"and with the next one")?;
-    }
+    all_talk(&mut open, b"and with the next one")?;
     drop(open);
     end(next)
 }
@@ -85,9 +86,7 @@ fn with_another_steer_network_is_refused_and_does_no_harm() -> Result<()> {
             .run_to_end()?
             .expect(1, &["no take-over", lab.instance(), old, flag, "stop it"])?;
     }
-    for stream in &mut open {
-        round_trip(stream, b"still there")?;
-    }
+    all_talk(&mut open, b"still there")?;
     drop(open);
     end(daemon)
 }
@@ -106,17 +105,13 @@ fn with_other_flags_cuts_nothing() -> Result<()> {
     first.wait_line("replaced by another daemon")?;
     open.extend(connect_both(&lab, 20_001)?);
     ensure!(paths(&lab)? == ["daemon", "daemon", "direct", "direct"]);
-    for stream in &mut open {
-        round_trip(stream, b"without direct ones")?;
-    }
+    all_talk(&mut open, b"without direct ones")?;
 
     let elsewhere = HOST.both(TRUEPEER_PORT + 1);
     let elsewhere = truepeer.clone().listen(elsewhere).args(["--take-over"]);
     let elsewhere = elsewhere.start()?;
     by_daemon.wait_line("replaced by another daemon")?;
-    for stream in &mut open {
-        round_trip(stream, b"at another port")?;
-    }
+    all_talk(&mut open, b"at another port")?;
     drop(open);
     end(elsewhere)
 }
@@ -168,9 +163,7 @@ fn leaves_the_replaced_daemon_to_end_its_own_at_a_signal() -> Result<()> {
     let mut open = connect_both(&lab, 20_000)?;
     let next = truepeer.args(["--take-over"]).start()?;
     daemon.wait_line("replaced by another daemon")?;
-    for stream in &mut open {
-        round_trip(stream, b"still there")?;
-    }
+    all_talk(&mut open, b"still there")?;
     daemon.signal(Signal::TERM)?;
     for stream in &mut open {
         expect_reset(stream)?;

@@ -21,10 +21,19 @@ impl Random {
         u32::from_be_bytes([a, b, c, d])
     }
 
+    pub fn byte(&mut self) -> u8 {
+        let [byte, ..] = self.word().to_ne_bytes();
+        byte
+    }
+
+    /// Any number below `limit`, which must not be 0.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.word() as usize % limit
+    }
+
     /// One of `choices`, which must not be empty.
     pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        let at = self.word() as usize % choices.len();
-        &choices[at]
+        &choices[self.below(choices.len())]
     }
 
     /// Yes in this many of a thousand cases.

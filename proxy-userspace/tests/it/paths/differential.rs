@@ -118,15 +118,15 @@ impl Script {
         if is_damaged {
             damage(random, &mut header);
         }
-        let length = *random.pick(&[0, 1, 2, 100, 1000, 1420, 20_000]) + below(random, 500);
-        let payload: Vec<u8> = std::iter::repeat_with(|| byte(random))
+        let length = *random.pick(&[0, 1, 2, 100, 1000, 1420, 20_000]) + random.below(500);
+        let payload: Vec<u8> = std::iter::repeat_with(|| random.byte())
             .take(length)
             .collect();
         let whole = header.len() + payload.len();
         let count = *random.pick(&[0, 0, 0, 1, 2]);
         let mut cuts: Vec<_> = std::iter::repeat_with(|| {
             let near = random.happens(700);
-            below(random, if near { header.len() + 2 } else { whole + 1 })
+            random.below(if near { header.len() + 2 } else { whole + 1 })
         })
         .take(count)
         .filter(|at| *at < whole)
@@ -185,7 +185,7 @@ fn header(random: &mut Random, family: Family, port: u16) -> Vec<u8> {
         9 => v2_raw(
             0x20,
             *random.pick(&[0, 0x11, 0x21]),
-            &vec![0; below(random, 40)],
+            &vec![0; random.below(40)],
         ),
         10 => b"PROXY UNKNOWN\r\n".to_vec(),
         _ => {
@@ -213,9 +213,9 @@ fn client(random: &mut Random, like: SocketAddr) -> SocketAddr {
 /// NOOP, an authority, an id, a CRC that is wrong, and a kind for experiments.
 fn tlvs(random: &mut Random) -> Vec<u8> {
     let mut tlvs = Vec::new();
-    for _ in 0..=below(random, 3) {
+    for _ in 0..=random.below(3) {
         let kind = *random.pick(&[4, 4, 2, 5, 0xea, 0xf0, 3]);
-        let length = if kind == 3 { 4 } else { below(random, 100) };
+        let length = if kind == 3 { 4 } else { random.below(100) };
         tlvs.extend([kind, 0, u8::try_from(length).expect("below 100")]);
         tlvs.extend(std::iter::repeat_n(b'x', length));
     }
@@ -223,21 +223,12 @@ fn tlvs(random: &mut Random) -> Vec<u8> {
 }
 
 fn damage(random: &mut Random, header: &mut Vec<u8>) {
-    let place = below(random, header.len());
+    let place = random.below(header.len());
     match random.word() % 5 {
-        0 => header[place] = byte(random),
-        1 => header[place] ^= 1 << below(random, 8),
+        0 => header[place] = random.byte(),
+        1 => header[place] ^= 1 << random.below(8),
         2 => header[place] = *random.pick(b"0 9:.\r\n"),
         3 => header.insert(place, *random.pick(b"0 9:.\r\n")),
         _ => drop(header.remove(place)),
     }
-}
-
-fn below(random: &mut Random, limit: usize) -> usize {
-    random.word() as usize % limit
-}
-
-fn byte(random: &mut Random) -> u8 {
-    let [byte, ..] = random.word().to_ne_bytes();
-    byte
 }

@@ -113,7 +113,7 @@ impl Exchange {
     fn of(client: SocketAddr) -> Self {
         let mut random = Random::new(u64::from(client.port()) * 0x9e37_79b9);
         random.next();
-        let mut length = || 1 + random.word() as usize % 8000;
+        let mut length = || 1 + random.below(8000);
         Self {
             question: length(),
             answer: length(),

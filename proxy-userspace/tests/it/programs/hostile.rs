@@ -145,8 +145,8 @@ fn make(random: &mut Random, good: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn noise(random: &mut Random) -> Vec<u8> {
-    let length = ETHERNET + 40 + at(random, 200);
-    let mut frame: Vec<u8> = std::iter::repeat_with(|| byte(random))
+    let length = ETHERNET + 40 + random.below(200);
+    let mut frame: Vec<u8> = std::iter::repeat_with(|| random.byte())
         .take(length)
         .collect();
     let ethertype: &[u8; 2] = random.pick(&[[0x08, 0], [0x86, 0xdd]]);
@@ -155,23 +155,13 @@ fn noise(random: &mut Random) -> Vec<u8> {
 }
 
 fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
-    let place = at(random, frame.len());
+    let place = random.below(frame.len());
     match random.word() % 6 {
-        0 => frame[place] = byte(random),
-        1 => frame[place] ^= 1 << at(random, 8),
+        0 => frame[place] = random.byte(),
+        1 => frame[place] ^= 1 << random.below(8),
         2 => frame[place] = *random.pick(&[0, 1, 0x7f, 0x80, 0xff]),
         3 => frame.truncate(place.max(ETHERNET)),
-        4 => frame.insert(place, byte(random)),
+        4 => frame.insert(place, random.byte()),
         _ => frame.extend(std::iter::repeat_n(0xaa, place)),
     }
-}
-
-/// Below `length`.
-fn at(random: &mut Random, length: usize) -> usize {
-    random.word() as usize % length
-}
-
-fn byte(random: &mut Random) -> u8 {
-    let [byte, ..] = random.word().to_ne_bytes();
-    byte
 }

@@ -8,7 +8,7 @@ use proxy_common::VETH_MAC;
 
 use super::Times::{AtLeast, Once};
 use super::to_daemon::app_that_has_just_gone;
-use super::{Row, Site};
+use super::{Row, Site, opens, talks};
 use crate::lab::addr::{APP_PORT, NEIGHBOUR};
 use crate::lab::forge::{SYN, Segment};
 use crate::lab::netns::Netns;
@@ -27,14 +27,6 @@ pub const ROWS: &[Row<Site>] = &[
     // The namespace looks for routers as well.
     Row("inject_stray", AtLeast(1), nobody_s_packet),
 ];
-
-fn opens(site: &Site, port: u16) -> Result<()> {
-    site.open(port).map(drop)
-}
-
-fn talks(site: &Site, port: u16) -> Result<()> {
-    site.open(port)?.ping_pong(16, 100)
-}
 
 fn is_not_allowed(site: &Site, _: u16) -> Result<()> {
     let stranger = site.of(NEIGHBOUR, 0);

@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::{Context, Result};
 
 use super::Times::{AtLeast, Once};
-use super::{Counting, Row, Site, frames};
+use super::{Counting, Row, Site, frames, opens, talks};
 use crate::lab::forge::{ACK, Segment};
 use crate::lab::header::Version;
 use crate::lab::poll;
@@ -27,14 +27,6 @@ pub const ROWS: &[Row<Site>] = &[
     Row("direct_early", AtLeast(1), goes_on_behind_a_full_queue),
     Row("app_down", AtLeast(1), finds_nobody),
 ];
-
-fn opens(site: &Site, port: u16) -> Result<()> {
-    site.open(port).map(drop)
-}
-
-fn talks(site: &Site, port: u16) -> Result<()> {
-    site.open(port)?.ping_pong(16, 100)
-}
 
 fn resets_before_its_header(site: &Site, _: u16) -> Result<()> {
     Ok(reset(site.connect(0)?)?)

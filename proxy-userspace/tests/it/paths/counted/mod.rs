@@ -87,6 +87,14 @@ fn run<S>(lab: &Lab, subject: &S, rows: &[Row<S>]) -> Result<()> {
     Ok(())
 }
 
+fn opens(site: &Site, port: u16) -> Result<()> {
+    site.open(port).map(drop)
+}
+
+fn talks(site: &Site, port: u16) -> Result<()> {
+    site.open(port)?.ping_pong(16, 100)
+}
+
 /// What a counter counts from some moment on.
 pub struct Counting<'a> {
     lab: &'a Lab,
