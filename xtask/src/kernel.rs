@@ -9,6 +9,8 @@ mod initramfs;
 mod job;
 mod machine;
 
+use std::ffi::OsString;
+
 use anyhow::Result;
 use clap::Args;
 
@@ -59,19 +61,19 @@ impl Options {
 
 /// All of the kernels, even if the first fails: one run tells which do.
 pub fn run(options: &Options, filter: &[String], all: bool) -> Result<()> {
-    setup::run_with_kernels()?;
+    let qemu = setup::for_kernels()?;
     build::run()?;
     let job = options.job(filter, all)?;
     let mut done = Ok(());
     for version in &options.kernels {
         let kernel = debian::fetch(version, options.flavour())?;
-        done = done.and(under(&kernel, &job, options.cards));
+        done = done.and(under(&kernel, &qemu, &job, options.cards));
     }
     done
 }
 
-fn under(kernel: &Kernel, job: &Job, cards: Option<Cards>) -> Result<()> {
+fn under(kernel: &Kernel, qemu: &[OsString], job: &Job, cards: Option<Cards>) -> Result<()> {
     step(format_args!("an initramfs for {}", kernel.release()));
     let image = Image::make(kernel, job)?;
-    machine::run(kernel, &image, cards)
+    machine::run(qemu, kernel, &image, cards)
 }

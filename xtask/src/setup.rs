@@ -6,6 +6,7 @@ mod apt;
 mod packages;
 mod peers;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
@@ -24,11 +25,19 @@ pub fn for_tests() -> Result<PathBuf> {
     peers()
 }
 
-/// The same with what it takes to boot other kernels.
-pub fn run_with_kernels() -> Result<()> {
+/// The same with what it takes to boot other kernels, which is an emulator: the command that starts it.
+pub fn for_kernels() -> Result<Vec<OsString>> {
     let mut apt = Apt::default();
     apt.ensure(packages::KERNELS)?;
-    ensure(&mut apt)
+    ensure(&mut apt)?;
+    let root = peers()?;
+    // Before 8.1 (Debian 12's is 7.2) a CPU may translate code that another one is changing, and keep
+    // a breakpoint that the kernel has long taken away: one boot in many ends in "Oops: int3".
+    let mut qemu = peers::program(&root, "usr/bin/qemu-system-x86_64");
+    for firmware in ["qemu", "seabios"] {
+        qemu.extend(["-L".into(), root.join("usr/share").join(firmware).into()]);
+    }
+    Ok(qemu)
 }
 
 fn ensure(apt: &mut Apt) -> Result<()> {
@@ -49,7 +58,7 @@ pub fn bench() -> Result<()> {
     Apt::default().ensure(packages::BENCH)
 }
 
-/// The root that has newer senders for tests in it, and the bench's peers.
+/// The root that has newer senders for tests in it, the bench's peers, and QEMU.
 pub fn peers() -> Result<PathBuf> {
     Apt::default().ensure(packages::PEERS)?;
     peers::ensure()

@@ -1,5 +1,6 @@
 //! The virtual machine: two CPUs, memory, two serial ports, and nothing else.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,14 +13,13 @@ use super::debian::Kernel;
 use super::initramfs::Image;
 use crate::proc::{command, step};
 
-const QEMU: &str = "qemu-system-x86_64";
 /// For a machine that hangs; emulation takes minutes where hardware takes seconds.
 const LIMIT: &str = "1500";
 /// `timeout`'s exit code for that.
 const TIMED_OUT: i32 = 124;
 
-/// Boots it, shows what it prints, and fails unless its job was done.
-pub fn run(kernel: &Kernel, image: &Image, cards: Option<Cards>) -> Result<()> {
+/// Boots it in QEMU, started by that command, shows what it prints, and fails unless its job was done.
+pub fn run(qemu: &[OsString], kernel: &Kernel, image: &Image, cards: Option<Cards>) -> Result<()> {
     let accelerator = Accelerator::of_this_machine();
     step(format_args!(
         "kernel {} in qemu, {}",
@@ -28,9 +28,9 @@ pub fn run(kernel: &Kernel, image: &Image, cards: Option<Cards>) -> Result<()> {
     ));
     let said = image.path().with_extension("result");
     let started = Instant::now();
-    let mut qemu = qemu(kernel, image, &accelerator, &said);
-    qemu.args(cards.map(Cards::flags).unwrap_or_default());
-    let status = qemu.status();
+    let mut machine = machine(qemu, kernel, image, &accelerator, &said);
+    machine.args(cards.map(Cards::flags).unwrap_or_default());
+    let status = machine.status();
     let result = fs::read_to_string(&said).unwrap_or_default();
     let _ = fs::remove_file(&said);
     let status = status.context("cannot start timeout, of coreutils")?;
@@ -38,42 +38,35 @@ pub fn run(kernel: &Kernel, image: &Image, cards: Option<Cards>) -> Result<()> {
     match (result.trim(), status.code()) {
         ("ended with 0", _) => Ok(()),
         (_, Some(TIMED_OUT)) => bail!("the machine was not done after {LIMIT} s"),
-        ("", _) => bail!("the machine stopped before its job was done ({QEMU}: {status})"),
+        ("", _) => bail!("the machine stopped before its job was done (qemu: {status})"),
         (ended, _) => bail!("under kernel {} it {ended}", kernel.release()),
     }
 }
 
 /// In the foreground, so that Ctrl-C reaches qemu too.
-fn qemu(kernel: &Kernel, image: &Image, accelerator: &Accelerator, said: &Path) -> Command {
-    let mut qemu = command("timeout");
-    qemu.args([
-        "--foreground",
-        LIMIT,
-        QEMU,
-        "-nodefaults",
-        "-no-user-config",
-    ])
-    .args([
-        "-machine",
-        "q35",
-        "-smp",
-        "2",
-        "-m",
-        "2G",
-        "-display",
-        "none",
-        "-no-reboot",
-    ])
-    .args(accelerator.flags())
-    .args(["-serial", "stdio", "-serial"])
-    .arg(format!("file:{}", said.display()))
-    .arg("-kernel")
-    .arg(kernel.image())
-    .arg("-initrd")
-    .arg(image.path())
-    .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
-    .stdin(Stdio::null());
-    qemu
+fn machine(
+    qemu: &[OsString],
+    kernel: &Kernel,
+    image: &Image,
+    accelerator: &Accelerator,
+    said: &Path,
+) -> Command {
+    let mut machine = command("timeout");
+    machine
+        .args(["--foreground", LIMIT])
+        .args(qemu)
+        .args(["-nodefaults", "-no-user-config", "-machine", "q35"])
+        .args(["-smp", "2", "-m", "2G", "-display", "none", "-no-reboot"])
+        .args(accelerator.flags())
+        .args(["-serial", "stdio", "-serial"])
+        .arg(format!("file:{}", said.display()))
+        .arg("-kernel")
+        .arg(kernel.image())
+        .arg("-initrd")
+        .arg(image.path())
+        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+        .stdin(Stdio::null());
+    machine
 }
 
 enum Accelerator {

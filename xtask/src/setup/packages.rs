@@ -52,17 +52,16 @@ pub const BENCH: &[Package<'static>] = &[
     package("strace", "strace", "counts system calls"),
 ];
 
-/// What fetches newer senders, and the bench's peers.
+/// What fetches newer senders, the bench's peers, and QEMU.
 #[rustfmt::skip] // a table
 pub const PEERS: &[Package<'static>] = &[
-    package("debootstrap", "debootstrap", "fetches newer senders, and what to measure truepeer beside"),
+    package("debootstrap", "debootstrap", "fetches newer senders, what to measure truepeer beside, and QEMU"),
     package("debian-archive-keyring", "", "tells that they are Debian's"),
 ];
 
 /// For `cargo xtask test --kernel` only.
 #[rustfmt::skip] // a table
 pub const KERNELS: &[Package<'static>] = &[
-    package("qemu-system-x86", "qemu-system-x86_64", "boots other kernels"),
     package("wireguard-tools", "wg", "tunnels, which those kernels have"),
     package("busybox-static", "busybox", "the shell in that machine"),
     package("dpkg", "dpkg-deb", "unpacks those kernels"),

@@ -1,6 +1,9 @@
-//! truepeer's peers for the bench, and senders that can more than this machine's: the newest that a
-//! Debian release has, in a root of their own under target/. Nothing of it is installed here.
+//! truepeer's peers for the bench, senders that can more than this machine's and an emulator that is
+//! right: the newest that a Debian release has, in a root of their own under target/. Nothing of it is
+//! installed here.
 
+use std::env::consts::ARCH;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +14,13 @@ use crate::proc::{ask, command, root, step, succeed};
 
 /// Debian's newest stable release.
 const RELEASE: &str = "trixie";
-const PACKAGES: [&str; 4] = ["go-mmproxy", "haproxy", "libnginx-mod-stream", "nginx"];
+const PACKAGES: [&str; 5] = [
+    "go-mmproxy",
+    "haproxy",
+    "libnginx-mod-stream",
+    "nginx",
+    "qemu-system-x86",
+];
 /// Where apt has no mirror of Debian's that it prefers.
 const MIRROR: &str = "http://deb.debian.org/debian";
 /// Runs as root, as debootstrap does.
@@ -20,10 +29,29 @@ const BOOTSTRAP: &str = include_str!("peers.sh");
 /// The root, made first where it isn't there. Remove it to get what is newer by then.
 pub fn ensure() -> Result<PathBuf> {
     let directory = root().join("target/peers").join(RELEASE);
-    if !directory.is_dir() {
+    if !PACKAGES.iter().all(|package| has(&directory, package)) {
         bootstrap(&directory)?;
     }
     Ok(directory)
+}
+
+/// As that root's dpkg sees it.
+fn has(directory: &Path, package: &str) -> bool {
+    let files = Path::new("var/lib/dpkg/info").join(format!("{package}.list"));
+    directory.join(files).exists()
+}
+
+/// A program of the root's, started as it is, without a chroot: by the root's own dynamic linker and
+/// with its libraries, and otherwise in this system.
+pub fn program(directory: &Path, path: &str) -> Vec<OsString> {
+    let libraries = directory.join("usr/lib").join(format!("{ARCH}-linux-gnu"));
+    vec![
+        directory.join("usr/bin/ld.so").into(),
+        "--inhibit-cache".into(),
+        "--library-path".into(),
+        libraries.into(),
+        directory.join(path).into(),
+    ]
 }
 
 fn bootstrap(directory: &Path) -> Result<()> {
