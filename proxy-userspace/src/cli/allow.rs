@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::{
     FAILED,
     args::{AllowArgs, AllowVerb},
+    show,
 };
 use crate::kernel::{Allowlist, Origin, covering};
 
@@ -33,13 +34,12 @@ pub fn allow(args: AllowArgs) -> Result<ExitCode> {
 }
 
 fn print(list: &Allowlist, service: u32) -> Result<ExitCode> {
-    for entry in list
-        .entries()?
+    let entries = list.entries()?;
+    let lines = entries
         .iter()
         .filter(|entry| entry.service == service)
-    {
-        println!("{:<43} {}", entry.prefix.to_string(), entry.origin);
-    }
+        .map(|entry| format!("{:<43} {}\n", entry.prefix.to_string(), entry.origin));
+    show(lines.collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::{FAILED, args::CheckArgs, run};
+use super::{FAILED, args::CheckArgs, run, show};
 use crate::{
     app,
     check::{self, Finding, Status},
@@ -23,9 +23,10 @@ pub fn check(args: CheckArgs) -> Result<ExitCode> {
         .build()?
         .block_on(check::full(&config, &args.client))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        show(serde_json::to_string_pretty(&findings)? + "\n")?;
     } else {
-        findings.iter().for_each(|finding| println!("{finding}"));
+        let lines = findings.iter().map(|finding| format!("{finding}\n"));
+        show(lines.collect::<String>())?;
     }
     let failed = |finding: &Finding| finding.status == Status::Fail;
     Ok(if findings.iter().any(failed) {

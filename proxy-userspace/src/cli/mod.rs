@@ -9,7 +9,11 @@ mod documents;
 mod run;
 mod status;
 
-use std::process::ExitCode;
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 
@@ -39,6 +43,14 @@ pub fn main() -> ExitCode {
             FAILED
         })
     })
+}
+
+/// Prints what was asked for. Who has seen enough of it, as `| head` has, makes no error.
+fn show(what: impl Display) -> io::Result<()> {
+    match io::stdout().write_all(what.to_string().as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 fn keep(args: &args::InstanceArgs) -> anyhow::Result<ExitCode> {

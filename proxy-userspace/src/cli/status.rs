@@ -7,15 +7,16 @@ use anyhow::Result;
 use super::{
     FAILED,
     args::{InstanceArgs, ShowArgs},
+    show,
 };
 use crate::admin::{Reloaded, Request, Status, ask};
 
 pub fn status(args: &ShowArgs) -> Result<ExitCode> {
     let status: Status = ask(&args.instance.instance, Request::Status)?;
     if args.json {
-        println!("{}", serde_json::to_string(&status)?);
+        show(serde_json::to_string(&status)? + "\n")?;
     } else {
-        print!("{status}");
+        show(status)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -177,6 +177,20 @@ fn an_instance_runs_once() -> Result<()> {
 }
 
 #[test]
+fn nobody_has_to_read_to_the_end() -> Result<()> {
+    let lab = Lab::new()?;
+    let _truepeer = lab.truepeer().start()?;
+    for verb in ["status", "connections"] {
+        let said = lab.unread(verb)?;
+        ensure!(
+            (said.code, said.text.as_str()) == (Some(0), ""),
+            "{verb}: {said:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn a_port_that_is_taken_is_a_failure() -> Result<()> {
     let lab = Lab::new()?;
     let taken = HOST.v4(TRUEPEER_PORT);

@@ -78,6 +78,17 @@ impl Lab {
         Ok(serde_json::from_str(&said.text)?)
     }
 
+    /// `truepeer VERB` of this lab's instance, with nobody who reads what it prints; its errors.
+    pub fn unread(&self, verb: &str) -> Result<Said> {
+        let (_, output) = std::io::pipe()?;
+        let mut command = command([verb, "--instance", self.instance()])?;
+        let ended = self.host.enter(|| command.stdout(output).output())?;
+        Ok(Said {
+            code: ended.status.code(),
+            text: String::from_utf8(ended.stderr)?,
+        })
+    }
+
     /// What the one service has counted.
     pub fn counts(&self) -> Result<Value> {
         let mut status = self.shown("status")?;
