@@ -97,6 +97,30 @@ pub enum Answered {
     Ours { age: u32 },
 }
 
+/// Cookies that a connection has been made of. One stays valid for longer than its connection may last,
+/// and a network may deliver a first segment twice.
+pub mod spent {
+    use super::Agreed;
+
+    /// Of the map. With more, fewer share a place, where the last one is remembered.
+    pub const LEN: u32 = 1 << BITS;
+    const BITS: u32 = 18;
+
+    /// `ours` and `theirs` are the numbers of the first byte in each direction.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(ours: u32, theirs: u32) -> u64 {
+        (ours as u64) << 32 | theirs as u64
+    }
+
+    /// By bits of the MAC.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(ours: u32) -> u32 {
+        ours >> Agreed::BITS & (LEN - 1)
+    }
+}
+
 /// Odd, so that no two sequence numbers become one, and neighbours differ in their upper bits.
 const SPREAD: u32 = 0x9e37_79b1;
 

@@ -80,6 +80,8 @@ counters! {
     DirectEarly => "direct_early",
     /// The header came later than the header timeout: the stack answers RST.
     DirectLate => "direct_late",
+    /// A header came again after the end of the connection that it was of: the stack answers RST.
+    DirectSpent => "direct_spent",
     /// A SYN was refused, as nobody listens at any target: RST.
     AppDown => "app_down",
     /// A SYN was refused, as the daemon is gone or hangs, or is closing: RST.

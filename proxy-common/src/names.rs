@@ -16,7 +16,7 @@ pub mod program {
     pub const REFUSE_L3: &str = "refuse_l3";
     pub const BEAT: &str = "beat";
     pub const SWEEP: &str = "sweep";
-    pub const KEEP_ALIVE: &str = "keep_alive";
+    pub const ACCEPTED: &str = "accepted";
 }
 
 /// Names of the maps in the object file; `ALLOW4` and `ALLOW6` also name the pins.
@@ -40,6 +40,7 @@ pub mod map {
     pub const HEADERS: &str = "headers";
     pub const TOLD: &str = "told";
     pub const GIVEN: &str = "given";
+    pub const SPENT: &str = "spent";
 }
 
 /// Names of the constants that the daemon sets before it loads the object.

@@ -149,8 +149,8 @@ fn decide(verdict: Result<direct::Verdict, direct::Failed>) -> i32 {
 }
 
 #[sock_ops]
-pub fn keep_alive(ctx: SockOpsContext) -> u32 {
-    direct::keep_alive::keep_alive(&ctx);
+pub fn accepted(ctx: SockOpsContext) -> u32 {
+    direct::accepted::accepted(&ctx);
     1
 }
 

@@ -65,14 +65,25 @@ pub fn first(
     if segment.payload == 0 && !segment.fin() {
         return Ok(Verdict::Done(Counter::DirectHandshake));
     }
+    if maps::is_spent(segment.ack, segment.seq) {
+        return Ok(spent());
+    }
     match connect(ctx, version, link, scratch, listener) {
         Ok(verdict) => Ok(verdict),
         Err(Reason::Failed) => Err(Failed),
+        Err(Reason::Spent) => Ok(spent()),
         Err(Reason::ToDaemon(why)) => {
             to_daemon(ctx, version, scratch);
             Ok(Verdict::ToDaemon(why))
         }
     }
+}
+
+/// A late copy: its connection is over.
+#[inline(always)]
+fn spent() -> Verdict {
+    maps::count(Counter::DirectSpent);
+    Verdict::Foreign
 }
 
 /// Of whose handshake a segment is.
@@ -132,6 +143,8 @@ fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
 
 enum Reason {
     Failed,
+    /// Its connection has been made, and is over.
+    Spent,
     ToDaemon(Counter),
 }
 
@@ -161,6 +174,10 @@ fn connect(
             proxy::Reason::Other => Counter::ToDaemonHeader,
         })
     })?;
+    let behind = scratch.segment.seq.wrapping_add(scratch.proxy.len);
+    if maps::is_spent(scratch.segment.ack, behind) {
+        return Err(Reason::Spent);
+    }
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
     open(ctx, version, scratch, listener, steered)?;
     if !assign(

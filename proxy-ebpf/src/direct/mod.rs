@@ -4,11 +4,11 @@
 //! the client's address, becomes a connection of the application's listener, and from then on only
 //! addresses and ports are rewritten: both ends count the same bytes.
 
+pub mod accepted;
 pub mod answer;
 pub mod down;
 mod first;
 mod fragment;
-pub mod keep_alive;
 pub mod sweep;
 mod syn;
 mod up;

@@ -10,7 +10,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
-    Addr, Host, cookie,
+    Addr, Host,
+    cookie::{self, spent},
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up, seconds},
     given, header, life,
 };
@@ -49,6 +50,9 @@ static LIFE: Array<u64> = Array::with_max_entries(life::LEN, 0);
 /// Tuples share their places.
 #[map(name = "given")]
 static GIVEN: Array<u32> = Array::with_max_entries(given::LEN, 0);
+/// By the bits of a cookie, the numbers of the last connection there.
+#[map(name = "spent")]
+static SPENT: Array<u64> = Array::with_max_entries(spent::LEN, 0);
 #[map(name = "told")]
 static TOLD: RingBuf = RingBuf::with_byte_size(TOLD_BYTES, 0);
 #[map(name = "scratch")]
@@ -186,6 +190,20 @@ pub fn was_given(tuple: &Tuple) -> bool {
     let now = now();
     let is_recent = |at: u32| at != 0 && now.wrapping_sub(at) < given::MEMORY;
     is_recent(last) || is_recent(life(life::FOUND) as u32)
+}
+
+/// A connection whose first bytes have these numbers has been made.
+#[inline(always)]
+pub fn spend(ours: u32, theirs: u32) {
+    store_word(
+        SPENT.get_ptr_mut(spent::place(ours)),
+        spent::word(ours, theirs),
+    );
+}
+
+#[inline(always)]
+pub fn is_spent(ours: u32, theirs: u32) -> bool {
+    load_word(SPENT.get_ptr(spent::place(ours))) == spent::word(ours, theirs)
 }
 
 #[inline(always)]

@@ -13,9 +13,9 @@ pub use admit::{
 pub use direct::{
     Scratch, add_flows, body, confirm, count_share, daemon_connections, entries, find_down,
     find_up, flows, for_each_down, for_each_pending, for_each_share, forget_pending, forget_share,
-    forget_tuples, forget_up, host, insert_down, insert_pending, insert_up, is_closing,
+    forget_tuples, forget_up, host, insert_down, insert_pending, insert_up, is_closing, is_spent,
     keep_header, last_beat, note_given, pending, pieces, remember_pieces, scratch, secret,
-    set_beat, set_entries, set_flows, tell, was_given,
+    set_beat, set_entries, set_flows, spend, tell, was_given,
 };
 pub use steer::{assign_app, is_remote, remember_app, target};
 

@@ -46,11 +46,12 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     if placement.direct {
         let reply = tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress);
         attached.push(reply.with_context(|| format!("attaching reply_own to {name}"))?);
-        match attach_keep_alive(ebpf, tc) {
-            Ok(keep_alive) => attached.push(keep_alive),
+        match attach_accepted(ebpf, tc) {
+            Ok(accepted) => attached.push(accepted),
             Err(error) => tracing::warn!(
                 "an application without keepalive keeps direct connections of balancers that have \
-                 vanished: {error:#}"
+                 vanished, and a copy of a connection's first segment that comes seconds after its end \
+                 makes another one: {error:#}"
             ),
         }
     }
@@ -66,13 +67,13 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
 }
 
 /// To all of the host's sockets: the program picks those of direct connections.
-fn attach_keep_alive(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
+fn attach_accepted(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
     let cgroup = cgroup::root().context("opening the root of cgroup2")?;
-    let keep_alive: &mut SockOps = program(ebpf, name::KEEP_ALIVE)?;
-    keep_alive.load()?;
+    let accepted: &mut SockOps = program(ebpf, name::ACCEPTED)?;
+    accepted.load()?;
     let hook = Hook::SockOps(cgroup.as_fd());
-    let link = tc.link(name::KEEP_ALIVE, 0, hook, keep_alive.fd()?);
-    link.context("attaching keep_alive to the root of cgroup2")
+    let link = tc.link(name::ACCEPTED, 0, hook, accepted.fd()?);
+    link.context("attaching accepted to the root of cgroup2")
 }
 
 pub fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::packet::TCP;
+use super::packet::{Packet, TCP};
 
 pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
@@ -14,6 +14,9 @@ pub const ACK: u8 = 0x10;
 pub const SYN_OPTIONS: &[u8] = &[
     2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7,
 ];
+
+/// Bytes of a header without options.
+const FIXED: usize = 20;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
@@ -34,6 +37,29 @@ pub struct Segment<'a> {
 pub enum Checksum {
     Right,
     Wrong,
+}
+
+impl<'a> Segment<'a> {
+    /// `None` for anything but TCP. The checksum is made anew, as a device may not have done so yet.
+    pub fn parse(packet: &'a [u8]) -> Option<Self> {
+        let packet = Packet::parse(packet).filter(|packet| packet.protocol == TCP)?;
+        let head = packet.payload.first_chunk::<FIXED>()?;
+        let pair = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let number = |at: usize| u32::from(pair(at)) << 16 | u32::from(pair(at + 2));
+        let (options, payload) = packet.payload[FIXED..]
+            .split_at_checked((usize::from(head[12] >> 4) * 4).checked_sub(FIXED)?)?;
+        Some(Self {
+            from: (packet.from, pair(0)).into(),
+            to: (packet.to, pair(2)).into(),
+            number: number(4),
+            acknowledged: number(8),
+            flags: head[13],
+            window: pair(14),
+            options,
+            payload,
+            checksum: Checksum::Right,
+        })
+    }
 }
 
 impl Segment<'_> {
@@ -67,7 +93,7 @@ impl Segment<'_> {
     }
 
     fn ip(&self, to: &mut Vec<u8>) {
-        let length = 20 + self.options.len() + self.payload.len();
+        let length = FIXED + self.options.len() + self.payload.len();
         let length = u16::try_from(length).expect("a small packet");
         let start = to.len();
         if self.to.is_ipv4() {

@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use socket2::Socket;
 
-use super::forge::SYN;
+use super::forge::{SYN, Segment};
 use super::netns::Netns;
-use super::packet::{Packet, TCP};
 use super::raw;
 
 /// Every connection to one port of a namespace, from the moment of [`Wire::tap`].
@@ -65,12 +64,13 @@ impl Wire {
     }
 
     fn take(&mut self, packet: &[u8]) {
-        let Some(segment) = Segment::parse(packet).filter(|segment| segment.to == self.port) else {
+        let segment = Segment::parse(packet).filter(|segment| segment.to.port() == self.port);
+        let Some(segment) = segment else {
             return;
         };
-        if segment.syn {
+        if segment.flags & SYN != 0 {
             self.connections.push(Connection {
-                source: segment.source,
+                source: segment.from,
                 segments: Vec::new(),
                 next: segment.number.wrapping_add(1),
             });
@@ -78,7 +78,7 @@ impl Wire {
         }
         // The last one: a port may have been used before.
         let mut open = self.connections.iter_mut().rev();
-        if let Some(connection) = open.find(|connection| connection.source == segment.source)
+        if let Some(connection) = open.find(|connection| connection.source == segment.from)
             && connection.next == segment.number
             && !segment.payload.is_empty()
         {
@@ -86,29 +86,5 @@ impl Wire {
             connection.next = connection.next.wrapping_add(len);
             connection.segments.push(segment.payload.to_vec());
         }
-    }
-}
-
-struct Segment<'a> {
-    source: SocketAddr,
-    to: u16,
-    number: u32,
-    syn: bool,
-    payload: &'a [u8],
-}
-
-impl<'a> Segment<'a> {
-    /// `None` for anything but TCP.
-    fn parse(packet: &'a [u8]) -> Option<Self> {
-        let packet = Packet::parse(packet).filter(|packet| packet.protocol == TCP)?;
-        let tcp = packet.payload;
-        let head = tcp.first_chunk::<20>()?;
-        Some(Self {
-            source: SocketAddr::new(packet.from, u16::from_be_bytes([head[0], head[1]])),
-            to: u16::from_be_bytes([head[2], head[3]]),
-            number: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
-            syn: head[13] & SYN != 0,
-            payload: tcp.get(usize::from(head[12] >> 4) * 4..)?,
-        })
     }
 }

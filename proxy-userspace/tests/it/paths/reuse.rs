@@ -44,7 +44,7 @@ fn by_both_paths_in_turns(plan: Plan<'_>) -> Result<()> {
                 let case = || format!("round {round}, by {path:?}");
                 let strays = || counters::tcp(&site.lab.edge, "OutRsts");
                 let before = strays()?;
-                let mut talk = open_by(&site, path).with_context(case)?;
+                let mut talk = open_by(&site, path, CLIENT_PORT).with_context(case)?;
                 talk.round_trip().with_context(case)?;
                 ensure!(strays()? == before, "the last balancer heard of it");
                 site.lab.wait_path(&talk, path).with_context(case)?;
@@ -57,19 +57,19 @@ fn by_both_paths_in_turns(plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
-/// From the same port of the client's. The first half of a header is for the daemon.
-fn open_by(site: &Site, path: Path) -> Result<Talk> {
+/// The first half of a header is for the daemon.
+pub fn open_by(site: &Site, path: Path, port: u16) -> Result<Talk> {
     if path == Path::Direct {
-        return site.open(CLIENT_PORT);
+        return site.open(port);
     }
-    let header = site.header(Version::V2, CLIENT_PORT);
+    let header = site.header(Version::V2, port);
     let (first, rest) = header.split_at(9);
     let balancer = after_one_segment(site, first)?;
     (&balancer).write_all(rest)?;
-    Talk::accept(balancer, &site.app, site.client(CLIENT_PORT))
+    Talk::accept(balancer, &site.app, site.client(port))
 }
 
-fn wait_unlisted(site: &Site, balancer: SocketAddr) -> Result<()> {
+pub fn wait_unlisted(site: &Site, balancer: SocketAddr) -> Result<()> {
     poll::until("the connection to end", || {
         let shown = site.lab.shown("connections")?;
         let all = shown.as_array().context("an array")?;
@@ -98,13 +98,15 @@ fn after_the_balancer_closes_first(plan: Plan<'_>) -> Result<()> {
         plan,
         Paths::Same,
         |round| BALANCER_PORT + round,
-        |_, mut talk| {
-            talk.balancer.shutdown(Shutdown::Write)?;
-            expect_end(&mut talk.app)?;
-            drop(talk.app);
-            expect_end(&mut talk.balancer)
-        },
+        |_, talk| the_balancer_closes_first(talk),
     )
+}
+
+pub fn the_balancer_closes_first(mut talk: Talk) -> Result<()> {
+    talk.balancer.shutdown(Shutdown::Write)?;
+    expect_end(&mut talk.app)?;
+    drop(talk.app);
+    expect_end(&mut talk.balancer)
 }
 
 /// Of the connections after the first one.
@@ -141,10 +143,10 @@ fn by_the_daemon_right_after_a_direct_one(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
     for first in [Side::Balancer, Side::App] {
         for round in 0..10 {
-            let mut talk = open_by(&site, Path::Direct)?;
+            let mut talk = open_by(&site, Path::Direct, CLIENT_PORT)?;
             talk.round_trip()?;
             talk.close(first)?;
-            let again = open_by(&site, Path::Daemon);
+            let again = open_by(&site, Path::Daemon, CLIENT_PORT);
             let mut again = again.with_context(|| format!("round {round}, after {first:?}"))?;
             again.round_trip()?;
             let balancer = again.balancer.local_addr()?;

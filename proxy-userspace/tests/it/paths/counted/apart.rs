@@ -1,6 +1,6 @@
 //! What needs a host or a daemon of its own.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::Times::{AtLeast, Once};
-use super::{Counting, Plan, Row, Site};
+use super::{Counting, Plan, Row, Site, frames};
 use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
@@ -18,15 +18,19 @@ use crate::lab::addr::{
 use crate::lab::app::App;
 use crate::lab::forge::{SYN, SYN_OPTIONS, Segment};
 use crate::lab::header::Version;
+use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
+use crate::lab::raw;
 use crate::lab::spray::Spray;
 use crate::lab::stream::has_closed;
-use crate::paths::Family;
+use crate::paths::{Family, reuse};
 use crate::steering::site::sysctl;
 
 /// With a header timeout of a second.
 pub const LATE: &[Row<Site>] = &[Row("direct_late", AtLeast(1), header_too_late)];
+/// With a header timeout of a minute.
+pub const SPENT: &[Row<Site>] = &[Row("direct_spent", AtLeast(2), first_segment_again)];
 /// With room for one connection.
 pub const FULL: &[Row<Site>] = &[Row("to_daemon_full", Once, second_connection)];
 /// The last thing that its daemon does.
@@ -47,6 +51,36 @@ fn header_too_late(site: &Site, port: u16) -> Result<()> {
     for mut balancer in [with_timestamps, without] {
         balancer.write_all(&site.header(Version::V2, port))?;
         ensure!(has_closed(&mut balancer), "it was taken");
+    }
+    site.app.saw_nobody()
+}
+
+/// By either path, as a network may deliver it twice, once its connection is over.
+fn first_segment_again(site: &Site, port: u16) -> Result<()> {
+    for (path, port) in Path::BOTH.into_iter().zip(port..) {
+        let counting = Counting::start(&site.lab, "direct_spent")?;
+        let mut wire = raw::tap_ingress(&site.lab.host)?;
+        let mut talk = reuse::open_by(site, path, port)?;
+        talk.round_trip()?;
+        site.lab.wait_path(&talk, path)?;
+        let balancer = talk.balancer.local_addr()?;
+        reuse::the_balancer_closes_first(talk)?;
+        reuse::wait_unlisted(site, balancer)?;
+        site.no_flow_left()?;
+        let mut packet = vec![0; 1 << 16];
+        let first = loop {
+            let len = wire.read(&mut packet)?;
+            let segment = Segment::parse(&packet[..len]).filter(|segment| segment.from == balancer);
+            if let Some(first) = segment.filter(|segment| !segment.payload.is_empty()) {
+                break first;
+            }
+        };
+        // The last acknowledgment of all may still be on its way.
+        poll::until("a copy to be known", || {
+            frames::send(site, first)?;
+            Ok((counting.so_far()? > 0).then_some(()))
+        })
+        .with_context(|| format!("by {path:?}"))?;
     }
     site.app.saw_nobody()
 }

@@ -23,6 +23,7 @@ only! {
     direct_connections;
     connections_that_go_to_the_daemon;
     late_headers;
+    late_copies;
     too_many_connections;
     a_daemon_that_ends;
 }
@@ -159,6 +160,12 @@ fn late_headers(plan: Plan<'_>) -> Result<()> {
     run(&site.lab, &site, apart::LATE)
 }
 
+fn late_copies(plan: Plan<'_>) -> Result<()> {
+    let args = &["--header-timeout", "1m"];
+    let site = Plan { args, ..plan }.start()?;
+    run(&site.lab, &site, apart::SPENT)
+}
+
 fn too_many_connections(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn", "1"];
     let site = Plan { args, ..plan }.start()?;
@@ -186,6 +193,7 @@ fn rows() -> impl Iterator<Item = &'static str> {
     }
     let direct = names(direct::ROWS).chain(names(to_daemon::ROWS));
     let apart = names(apart::LATE)
+        .chain(names(apart::SPENT))
         .chain(names(apart::FULL))
         .chain(names(apart::ENDING))
         .chain(names(apart::ELSEWHERE))

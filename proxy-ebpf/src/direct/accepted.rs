@@ -1,5 +1,4 @@
-//! An application that doesn't ask whether its peer is still there would keep the connection of a
-//! balancer that has vanished for ever. Where a relay would ask, its own socket does.
+//! A connection has become a socket: the application's, or the daemon's.
 
 use core::ffi::c_int;
 
@@ -22,12 +21,37 @@ const TCP_KEEPIDLE: c_int = 4;
 
 /// Whatever comes of it, the connection goes on.
 #[inline(always)]
-pub fn keep_alive(ctx: &SockOpsContext) {
+pub fn accepted(ctx: &SockOpsContext) {
     if ctx.op() != PASSIVE_ESTABLISHED {
         return;
     }
-    let local = local(ctx);
-    if !maps::is_steer(&local) || get(ctx, SOL_SOCKET, SO_KEEPALIVE) != 0 {
+    if maps::is_steer(&local(ctx)) {
+        spend(ctx);
+        keep_alive(ctx);
+    } else if maps::is_served(ctx.local_port() as u16) {
+        spend(ctx);
+    }
+}
+
+/// The cookie that it may have been made of makes no second one.
+#[inline(always)]
+fn spend(ctx: &SockOpsContext) {
+    // SAFETY: the kernel hands every program a valid context.
+    let (ours, theirs) = unsafe {
+        let ops = ctx.ops;
+        (
+            (&raw const (*ops).snd_nxt).read_volatile(),
+            (&raw const (*ops).rcv_nxt).read_volatile(),
+        )
+    };
+    maps::spend(ours, theirs);
+}
+
+/// An application that doesn't ask whether its peer is still there would keep the connection of a
+/// balancer that has vanished for ever. Where a relay would ask, its own socket does.
+#[inline(always)]
+fn keep_alive(ctx: &SockOpsContext) {
+    if get(ctx, SOL_SOCKET, SO_KEEPALIVE) != 0 {
         return;
     }
     // In this order its timer is set once.
