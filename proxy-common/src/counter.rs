@@ -54,6 +54,8 @@ counters! {
     DeliverNoTarget => "deliver_no_target",
     /// Nothing listens at the target: the kernel answers RST.
     DeliverNoListener => "deliver_no_listener",
+    /// A new connection from where the client has just got a direct one: dropped.
+    DeliverTaken => "deliver_taken",
     /// The kernel refused to assign the listener: it answers RST.
     DeliverFailed => "deliver_failed",
     /// A SYN was answered for a direct connection.

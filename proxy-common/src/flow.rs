@@ -136,6 +136,15 @@ pub struct Down {
     pub header: u16,
 }
 
+impl Down {
+    /// The application's socket has been there, as far as it can be told from this alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn was_seen(&self) -> bool {
+        self.flags & flag::CONFIRMED != 0 || self.told & told::SEEN != 0
+    }
+}
+
 /// Bits of `flags`.
 pub mod flag {
     /// The application's socket has sent something.

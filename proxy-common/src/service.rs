@@ -193,7 +193,9 @@ pub mod life {
     /// When a daemon began that found connections of one before it, in seconds of the flows' clock; 0:
     /// it found none.
     pub const FOUND: u32 = 5;
-    pub const LEN: u32 = 6;
+    /// Not 0: packets for applications enter by the veth, as `lo` takes them no more.
+    pub const PAST_LO: u32 = 6;
+    pub const LEN: u32 = 7;
 
     /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
     pub const PATIENCE: u64 = 2_000_000_000;

@@ -182,8 +182,7 @@ pub fn inject(ctx: TcContext) -> i32 {
         }
         Ok(inject::Verdict::Here(delivery)) => {
             count(Counter::InjectSteered);
-            count_delivery(delivery);
-            TCX_NEXT
+            deliver_by(delivery)
         }
         Ok(inject::Verdict::Beyond(device)) => {
             count(Counter::InjectForwarded);
@@ -210,15 +209,15 @@ pub fn deliver(ctx: TcContext) -> i32 {
         return TCX_NEXT;
     }
     ctx.set_mark(0);
-    if let Some(version) = ctx::version(&ctx) {
-        count_delivery(deliver::deliver(&ctx, version));
+    match ctx::version(&ctx) {
+        Some(version) => deliver_by(deliver::deliver(&ctx, version)),
+        None => TCX_NEXT,
     }
-    TCX_NEXT
 }
 
-/// Whatever it says, the packet goes on: without a socket the kernel answers RST by itself.
+/// Nearly whatever it says, the packet goes on: without a socket the kernel answers RST by itself.
 #[inline(always)]
-fn count_delivery(delivery: Result<deliver::Verdict, deliver::Reason>) {
+fn deliver_by(delivery: Result<deliver::Verdict, deliver::Reason>) -> i32 {
     match delivery {
         Ok(deliver::Verdict::Later) => {}
         Ok(deliver::Verdict::Found) => count(Counter::DeliverFound),
@@ -228,7 +227,12 @@ fn count_delivery(delivery: Result<deliver::Verdict, deliver::Reason>) {
         Err(deliver::Reason::Unreadable | deliver::Reason::AssignFailed) => {
             count(Counter::DeliverFailed);
         }
+        Err(deliver::Reason::Taken) => {
+            count(Counter::DeliverTaken);
+            return TCX_DROP;
+        }
     }
+    TCX_NEXT
 }
 
 #[sk_lookup]

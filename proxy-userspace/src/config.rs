@@ -100,6 +100,8 @@ pub enum ConfigError {
     NoTarget(SocketAddr),
     #[error("target {0} has port 0: give the application's port")]
     NoPort(SocketAddr),
+    #[error("listening at {0} needs a port: give the one that balancers connect to")]
+    NoListenPort(SocketAddr),
     #[error("the steer network {0} has too few addresses for the targets: choose a larger one")]
     SteerNetTooSmall(String),
 }
@@ -187,6 +189,9 @@ impl Config {
                 }
             }
             for listen in &service.listen {
+                if listen.port() == 0 {
+                    return Err(ConfigError::NoListenPort(*listen));
+                }
                 if service.targets().any(|target| target == *listen) {
                     return Err(ConfigError::ListensAtTarget(*listen));
                 }

@@ -19,12 +19,14 @@ use crate::{
     wire::{cut, options, proxy, rewrite, segment},
 };
 
+/// `is_again`: it was here in time, and nothing came of it.
 #[inline(always)]
 pub fn first(
     ctx: &TcContext,
     version: Version,
     link: Link,
     scratch: &mut Scratch,
+    is_again: bool,
 ) -> Result<Verdict, Failed> {
     let segment = &scratch.segment;
     if !segment.acks() {
@@ -38,15 +40,12 @@ pub fn first(
     }
     options::read(ctx, scratch)?;
     let judged = judge(scratch, listener);
-    if judged != Judged::Others
-        && maps::was_given(&scratch.segment.tuple)
-        && presence(ctx, version, &scratch.segment.tuple) == Presence::There
-    {
-        // The daemon has it already.
+    if is_daemons(ctx, version, &scratch.segment.tuple, judged) {
         return Ok(Verdict::Foreign);
     }
     match judged {
         Judged::Ours => {}
+        Judged::Late if is_again => {}
         Judged::Later => return Ok(Verdict::Done(Counter::DirectAhead)),
         Judged::Late => {
             maps::count(Counter::DirectLate);
@@ -77,6 +76,18 @@ pub fn first(
             Ok(Verdict::ToDaemon(why))
         }
     }
+}
+
+/// Whether the daemon has the connection already.
+#[inline(always)]
+fn is_daemons(ctx: &TcContext, version: Version, tuple: &Tuple, judged: Judged) -> bool {
+    let may_be = match judged {
+        Judged::Others => false,
+        Judged::Ours => maps::was_given(tuple),
+        // However long ago it was given.
+        Judged::Later | Judged::Late => true,
+    };
+    may_be && presence(ctx, version, tuple) == Presence::There
 }
 
 /// A late copy: its connection is over.
@@ -292,8 +303,11 @@ fn insert(
         };
     }
     if !maps::insert_down(&scratch.app, &scratch.down) {
-        // What is left of the client's last connection.
-        sweep::forget_left(&scratch.app, before);
+        // What is left of the client's last connection, or another one that is just being made.
+        if !sweep::forget_left(&scratch.app, before) {
+            maps::forget_up(&scratch.segment.tuple);
+            return Inserted::Busy;
+        }
         maps::insert_up(&scratch.segment.tuple, &scratch.up);
         if !maps::insert_down(&scratch.app, &scratch.down) {
             maps::forget_up(&scratch.segment.tuple);

@@ -73,10 +73,14 @@ fn tcp(
     link: Link,
     scratch: &mut Scratch,
 ) -> Result<Verdict, Failed> {
-    let verdict = match up::up(ctx, version, link, &scratch.segment)? {
+    let outcome = up::up(ctx, version, link, &scratch.segment)?;
+    let is_again = matches!(outcome, up::Outcome::Again);
+    let verdict = match outcome {
         up::Outcome::Done(verdict) => verdict,
         up::Outcome::NoFlow if scratch.segment.is_first() => syn::syn(ctx, version, link, scratch)?,
-        up::Outcome::NoFlow => first::first(ctx, version, link, scratch)?,
+        up::Outcome::NoFlow | up::Outcome::Again => {
+            first::first(ctx, version, link, scratch, is_again)?
+        }
     };
     if let Verdict::ToDaemon(_) = verdict {
         maps::note_given(&scratch.segment.tuple);

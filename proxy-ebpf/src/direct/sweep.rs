@@ -20,6 +20,9 @@ use crate::{
 struct Linger {
     gone: u16,
     time_wait: u16,
+    /// Without any socket so far, as of an application whose queue is full: a header that came in time
+    /// shall not be late when it comes again.
+    unseen: u16,
 }
 
 impl Linger {
@@ -31,14 +34,17 @@ impl Linger {
             HALF.. => Self {
                 gone: 1,
                 time_wait: 1,
+                unseen: 1,
             },
             QUARTER.. => Self {
                 gone: 1,
                 time_wait: 3,
+                unseen: 4,
             },
             _ => Self {
                 gone: 2,
                 time_wait: 12,
+                unseen: 20,
             },
         }
     }
@@ -139,7 +145,8 @@ unsafe extern "C" fn look_after(
             flow.told |= told::CLOSED;
             lingers(tuple, flow, sweep.now, sweep.linger.time_wait)
         }
-        Presence::Gone => lingers(tuple, flow, sweep.now, sweep.linger.gone),
+        Presence::Gone if was_there(flow) => lingers(tuple, flow, sweep.now, sweep.linger.gone),
+        Presence::Gone => lingers(tuple, flow, sweep.now, sweep.linger.unseen),
     };
     sweep.entries += u64::from(stays);
     sweep.open += u64::from(flow.told & told::ENDED == 0 && stays);
@@ -163,6 +170,12 @@ const fn rests(flow: &Down, now: u16, linger: &Linger) -> bool {
     flow.told & told::ENDED != 0 && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger.gone
 }
 
+/// Whether the application's socket has been there at any time.
+#[inline(always)]
+fn was_there(flow: &Down) -> bool {
+    flow.was_seen() || maps::is_spent(flow.down_base, flow.up_base)
+}
+
 /// Whether a flow without a socket stays.
 #[inline(always)]
 fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
@@ -180,8 +193,7 @@ fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
 /// False if it has to be said again. Of what never came to be, nothing is said.
 #[inline(always)]
 fn say_ended(tuple: &Tuple, flow: &mut Down) -> bool {
-    let never_was = flow.flags & flag::CONFIRMED == 0 && flow.told & told::SEEN == 0;
-    if never_was || flow.told & told::ENDED != 0 {
+    if !flow.was_seen() || flow.told & told::ENDED != 0 {
         return true;
     }
     let is_closed = flow.flags & flag::CLOSED != 0 || flow.told & told::CLOSED != 0;
@@ -223,14 +235,21 @@ pub fn forget(up: &Tuple, down: &Tuple, presence: Presence) {
     maps::forget_tuples(up, down, has_header);
 }
 
-/// The same by the tuple of the application's packets, if anything is left.
+/// The same by the tuple of the application's packets, if anything is left. False: the connection is
+/// there, or may be in a moment, of a segment that is on its way.
 #[inline(always)]
-pub fn forget_left(down: &Tuple, presence: Presence) {
-    if let Some(left) = maps::find_down(down) {
-        // SAFETY: written before the element is in the map.
-        let up = unsafe { (*left).rewrite.to }.reversed();
-        forget(&up, down, presence);
+pub fn forget_left(down: &Tuple, presence: Presence) -> bool {
+    let Some(flow) = maps::find_down(down) else {
+        return true;
+    };
+    // SAFETY: what is read here is written before the element is in the map, but for bits that are only
+    // ever set.
+    let flow = unsafe { &*flow };
+    if presence == Presence::There || !was_there(flow) {
+        return false;
     }
+    forget(&flow.rewrite.to.reversed(), down, presence);
+    true
 }
 
 #[inline(always)]

@@ -15,6 +15,8 @@ pub enum Outcome {
     Done(Verdict),
     /// There is none, or no more.
     NoFlow,
+    /// There was one that never had a socket, of this very segment.
+    Again,
 }
 
 #[inline(always)]
@@ -45,6 +47,7 @@ pub fn up(
             sweep::forget(&segment.tuple, &flow.rewrite.to.reversed(), presence);
             if is_again {
                 maps::count(Counter::DirectAgain);
+                return Ok(Outcome::Again);
             }
             return Ok(Outcome::NoFlow);
         }

@@ -28,6 +28,18 @@ pub enum Presence {
     There,
 }
 
+impl Presence {
+    /// As the state of the socket says that was found.
+    #[inline(always)]
+    pub const fn of(state: Option<u32>) -> Self {
+        match state {
+            None | Some(LISTEN) => Self::Gone,
+            Some(TIME_WAIT) => Self::TimeWait,
+            Some(_) => Self::There,
+        }
+    }
+}
+
 /// Of the connection whose socket hears a segment of this tuple.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
@@ -38,11 +50,7 @@ pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
         // SAFETY: the reference that the lookup just took.
         unsafe { (*socket).state }
     });
-    match state {
-        None | Some(LISTEN) => Presence::Gone,
-        Some(TIME_WAIT) => Presence::TimeWait,
-        Some(_) => Presence::There,
-    }
+    Presence::of(state)
 }
 
 /// Whether anything listens for a segment from `from` to `to`.

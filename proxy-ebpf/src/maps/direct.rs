@@ -234,6 +234,11 @@ pub fn last_beat() -> u64 {
 }
 
 #[inline(always)]
+pub fn is_past_lo() -> bool {
+    life(life::PAST_LO) != 0
+}
+
+#[inline(always)]
 pub fn is_closing() -> bool {
     life(life::CLOSING) != 0
 }

@@ -59,7 +59,7 @@ pub fn mark() -> u32 {
 
 #[inline(always)]
 pub fn via_lo() -> bool {
-    VIA_LO.load() != 0
+    VIA_LO.load() != 0 && !direct::is_past_lo()
 }
 
 #[inline(always)]

@@ -29,6 +29,8 @@ pub enum Verdict {
 
 pub enum Reason {
     Unreadable,
+    /// The client has a direct connection from this port, which it had not a moment ago.
+    Taken,
     NoTarget,
     NoListener,
     AssignFailed,
@@ -42,10 +44,16 @@ pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
     if kind != Kind::Tcp || !segment.is_first() {
         return Ok(Verdict::Later);
     }
-    // What is left of a direct connection of this client would take this one's replies.
-    sweep::forget_left(&segment.tuple.reversed(), Presence::TimeWait);
     let (client, steered) = (&segment.tuple.source(), &segment.tuple.destination());
-    if with_socket(ctx, version, [client, steered], HERE, |_| ()).is_some() {
+    // SAFETY: the reference that the lookup just took.
+    let state = with_socket(ctx, version, [client, steered], HERE, |socket| unsafe {
+        (*socket).state
+    });
+    // What is left of a direct connection of this client would take this one's replies.
+    if !sweep::forget_left(&segment.tuple.reversed(), Presence::of(state)) {
+        return Err(Reason::Taken);
+    }
+    if state.is_some() {
         return Ok(Verdict::Found);
     }
     let target = maps::target(steered).ok_or(Reason::NoTarget)?;

@@ -13,6 +13,7 @@ use super::{
     connections::{self, Open},
     continuity,
     direct::Direct,
+    setup::Entrance,
     withheld::Withheld,
     workers::Workers,
 };
@@ -44,6 +45,7 @@ pub struct Control<'a> {
     pub asked: Listener,
     pub claims: Vec<Claim>,
     pub drain: Drain,
+    pub entrance: Entrance,
     /// Last: when this ends by an error, the keeper ends what is left while programs are there.
     pub held: Option<Held>,
     pub lock: Lock,
@@ -134,6 +136,7 @@ impl Control<'_> {
                 _ = ticks.tick() => self.tick()?,
                 Ok(()) = self.direct.facts.changed() => {
                     netns::keep_forwarding(&self.device);
+                    self.entrance.look(&mut self.direct).await?;
                     self.direct.decide(self.config, &self.claims, &mut self.kernel)?;
                 }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {

@@ -19,7 +19,7 @@ use crate::{
     admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
     config::Config,
     facts::{Facts, Family, Reason},
-    kernel::{self, Claim, Flow, Flows, Heard, Kernel, Served},
+    kernel::{self, Claim, Flow, Flows, Heard, Kernel, Known, Served},
     netns::{Addresses, Local, TcpSockets},
     relay::{Balancer, Client, Neighbours, Target},
     telemetry::Telemetry,
@@ -47,10 +47,14 @@ struct Others {
 
 impl Neighbours for Others {
     fn has(&self, client: SocketAddr, steered: SocketAddr) -> bool {
-        // The sweep may not have seen its end yet, and the client is back already.
-        self.flows.has(client, steered) && {
-            let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
-            sockets.is_there(steered, client).unwrap_or(true)
+        match self.flows.look(client, steered) {
+            Known::Nothing => false,
+            Known::Coming => true,
+            // The sweep may not have seen its end yet, and the client is back already.
+            Known::Seen => {
+                let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+                sockets.is_there(steered, client).unwrap_or(true)
+            }
         }
     }
 
@@ -128,6 +132,11 @@ impl Direct {
 
     pub fn served(&self) -> &[Served] {
         &self.served
+    }
+
+    /// `lo` takes no packets of clients any more.
+    pub fn leave_lo(&mut self) -> Result<()> {
+        self.maps.leave_lo()
     }
 
     /// Has new connections take the path that the facts allow. Open ones go on.

@@ -1,6 +1,11 @@
 //! The listeners: made on the host, one for each address and worker.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use socket2::Socket;
@@ -45,9 +50,11 @@ pub fn listen(
     mut left: HashMap<SocketAddr, Vec<Socket>>,
 ) -> Result<Vec<Listeners>> {
     let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
+    let ours: HashSet<u16> = left.keys().map(SocketAddr::port).collect();
     for ((service, listen), claim) in addresses(config, services).zip(claims) {
         let left = left.remove(&listen).unwrap_or_default();
-        let sockets = open_shared(config, listen, workers.len(), left)?;
+        let is_ours = ours.contains(&listen.port());
+        let sockets = open_shared(config, listen, workers.len(), left, is_ours)?;
         // The kernel finds the others by the address they share.
         if let Some(any) = sockets.first() {
             kernel.serve(claim, any)?;
@@ -66,13 +73,19 @@ fn open_shared(
     listen: SocketAddr,
     count: usize,
     mut left: Vec<Socket>,
+    is_ours: bool,
 ) -> Result<Vec<Socket>> {
     let only_v6 = listens_v4(config, listen.port());
+    if listen.is_ipv6() && !only_v6 {
+        // One that hears no IPv4 never will.
+        left.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
+    }
     let open = |shared| {
         sys::listener(listen, shared, only_v6).with_context(|| format!("listening at {listen}"))
     };
-    // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener.
-    if left.is_empty() {
+    // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
+    // beside those that the daemon before this one has at the port, be it at another address.
+    if !is_ours {
         drop(open(false)?);
     }
     while left.len() < count {

@@ -120,6 +120,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         host_sockets,
         connections: connections.clone(),
         slots,
+        turn: tokio::sync::Mutex::default(),
         neighbours: direct.neighbours()?,
     });
     let (drain, draining) = Drain::new();
@@ -133,6 +134,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
     set_up.follow(&mut host.links);
     let held = continuity::hold(config, &mut set_up, items, predecessor).await?;
     let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
+    let entrance = set_up.entrance();
     let control = control::Control {
         config,
         counters: set_up.kernel.counters()?,
@@ -151,6 +153,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         lock,
         claims,
         drain,
+        entrance,
     };
     control.run(workers).await
 }

@@ -6,9 +6,9 @@ use std::{fs, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
 use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::routes::Routes;
+use super::{direct::Direct, routes::Routes};
 use crate::{
-    config::{Config, Direct},
+    config::{self, Config},
     kernel::{self, Inheritance, Kernel, LowFds, Placement},
     netns::{Host, LinkEvent, SpoofNs},
 };
@@ -46,7 +46,7 @@ impl SetUp {
     ) -> Result<Self> {
         let via_lo = !is_lo_strict();
         // Open connections of a daemon before this one go on, whatever path new ones take.
-        let may_be_direct = config.direct == Direct::Auto || left.is_some();
+        let may_be_direct = config.direct == config::Direct::Auto || left.is_some();
         let direct = may_be_direct && kernel::has_reqsk_kfunc();
         // Who leaves no connection of an application needs none. It would go before the last words of the
         // namespace's own sockets are through, which would keep the namespace for long.
@@ -75,6 +75,14 @@ impl SetUp {
         self.spoof.add_addresses(self.routes.addresses()).await
     }
 
+    pub fn entrance(&self) -> Entrance {
+        Entrance {
+            spoof: self.spoof.clone(),
+            addresses: self.routes.addresses().to_vec(),
+            is_lo: self.via_lo,
+        }
+    }
+
     pub fn attach(&mut self) -> Result<()> {
         let placement = placement(&self.spoof, self.via_lo, self.direct);
         self.kernel.attach(&placement)
@@ -86,6 +94,26 @@ impl SetUp {
             self.kernel.follow(event, &self.spoof.device);
         }
         self.kernel.drop_left();
+    }
+}
+
+/// Where packets for applications on this host come in.
+pub struct Entrance {
+    spoof: Arc<SpoofNs>,
+    addresses: Vec<IpAddr>,
+    is_lo: bool,
+}
+
+impl Entrance {
+    /// Leaves `lo` once rp_filter has become strict there. The veth does whatever becomes of that.
+    pub async fn look(&mut self, direct: &mut Direct) -> Result<()> {
+        if self.is_lo && is_lo_strict() {
+            self.spoof.add_to_veth(&self.addresses).await?;
+            direct.leave_lo()?;
+            self.is_lo = false;
+            tracing::info!("rp_filter is strict on lo: applications hear clients by the veth now");
+        }
+        Ok(())
     }
 }
 

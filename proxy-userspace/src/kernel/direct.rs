@@ -14,6 +14,7 @@ use aya::{
 };
 use proxy_common::{
     Addr, Host,
+    cookie::spent,
     flow::{Down, Kept, Told, Tuple, flag, seconds, told},
     life, map,
 };
@@ -33,15 +34,35 @@ pub struct Direct {
 /// The flow table, and what is counted of it.
 pub struct Flows {
     down: HashMap<MapData, Tuple, Down>,
+    spent: Array<MapData, u64>,
     life: Array<MapData, u64>,
 }
 
+/// What is known of a direct connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    Nothing,
+    /// Its first segment is on its way to the application, or was lost there.
+    Coming,
+    /// Its socket was there.
+    Seen,
+}
+
 impl Flows {
-    /// Whether a client has a direct connection to an application, which is at `steered`.
-    pub fn has(&self, client: SocketAddr, steered: SocketAddr) -> bool {
+    /// Of a client's direct connection to an application, which is at `steered`.
+    pub fn look(&self, client: SocketAddr, steered: SocketAddr) -> Known {
         let tuple = Tuple::new(steered.into(), client.into());
-        let flow = self.down.get(&tuple, 0);
-        flow.is_ok_and(|down| down.told & told::ENDED == 0)
+        match self.down.get(&tuple, 0) {
+            Ok(down) if down.told & told::ENDED != 0 => Known::Nothing,
+            Ok(down) if down.was_seen() || self.is_spent(&down) => Known::Seen,
+            Ok(_) => Known::Coming,
+            Err(_) => Known::Nothing,
+        }
+    }
+
+    fn is_spent(&self, down: &Down) -> bool {
+        let last = self.spent.get(&spent::place(down.down_base), 0);
+        last.is_ok_and(|last| last == spent::word(down.down_base, down.up_base))
     }
 
     /// How many are open.
@@ -88,6 +109,7 @@ impl Direct {
         let life = take(ebpf, map::LIFE)?;
         let flows = Flows {
             down: take(ebpf, map::FLOWS_DOWN)?.try_into()?,
+            spent: take(ebpf, map::SPENT)?.try_into()?,
             life: again(&life)?.try_into()?,
         };
         let mut direct = Self {
@@ -104,6 +126,11 @@ impl Direct {
             direct.set_found()?;
         }
         Ok(direct)
+    }
+
+    /// From now on packets for applications enter by the veth.
+    pub fn leave_lo(&mut self) -> Result<()> {
+        Ok(self.life.set(life::PAST_LO, 1, 0)?)
     }
 
     /// What a handshake offers from now on, and the most connections that there may be.

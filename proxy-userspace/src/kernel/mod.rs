@@ -21,7 +21,7 @@ mod share;
 pub use adopt::{Adopted, MapShape};
 pub use allowlist::{Allowlist, Origin, covering};
 pub use counters::Counters;
-pub use direct::{Direct, Flow, Flows, Heard};
+pub use direct::{Direct, Flow, Flows, Heard, Known};
 pub use features::{Feature, has_sk_lookup, has_tcx};
 pub use heart::Heart;
 pub use kfunc::are_there as has_reqsk_kfunc;

@@ -118,6 +118,11 @@ impl SpoofNs {
         host::add_addresses(&self.device, v4, addresses).await
     }
 
+    /// The same at the veth: without any IPv4 address it takes no packets of clients.
+    pub async fn add_to_veth(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
+        host::add_addresses(&self.device, self.device.index, addresses).await
+    }
+
     /// For the keeper to hold.
     pub fn netns(&self) -> BorrowedFd<'_> {
         self.netns.as_fd()

@@ -108,10 +108,13 @@ impl Worker {
             match accepted {
                 Ok((stream, balancer)) => {
                     pause = SHORTEST_PAUSE;
-                    // With no slot free this one waits, and those behind it in the backlog.
+                    // With no slot free this one waits, and those behind it in the backlog. One at a time:
+                    // a slot that is held without being used counts like a connection.
+                    let turn = self.at.shared.turn.lock().await;
                     let slot = self.at.shared.slots.clone().acquire_owned().await;
                     let Ok(slot) = slot else { return };
                     self.room().await;
+                    drop(turn);
                     self.spawn(stream, balancer, slot);
                 }
                 Err(error) => {

@@ -20,7 +20,7 @@ mod upstream;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
@@ -79,6 +79,8 @@ pub struct Shared {
     pub connections: Connections,
     /// One permit per connection that may be open.
     pub slots: Arc<Semaphore>,
+    /// Whose next connection waits until there may be one more.
+    pub turn: Mutex<()>,
     /// Those that don't come by here, if there are any.
     pub neighbours: Option<Arc<dyn Neighbours>>,
 }

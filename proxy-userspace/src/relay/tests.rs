@@ -86,6 +86,7 @@ impl Site {
             host_sockets,
             connections: connections.clone(),
             slots: Arc::new(Semaphore::new(8)),
+            turn: tokio::sync::Mutex::default(),
             neighbours: None,
         });
         spawn_local(async move {

@@ -339,6 +339,30 @@ fn maxconn_holds_and_lets_in_again() -> Result<()> {
     Ok(())
 }
 
+/// Each worker has one that waits, and none of them counts.
+#[test]
+fn maxconn_lets_the_next_one_in_beside_direct_ones() -> Result<()> {
+    const MOST: u16 = 4;
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let args = ["--maxconn", "4", "--workers", "4"];
+    let _truepeer = lab.truepeer().args(args).start()?;
+    let connect = |port| lab.balancer(&Version::V2.header(CLIENT.v4(port), FRONT.v4(FRONT_PORT)));
+    let mut open = Vec::new();
+    for port in 41000..41000 + MOST {
+        open.push((connect(port)?, app.accept()?.0));
+    }
+    let waiting = (0..4 * MOST).map(|number| connect(42000 + number));
+    let _waiting = waiting.collect::<Result<Vec<_>>>()?;
+    app.saw_nobody()?;
+    let mut served = Vec::new();
+    for _ in 0..MOST {
+        drop(open.pop());
+        served.push(app.accept()?.0);
+    }
+    app.saw_nobody()
+}
+
 /// What the daemon has open itself counts as well.
 #[test]
 fn the_limit_of_open_files_resets_nobody() -> Result<()> {

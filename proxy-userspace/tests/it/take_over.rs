@@ -8,7 +8,9 @@ use rustix::process::Signal;
 use socket2::SockRef;
 
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::addr::{
+    APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD,
+};
 use crate::lab::app::{App, Echo};
 use crate::lab::header::Version;
 use crate::lab::keeper::Between;
@@ -114,6 +116,41 @@ fn with_other_flags_cuts_nothing() -> Result<()> {
     all_talk(&mut open, b"at another port")?;
     drop(open);
     end(elsewhere)
+}
+
+/// Each of them hears what it says, whatever the one before it heard.
+#[test]
+fn at_another_address_of_the_same_port_serves_there() -> Result<()> {
+    let lab = Lab::new()?;
+    let _apps = apps(&lab)?;
+    let truepeer = |listen: &[SocketAddr]| {
+        let listen = listen.iter().copied();
+        lab.truepeer().listen(listen).by_daemon()
+    };
+    let [any4, any6] = WILDCARD.both(TRUEPEER_PORT);
+    let mut daemon = truepeer(&[any4]).start()?;
+    let mut replaced = Vec::new();
+    let mut open = vec![connect(&lab, CLIENT.v4(20_000))?];
+    let next: [&[SocketAddr]; 5] = [
+        &[HOST.v4(TRUEPEER_PORT)],
+        &[any6],
+        &[any6, any4],
+        &[any6],
+        &[any4],
+    ];
+    for (port, listen) in (20_001..).zip(next) {
+        let other = truepeer(listen).args(["--take-over"]).start()?;
+        daemon.wait_line("replaced by another daemon")?;
+        // Its own connections go on.
+        replaced.push(std::mem::replace(&mut daemon, other));
+        open.push(connect(&lab, CLIENT.v4(port)).with_context(|| format!("{listen:?}"))?);
+        if listen.contains(&any6) {
+            open.push(connect(&lab, CLIENT.v6(port)).with_context(|| format!("{listen:?}"))?);
+        }
+        all_talk(&mut open, b"still there")?;
+    }
+    drop(open);
+    end(daemon)
 }
 
 /// Of the open connections, in order.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
 
 use super::poll;
 use super::proc::Proc;
@@ -49,6 +49,19 @@ pub fn count(truepeer: &Proc) -> Result<[usize; 2]> {
         bail!("the daemon has no {MAPS:?}: {counts:?}");
     };
     Ok([up, down])
+}
+
+/// Has the programs forget which connections were given to the daemon, as they do after a minute.
+pub fn forget_given(truepeer: &Proc) -> Result<()> {
+    for id in truepeer.fd_info("map_id")? {
+        let id = u32::try_from(id)?;
+        if MapInfo::from_id(id)?.name_as_str() == Some("given") {
+            let map = Map::Array(MapData::from_id(id)?);
+            let mut given: Array<_, u32> = map.try_into()?;
+            return (0..given.len()).try_for_each(|place| Ok(given.set(place, 0, 0)?));
+        }
+    }
+    bail!("the daemon has no such map")
 }
 
 /// Entries that go meanwhile make it begin anew, which is why it has an end.

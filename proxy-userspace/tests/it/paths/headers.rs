@@ -5,9 +5,11 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 
+use super::counted::{Counting, Times};
 use super::site::{Plan, Site};
 use super::{CLIENT_PORT, MIB, only, paths};
 use crate::lab::addr::{FRONT, FRONT_PORT, TRUEPEER_PORT};
+use crate::lab::flows;
 use crate::lab::header::{Version, v2};
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -28,8 +30,36 @@ paths! {
 }
 
 only! {
+    direct:
+    in_time_for_an_app_that_is_late;
+}
+
+only! {
     falls_back:
     in_two_segments;
+    in_two_segments_minutes_apart;
+}
+
+/// It comes again until the application's queue has room, which takes longer than a header may.
+fn in_time_for_an_app_that_is_late(plan: Plan<'_>) -> Result<()> {
+    let args = &["--header-timeout", "1s"];
+    let site = Plan { args, ..plan }.start()?;
+    site.app.limit(0)?;
+    let again = Counting::start(&site.lab, "direct_again")?;
+    let connect = |port| -> Result<_> {
+        let mut balancer = site.connect(0)?;
+        balancer.write_all(&[&site.header(Version::V2, port), &b"words"[..]].concat())?;
+        Ok(balancer)
+    };
+    let waiting = [connect(CLIENT_PORT)?, connect(CLIENT_PORT + 1)?];
+    // TCP doubles the time from one to the next: this is the one after three seconds.
+    again.wait(Times::AtLeast(4))?;
+    for (port, balancer) in (CLIENT_PORT..).zip(waiting) {
+        let mut talk = Talk::accept(balancer, &site.app, site.client(port))?;
+        expect(&mut talk.app, b"words")?;
+        talk.round_trip()?;
+    }
+    Ok(())
 }
 
 /// Both versions, in one segment with data.
@@ -131,6 +161,23 @@ fn with_a_wrong_checksum(plan: Plan<'_>) -> Result<()> {
     ensure!(has_closed(&mut balancer), "it was taken");
     site.truepeer.wait_line("crc_mismatch")?;
     site.app.saw_nobody()
+}
+
+/// As long as a header may take, whatever the programs have forgotten by then.
+fn in_two_segments_minutes_apart(plan: Plan<'_>) -> Result<()> {
+    let args = &["--header-timeout", "5m"];
+    let site = Plan { args, ..plan }.start()?;
+    let header = site.header(Version::V2, CLIENT_PORT);
+    let (first, rest) = header.split_at(9);
+    let balancer = after_one_segment(&site, first)?;
+    poll::until("the daemon to have it", || {
+        let counts = site.lab.counts()?;
+        Ok((counts["accepted"] == 1).then_some(()))
+    })?;
+    flows::forget_given(&site.truepeer)?;
+    (&balancer).write_all(rest)?;
+    let mut talk = Talk::accept(balancer, &site.app, site.client(CLIENT_PORT))?;
+    talk.warm_up(&site.lab, site.path)
 }
 
 /// Cut in several places, the first part long before the second.

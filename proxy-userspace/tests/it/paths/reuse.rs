@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
+use super::counted::{Counting, Times};
 use super::headers::after_one_segment;
 use super::site::Site;
 use super::{CLIENT_PORT, Plan, only, paths};
@@ -13,7 +14,7 @@ use crate::lab::counters;
 use crate::lab::header::Version;
 use crate::lab::path::Path;
 use crate::lab::poll;
-use crate::lab::stream::{expect_end, reset};
+use crate::lab::stream::{expect, expect_end, read_line, reset};
 use crate::lab::talk::{Side, Talk};
 use crate::steering::reuse::{the_app_closes_first, the_app_resets, the_client_resets};
 
@@ -32,6 +33,44 @@ only! {
     direct:
     by_the_daemon_right_after_a_direct_one;
     by_both_paths_in_turns;
+    while_the_first_one_is_still_coming;
+}
+
+/// The application has no room for it yet: what is known of it stays, and the other one is the daemon's.
+fn while_the_first_one_is_still_coming(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    site.app.limit(0)?;
+    let connect = |port, words: &[u8]| -> Result<_> {
+        let mut balancer = site.connect(0)?;
+        balancer.write_all(&[&site.header(Version::V2, port), words].concat())?;
+        Ok(balancer)
+    };
+    let busy = Counting::start(&site.lab, "to_daemon_busy")?;
+    let coming = Counting::start(&site.lab, "direct_again")?;
+    let _before = connect(CLIENT_PORT + 1, b"before\n")?;
+    let mut first = connect(CLIENT_PORT, b"first\n")?;
+    coming.wait(Times::AtLeast(1))?;
+    let mut second = connect(CLIENT_PORT, b"other\n")?;
+    busy.wait(Times::AtLeast(1))?;
+    let mut served = Vec::new();
+    for _ in 0..3 {
+        let (mut app, client) = site.app.accept()?;
+        let words = read_line(&mut app)?;
+        served.push((words, client.port() == CLIENT_PORT, app));
+    }
+    let of = |wanted| served.iter().find(|(words, ..)| words == wanted);
+    let (_, is_own_port, _) = of("first").context("the first one")?;
+    ensure!(*is_own_port, "the first one's port is another's");
+    let (_, is_own_port, _) = of("other").context("the second one")?;
+    ensure!(!is_own_port, "both have one port");
+    first.write_all(b"more")?;
+    second.write_all(b"more")?;
+    for (words, _, app) in &mut served {
+        if words != "before" {
+            expect(app, b"more")?;
+        }
+    }
+    Ok(())
 }
 
 /// What is left of the last connection is in no way of the next.

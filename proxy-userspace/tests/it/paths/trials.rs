@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use socket2::Socket;
 
 use super::site::Site;
-use super::{CLIENT_PORT, MIB, Plan, only};
+use super::{CLIENT_PORT, MIB, Plan, only, paths};
 use crate::lab::Lab;
 use crate::lab::lossy::{Counted, Faults, Mangle, Nature};
 use crate::lab::talk::Side;
@@ -31,6 +31,36 @@ only! {
     late_segments;
     /// Whose clocks are not those of the kernel's programs.
     daemon_in_a_time_namespace;
+}
+
+paths! {
+    rp_filter_strict_on_all_of_late;
+    rp_filter_strict_on_lo_of_late;
+}
+
+fn rp_filter_strict_on_all_of_late(plan: Plan<'_>) -> Result<()> {
+    rp_filter_of_late(plan, "all")
+}
+
+fn rp_filter_strict_on_lo_of_late(plan: Plan<'_>) -> Result<()> {
+    rp_filter_of_late(plan, "lo")
+}
+
+/// `lo` takes no packets of clients any more, while the daemon runs.
+fn rp_filter_of_late(plan: Plan<'_>, device: &str) -> Result<()> {
+    let site = plan.start()?;
+    let mut open = site.warm(CLIENT_PORT)?;
+    sysctl(
+        &site.lab.host,
+        &format!("ipv4/conf/{device}/rp_filter"),
+        "1",
+    )?;
+    let mut late = site.open(CLIENT_PORT + 1)?;
+    for talk in [&mut open, &mut late] {
+        talk.round_trip()?;
+        talk.transfer(&Side::BOTH, MIB)?;
+    }
+    Ok(())
 }
 
 fn balancer_by_a_tun(plan: Plan<'_>) -> Result<()> {

@@ -42,7 +42,7 @@ fn steered(site: &Site, port: u16) -> Result<SocketAddr> {
 }
 
 /// To the host, from where the daemon's workers are.
-fn send(site: &Site, frame: &[u8]) -> Result<()> {
+pub fn send(site: &Site, frame: &[u8]) -> Result<()> {
     let spoof = Netns::of_threads("spoof", site.truepeer.pid())?;
     let devices = spoof.devices()?;
     let device = devices.iter().find(|name| *name != "lo");

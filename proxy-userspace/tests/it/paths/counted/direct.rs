@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use proxy_common::VETH_MAC;
 
 use super::Times::{AtLeast, Once};
-use super::{Counting, Row, Site, frames, opens, talks};
-use crate::lab::forge::{ACK, Segment};
+use super::{Counting, Row, Site, by_daemon, frames, opens, talks};
+use crate::lab::forge::{ACK, SYN, Segment};
 use crate::lab::header::Version;
 use crate::lab::poll;
 use crate::lab::stream::{expect, reset};
@@ -25,6 +26,7 @@ pub const ROWS: &[Row<Site>] = &[
     Row("direct_ahead", AtLeast(1), loses_its_header),
     Row("direct_again", AtLeast(1), finds_a_full_queue),
     Row("direct_early", AtLeast(1), goes_on_behind_a_full_queue),
+    Row("deliver_taken", Once, is_met_by_a_relayed_one),
     Row("app_down", AtLeast(1), finds_nobody),
 ];
 
@@ -98,6 +100,17 @@ fn behind_a_full_queue(site: &Site, port: u16, counter: &'static str) -> Result<
     expect(&mut second.app, b"words and more")?;
     site.app.resume()?;
     second.close(Side::Balancer)
+}
+
+/// From the same port of the client's.
+fn is_met_by_a_relayed_one(site: &Site, port: u16) -> Result<()> {
+    let mut talk = site.open(port)?;
+    let syn = Segment {
+        flags: SYN,
+        ..Segment::between(site.client(port), talk.app.local_addr()?)
+    };
+    by_daemon::send(site, &syn.frame([VETH_MAC; 2]))?;
+    talk.ping_pong(1, 100)
 }
 
 fn finds_nobody(site: &Site, _: u16) -> Result<()> {
