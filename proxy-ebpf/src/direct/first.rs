@@ -64,10 +64,10 @@ pub fn first(
     if segment.payload == 0 && !segment.fin() {
         return Ok(Verdict::Done(Counter::DirectHandshake));
     }
-    if maps::is_spent(segment.ack, segment.seq) {
+    if !is_again && maps::is_spent(segment.ack, segment.seq) {
         return Ok(spent());
     }
-    match connect(ctx, version, link, scratch, listener) {
+    match connect(ctx, version, link, scratch, listener, is_again) {
         Ok(verdict) => Ok(verdict),
         Err(Reason::Failed) => Err(Failed),
         Err(Reason::Spent) => Ok(spent()),
@@ -172,6 +172,7 @@ fn connect(
     link: Link,
     scratch: &mut Scratch,
     listener: &Listener,
+    is_again: bool,
 ) -> Result<Verdict, Reason> {
     if scratch.segment.payload == 0 {
         return Err(Reason::ToDaemon(Counter::ToDaemonSilent));
@@ -186,7 +187,8 @@ fn connect(
         })
     })?;
     let behind = scratch.segment.seq.wrapping_add(scratch.proxy.len);
-    if maps::is_spent(scratch.segment.ack, behind) {
+    // One that comes again had no socket, or has just got one, which throws this segment away.
+    if !is_again && maps::is_spent(scratch.segment.ack, behind) {
         return Err(Reason::Spent);
     }
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
@@ -290,7 +292,7 @@ fn insert(
     }
     if before == Presence::TimeWait {
         // The kernel makes no second socket beside that one, but for a SYN it makes way.
-        sweep::forget_left(&scratch.app, before);
+        sweep::forget_left(ctx, version, &scratch.app);
         return Inserted::Busy;
     }
     if !maps::insert_up(&scratch.segment.tuple, &scratch.up) {
@@ -304,7 +306,7 @@ fn insert(
     }
     if !maps::insert_down(&scratch.app, &scratch.down) {
         // What is left of the client's last connection, or another one that is just being made.
-        if !sweep::forget_left(&scratch.app, before) {
+        if !sweep::forget_left(ctx, version, &scratch.app) {
             maps::forget_up(&scratch.segment.tuple);
             return Inserted::Busy;
         }

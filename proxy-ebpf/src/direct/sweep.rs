@@ -170,12 +170,6 @@ const fn rests(flow: &Down, now: u16, linger: &Linger) -> bool {
     flow.told & told::ENDED != 0 && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger.gone
 }
 
-/// Whether the application's socket has been there at any time.
-#[inline(always)]
-fn was_there(flow: &Down) -> bool {
-    flow.was_seen() || maps::is_spent(flow.down_base, flow.up_base)
-}
-
 /// Whether a flow without a socket stays.
 #[inline(always)]
 fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
@@ -238,18 +232,29 @@ pub fn forget(up: &Tuple, down: &Tuple, presence: Presence) {
 /// The same by the tuple of the application's packets, if anything is left. False: the connection is
 /// there, or may be in a moment, of a segment that is on its way.
 #[inline(always)]
-pub fn forget_left(down: &Tuple, presence: Presence) -> bool {
+pub fn forget_left(ctx: &TcContext, version: Version, down: &Tuple) -> bool {
     let Some(flow) = maps::find_down(down) else {
         return true;
     };
     // SAFETY: what is read here is written before the element is in the map, but for bits that are only
     // ever set.
     let flow = unsafe { &*flow };
-    if presence == Presence::There || !was_there(flow) {
+    // In this order: what has been there, and isn't now, is over.
+    if !was_there(flow) {
+        return false;
+    }
+    let presence = presence(ctx, version, &down.reversed());
+    if presence == Presence::There {
         return false;
     }
     forget(&flow.rewrite.to.reversed(), down, presence);
     true
+}
+
+/// Whether the application's socket has been there at any time.
+#[inline(always)]
+pub fn was_there(flow: &Down) -> bool {
+    flow.was_seen() || maps::is_spent(flow.down_base, flow.up_base)
 }
 
 #[inline(always)]

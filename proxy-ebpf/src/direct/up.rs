@@ -1,7 +1,10 @@
 //! From the balancer to the application, once there is a flow.
 
 use aya_ebpf::programs::TcContext;
-use proxy_common::{Counter, VETH_MAC, flow::Up};
+use proxy_common::{
+    Counter, VETH_MAC,
+    flow::{Tuple, Up},
+};
 
 use super::{Failed, Verdict, sweep, to_entrance};
 use crate::{
@@ -41,7 +44,8 @@ pub fn up(
         let is_again = presence == Presence::Gone
             && !is_confirmed
             && segment.seq == flow.first
-            && segment.payload > 0;
+            && segment.payload > 0
+            && !was_there(&flow.rewrite.to.reversed());
         if is_again || segment.is_first() && is_over {
             // A connection that is over, or never came to be.
             sweep::forget(&segment.tuple, &flow.rewrite.to.reversed(), presence);
@@ -60,6 +64,14 @@ pub fn up(
         device: to_entrance(ctx)?,
         what: Counter::DirectUp,
     }))
+}
+
+/// Looked at after the socket: it may have been made meanwhile.
+#[inline(always)]
+fn was_there(down: &Tuple) -> bool {
+    // SAFETY: what is read is written before the element is in the map, but for bits that are only ever
+    // set.
+    maps::find_down(down).is_some_and(|flow| sweep::was_there(unsafe { &*flow }))
 }
 
 /// A router's word on a segment that went to the balancer is for the application.

@@ -28,18 +28,6 @@ pub enum Presence {
     There,
 }
 
-impl Presence {
-    /// As the state of the socket says that was found.
-    #[inline(always)]
-    pub const fn of(state: Option<u32>) -> Self {
-        match state {
-            None | Some(LISTEN) => Self::Gone,
-            Some(TIME_WAIT) => Self::TimeWait,
-            Some(_) => Self::There,
-        }
-    }
-}
-
 /// Of the connection whose socket hears a segment of this tuple.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
@@ -50,7 +38,11 @@ pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
         // SAFETY: the reference that the lookup just took.
         unsafe { (*socket).state }
     });
-    Presence::of(state)
+    match state {
+        None | Some(LISTEN) => Presence::Gone,
+        Some(TIME_WAIT) => Presence::TimeWait,
+        Some(_) => Presence::There,
+    }
 }
 
 /// Whether anything listens for a segment from `from` to `to`.

@@ -13,7 +13,7 @@ use aya_ebpf::{helpers::bpf_sk_assign, programs::TcContext};
 use crate::{
     ctx::{Link, Version},
     direct::sweep,
-    lookup::socket::{HERE, Presence, with_socket},
+    lookup::socket::{HERE, with_socket},
     maps,
     wire::segment::{self, Kind},
 };
@@ -45,15 +45,11 @@ pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
         return Ok(Verdict::Later);
     }
     let (client, steered) = (&segment.tuple.source(), &segment.tuple.destination());
-    // SAFETY: the reference that the lookup just took.
-    let state = with_socket(ctx, version, [client, steered], HERE, |socket| unsafe {
-        (*socket).state
-    });
     // What is left of a direct connection of this client would take this one's replies.
-    if !sweep::forget_left(&segment.tuple.reversed(), Presence::of(state)) {
+    if !sweep::forget_left(ctx, version, &segment.tuple.reversed()) {
         return Err(Reason::Taken);
     }
-    if state.is_some() {
+    if with_socket(ctx, version, [client, steered], HERE, |_| ()).is_some() {
         return Ok(Verdict::Found);
     }
     let target = maps::target(steered).ok_or(Reason::NoTarget)?;
