@@ -46,16 +46,11 @@ fn in_time_for_an_app_that_is_late(plan: Plan<'_>) -> Result<()> {
     let site = Plan { args, ..plan }.start()?;
     site.app.limit(0)?;
     let again = Counting::start(&site.lab, "direct_again")?;
-    let connect = |port| -> Result<_> {
-        let mut balancer = site.connect(0)?;
-        balancer.write_all(&[&site.header(Version::V2, port), &b"words"[..]].concat())?;
-        Ok(balancer)
-    };
-    let waiting = [connect(CLIENT_PORT)?, connect(CLIENT_PORT + 1)?];
+    let waiting = [CLIENT_PORT, CLIENT_PORT + 1].map(|port| site.begin(port, b"words"));
     // TCP doubles the time from one to the next: this is the one after three seconds.
     again.wait(Times::AtLeast(4))?;
     for (port, balancer) in (CLIENT_PORT..).zip(waiting) {
-        let mut talk = Talk::accept(balancer, &site.app, site.client(port))?;
+        let mut talk = Talk::accept(balancer?, &site.app, site.client(port))?;
         expect(&mut talk.app, b"words")?;
         talk.round_trip()?;
     }

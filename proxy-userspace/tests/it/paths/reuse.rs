@@ -40,17 +40,12 @@ only! {
 fn while_the_first_one_is_still_coming(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
     site.app.limit(0)?;
-    let connect = |port, words: &[u8]| -> Result<_> {
-        let mut balancer = site.connect(0)?;
-        balancer.write_all(&[&site.header(Version::V2, port), words].concat())?;
-        Ok(balancer)
-    };
     let busy = Counting::start(&site.lab, "to_daemon_busy")?;
     let coming = Counting::start(&site.lab, "direct_again")?;
-    let _before = connect(CLIENT_PORT + 1, b"before\n")?;
-    let mut first = connect(CLIENT_PORT, b"first\n")?;
+    let _before = site.begin(CLIENT_PORT + 1, b"before\n")?;
+    let mut first = site.begin(CLIENT_PORT, b"first\n")?;
     coming.wait(Times::AtLeast(1))?;
-    let mut second = connect(CLIENT_PORT, b"other\n")?;
+    let mut second = site.begin(CLIENT_PORT, b"other\n")?;
     busy.wait(Times::AtLeast(1))?;
     let mut served = Vec::new();
     for _ in 0..3 {

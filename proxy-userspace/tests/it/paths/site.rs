@@ -170,6 +170,13 @@ impl Site {
         Talk::accept(balancer, &self.app, self.client(port))
     }
 
+    /// The balancer has sent a header and `words` in one segment, whoever takes them.
+    pub fn begin(&self, port: u16, words: &[u8]) -> Result<TcpStream> {
+        let mut balancer = self.connect(0)?;
+        balancer.write_all(&[&self.header(Version::V2, port), words].concat())?;
+        Ok(balancer)
+    }
+
     /// The balancer has connected, and not said anything.
     pub fn connect(&self, port: u16) -> Result<TcpStream> {
         let (source, target) = (self.of(self.balancer, port), self.service());

@@ -85,13 +85,8 @@ fn goes_on_behind_a_full_queue(site: &Site, port: u16) -> Result<()> {
 fn behind_a_full_queue(site: &Site, port: u16, counter: &'static str) -> Result<()> {
     site.app.limit(0)?;
     let counting = Counting::start(&site.lab, counter)?;
-    let connect = |port, words: &[u8]| -> Result<_> {
-        let mut balancer = site.connect(0)?;
-        balancer.write_all(&[&site.header(Version::V2, port), words].concat())?;
-        Ok(balancer)
-    };
-    let first = connect(port, b"first")?;
-    let mut second = connect(port + 1, b"words")?;
+    let first = site.begin(port, b"first")?;
+    let mut second = site.begin(port + 1, b"words")?;
     second.write_all(b" and more")?;
     counting.wait(AtLeast(1))?;
     let mut first = Talk::accept(first, &site.app, site.client(port)).context("the first one")?;
