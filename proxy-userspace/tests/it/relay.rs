@@ -15,11 +15,11 @@ use crate::lab::header::Version;
 use crate::lab::payload::Payload;
 use crate::lab::poll::{self, PATIENCE};
 use crate::lab::proc::Proc;
+use crate::lab::scale::scaled;
 use crate::lab::stream::{
     expect, expect_end, expect_reset, has_closed, read_greeting, read_line, reset, round_trip,
 };
 use crate::lab::talk::Talk;
-use crate::lab::tier;
 
 const MIB: usize = 1024 * 1024;
 const BULK: usize = 100_000_000;
@@ -290,7 +290,7 @@ fn hundreds_at_once() -> Result<()> {
     let _app = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let _truepeer = lab.truepeer().start()?;
     let mut open = Vec::new();
-    for port in 20_000..20_000 + tier::count(400, 4_000) {
+    for port in 20_000..20_000 + scaled(400, 4_000) {
         let client = CLIENT.v4(port);
         let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
         open.push((client, lab.balancer(&header)?));

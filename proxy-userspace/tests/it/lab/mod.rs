@@ -46,7 +46,6 @@ pub mod spray;
 pub mod stream;
 pub mod stunnel;
 pub mod talk;
-pub mod tier;
 pub mod truepeer;
 pub mod tuntap;
 mod uplink;

@@ -19,6 +19,7 @@ mod floods;
 mod forged;
 mod headers;
 mod identity;
+mod instant;
 mod integrity;
 mod killed;
 mod loss;
