@@ -95,6 +95,7 @@ impl Control<'_> {
     pub async fn run(mut self, mut workers: Workers) -> Result<()> {
         let mut signals = Signals::new()?;
         privileges::keep(Role::Control)?;
+        self.direct.count_taken_over(self.config, &self.telemetry);
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
         match end {

@@ -183,6 +183,13 @@ impl Direct {
         }
     }
 
+    /// Counts those that a daemon before this one has left open, which nobody tells of again.
+    pub fn count_taken_over(&self, config: &Config, telemetry: &Telemetry) {
+        for flow in self.flows().iter().filter(|flow| flow.is_told) {
+            telemetry.direct_taken_over(self.open(config, flow).service);
+        }
+    }
+
     /// Looks after direct connections, and hears of them.
     pub fn tick(&mut self, config: &Config, kernel: &Kernel, telemetry: &Telemetry) -> Result<()> {
         self.maps.set_daemon_connections(self.limits.open())?;

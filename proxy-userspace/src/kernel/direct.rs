@@ -88,6 +88,8 @@ pub struct Flow {
     /// Bytes, without the header.
     pub up: u64,
     pub down: u64,
+    /// A daemon has heard that it is open.
+    pub is_told: bool,
 }
 
 /// What has happened to a direct connection.
@@ -241,6 +243,7 @@ fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
         age: TICK * now.saturating_sub(down.opened),
         up: down.up.saturating_sub(fin),
         down: down.down,
+        is_told: down.told & told::OPEN != 0,
     }
 }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 #[derive(Default)]
 pub struct Counters {
     accepted: AtomicU64,
+    taken_over: AtomicU64,
     opened: AtomicU64,
     unspoofed: AtomicU64,
     port_busy: AtomicU64,
@@ -25,7 +26,9 @@ pub struct Counters {
 #[derive(Debug, Default, Serialize)]
 pub struct Counts {
     pub accepted: u64,
-    /// Accepted and not ended yet.
+    /// Direct ones that the daemon before this one had left open.
+    pub taken_over: u64,
+    /// Accepted or taken over, and not ended yet.
     pub open: u64,
     /// Those that the application accepted.
     pub opened: u64,
@@ -41,6 +44,10 @@ pub struct Counts {
 impl Counters {
     pub fn accepted(&self) {
         self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub fn taken_over(&self) {
+        self.taken_over.fetch_add(1, Relaxed);
     }
 
     pub fn opened(&self, spoofed: bool) {
@@ -65,9 +72,11 @@ impl Counters {
     pub fn read(&self) -> Counts {
         let ended = self.lock_ended().clone();
         let accepted = self.accepted.load(Relaxed);
+        let taken_over = self.taken_over.load(Relaxed);
         Counts {
             accepted,
-            open: accepted.saturating_sub(ended.values().sum()),
+            taken_over,
+            open: (accepted + taken_over).saturating_sub(ended.values().sum()),
             opened: self.opened.load(Relaxed),
             unspoofed: self.unspoofed.load(Relaxed),
             port_busy: self.port_busy.load(Relaxed),
@@ -86,6 +95,7 @@ impl Sum for Counts {
     fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
         counts.fold(Self::default(), |mut total, one| {
             total.accepted += one.accepted;
+            total.taken_over += one.taken_over;
             total.open += one.open;
             total.opened += one.opened;
             total.unspoofed += one.unspoofed;

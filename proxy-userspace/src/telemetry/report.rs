@@ -67,6 +67,11 @@ impl Telemetry {
         );
     }
 
+    /// One that was open when this daemon came.
+    pub fn direct_taken_over(&self, service: &str) {
+        self.count_of(service, Counters::taken_over);
+    }
+
     pub fn direct_closed(&self, service: &str, balancer: Balancer, up: u64, down: u64) {
         self.direct_ended(service, balancer, &End::Closed { up, down });
     }

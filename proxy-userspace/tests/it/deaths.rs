@@ -9,6 +9,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::lab::Lab;
 use crate::lab::addr::{
@@ -78,6 +79,16 @@ impl Site {
         Ok(all.iter().filter(|one| one["path"] == "direct").count())
     }
 
+    /// Waits until `status` has counted so many as `how`, and so many as open.
+    fn wait_counts(&self, how: &str, count: usize, open: usize) -> Result<()> {
+        let mut counts = Value::Null;
+        poll::until("the connections to be counted", || {
+            counts = self.lab.shown("status")?["connections"].take();
+            Ok((counts[how] == count && counts["open"] == open).then_some(()))
+        })
+        .with_context(|| format!("{count} {how} and {open} open, not {counts}"))
+    }
+
     fn kill(&mut self) -> Result<()> {
         self.daemon.signal(Signal::KILL)?;
         poll::until("the daemon's death", || {
@@ -139,6 +150,8 @@ fn wait_rounds(rounds: &AtomicUsize) -> Result<()> {
 #[test]
 fn a_start_after_kill_9_cuts_nothing() -> Result<()> {
     let mut site = Site::new(DEFAULT)?;
+    let count = site.open.len();
+    site.wait_counts("accepted", count, count)?;
     let capture = Leaks::watch(&site.lab.edge)?;
     let pid = site.daemon.pid();
     let mut next = None;
@@ -148,7 +161,10 @@ fn a_start_after_kill_9_cuts_nothing() -> Result<()> {
         Ok(())
     })?;
     let next = next.context("it was started")?;
-    ensure!(site.direct()? == site.open.len(), "some are forgotten");
+    ensure!(site.direct()? == count, "some are forgotten");
+    site.wait_counts("taken_over", count, count)?;
+    site.open.clear();
+    site.wait_counts("taken_over", count, 0)?;
     for client in CLIENT.both(FIRST_PORT + COUNT) {
         round_trip(&mut site.connect(client)?, b"new")?;
     }
