@@ -18,7 +18,7 @@ pub struct Options {
     #[arg(long)]
     quick: bool,
     /// Only scenarios with one of these in their name: up-1, down-8, ping, connect, connect-flood,
-    /// idle, steering; "connect=" is that one alone
+    /// changes, idle, steering; "connect=" is that one alone
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Only these contenders: direct, truepeer, daemon (truepeer with all connections in the daemon),

@@ -14,7 +14,7 @@ pub struct Args {
     /// Shorter and fewer rounds, fewer idle connections: for a first look
     #[arg(long)]
     quick: bool,
-    /// Only scenarios with one of these in their name, such as up-1, ping, connect, idle, steering; "connect=" is that one alone
+    /// Only scenarios with one of these in their name, such as up-1, ping, connect, changes, idle, steering; "connect=" is that one alone
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Only these contenders

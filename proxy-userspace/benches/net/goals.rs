@@ -33,6 +33,10 @@ const GOALS: &[(&str, f64, Of)] = &[
     ("idle process", 0.02, All),
     ("idle descriptors", 0.001, All),
     ("idle maps", 450.0, All),
+    ("change seen, sysctl", 1000.0, All),
+    ("change seen, routing rule", 1000.0, All),
+    ("change seen, firewall rule", 1000.0, All),
+    ("change seen, listener", 1000.0, All),
 ];
 
 pub struct Goal {

@@ -11,6 +11,7 @@ mod bars;
 mod connects;
 mod crowd;
 mod dial;
+mod facts;
 mod figures;
 mod files;
 mod flood;

@@ -40,8 +40,8 @@ impl Recipe {
 /// Ends with the value.
 pub struct Running {
     proc: Option<Proc>,
-    /// What truepeer leaves when it is killed.
-    left: Vec<PathBuf>,
+    /// truepeer's.
+    instance: Option<String>,
     _dir: TempDir,
 }
 
@@ -53,6 +53,18 @@ impl Running {
     pub fn proc(&self) -> Option<&Proc> {
         self.proc.as_ref()
     }
+
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
+    }
+}
+
+/// What truepeer leaves when it is killed.
+fn left(instance: &str) -> Vec<PathBuf> {
+    let run = ["lock", "sock", "keeper.sock"];
+    let run = run.map(|file| format!("/run/truepeer/{instance}.{file}").into());
+    let pins = format!("/sys/fs/bpf/truepeer/{instance}").into();
+    run.into_iter().chain([pins]).collect()
 }
 
 impl Drop for Running {
@@ -60,10 +72,10 @@ impl Drop for Running {
         if let Some(proc) = self.proc.take() {
             end(proc);
         }
-        for path in &self.left {
+        for path in self.instance().map(left).unwrap_or_default() {
             let removed = match path.is_dir() {
-                true => fs::remove_dir_all(path),
-                false => fs::remove_file(path),
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
             };
             if let Err(error) = removed {
                 eprintln!("{} stays: {error}", path.display());
@@ -90,7 +102,7 @@ pub fn end(mut proc: Proc) {
 
 pub fn start(kind: Kind, host: &Netns, recipe: &Recipe) -> Result<Running> {
     let dir = TempDir::new()?;
-    let mut left = Vec::new();
+    let instance = kind.is_truepeer().then(instance);
     if kind.is_peer() {
         // For the replies to the clients, which would leave for the balancer otherwise.
         host.ip(&format!(
@@ -101,12 +113,8 @@ pub fn start(kind: Kind, host: &Netns, recipe: &Recipe) -> Result<Running> {
     let command = match kind {
         Kind::Direct => None,
         Kind::Truepeer | Kind::Daemon => {
-            let instance = instance();
-            left.push(format!("/sys/fs/bpf/truepeer/{instance}").into());
-            for file in ["lock", "sock", "keeper.sock"] {
-                left.push(format!("/run/truepeer/{instance}.{file}").into());
-            }
-            Some(setups::truepeer(dir.path(), &instance, kind, recipe)?)
+            let instance = instance.as_deref().unwrap_or_default();
+            Some(setups::truepeer(dir.path(), instance, kind, recipe)?)
         }
         Kind::GoMmproxy => Some(setups::go_mmproxy(dir.path(), recipe)?),
         Kind::Haproxy => Some(setups::haproxy(dir.path(), recipe)?),
@@ -121,7 +129,7 @@ pub fn start(kind: Kind, host: &Netns, recipe: &Recipe) -> Result<Running> {
     }
     Ok(Running {
         proc,
-        left,
+        instance,
         _dir: dir,
     })
 }

@@ -15,7 +15,7 @@ use crate::report::{self, Notes};
 use crate::results::Results;
 use crate::scenario::Scenario;
 use crate::site::{CONGESTION_CONTROL, Site};
-use crate::{bars, figures, idle, lab, markdown, steering, syscalls, table};
+use crate::{bars, facts, figures, idle, lab, markdown, steering, syscalls, table};
 
 /// The longer allowlist.
 const PREFIXES: usize = 100_000;
@@ -35,6 +35,7 @@ pub fn run(args: &Args) -> Result<()> {
     let sites = sites(&lineup.kinds, &app, &recipe)?;
     rounds(&sites, &app, args, &mut results)?;
     allowlists(&lineup.kinds, &app, &recipe, args, &mut results)?;
+    changes(&sites, &app, args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
     table::print(&results, &lineup);
     notes.iter().for_each(Notes::print);
@@ -124,6 +125,19 @@ fn allowlists(
             let spent = spent.with_context(|| format!("{name} over {}", site.kind.name()))?;
             results.add(site.kind, figures::connections(&name, &spent));
         }
+    }
+    Ok(())
+}
+
+/// On truepeer's host alone, as nobody else has two paths.
+fn changes(sites: &[Site], app: &App, args: &Args, results: &mut Results) -> Result<()> {
+    let mut truepeer = sites.iter().filter(|site| site.kind == Kind::Truepeer);
+    let Some(site) = truepeer.next().filter(|_| args.wants("changes")) else {
+        return Ok(());
+    };
+    for round in 0..args.rounds() {
+        eprintln!("changes, round {} of {}", round + 1, args.rounds());
+        results.add(site.kind, facts::run(site, app).context("changes")?);
     }
     Ok(())
 }
