@@ -159,7 +159,7 @@ fn say_open(tuple: &Tuple, flow: &mut Down) {
         flow.told |= told::SEEN;
         maps::confirm(&flow.rewrite.to.reversed());
     }
-    if flow.told & told::OPEN == 0 && tell(tuple, flow, Told::OPENED) {
+    if flow.told & told::OPEN == 0 && maps::tell(tuple, flow, Told::OPENED) {
         flow.told |= told::OPEN;
     }
 }
@@ -196,21 +196,11 @@ fn say_ended(tuple: &Tuple, flow: &mut Down) -> bool {
     } else {
         Told::RESET
     };
-    let has_told = tell(tuple, flow, how);
+    let has_told = maps::tell(tuple, flow, how);
     if has_told {
         flow.told |= told::ENDED;
     }
     has_told
-}
-
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
-fn tell(tuple: &Tuple, flow: &Down, what: u32) -> bool {
-    maps::tell(&Told {
-        tuple: *tuple,
-        what,
-        down: *flow,
-    })
 }
 
 /// Removes what is left of a connection whose socket is gone, or in TIME_WAIT.
