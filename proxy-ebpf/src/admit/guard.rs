@@ -140,6 +140,6 @@ const fn from(version: Version, tuple: &Tuple) -> Sources {
 #[inline(never)]
 fn any_listens(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
     let (v4, v6) = (listener.target4(), listener.target6());
-    v4.is_set() && listens(ctx, Version::V4, [&from.v4, &v4.target])
-        || v6.is_set() && listens(ctx, Version::V6, [&from.v6, &v6.target])
+    v4.is_set() && listens(ctx, Version::V4, &Tuple::new(from.v4, v4.target))
+        || v6.is_set() && listens(ctx, Version::V6, &Tuple::new(from.v6, v6.target))
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use proxy_common::{
-    Counter, Endpoint, Listener, Steered, VETH_MAC,
+    Counter, Listener, Steered, VETH_MAC,
     cookie::{Agreed, Answered, Asked, Numbers},
     flow::{Down, Pending, Tuple, flag, seconds},
 };
@@ -193,13 +193,8 @@ fn connect(
     }
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
     open(ctx, version, scratch, listener, steered)?;
-    if !assign(
-        ctx,
-        version,
-        scratch,
-        &scratch.proxy.source,
-        &steered.target,
-    ) {
+    let to_app = Tuple::new(scratch.proxy.source, steered.target);
+    if !assign(ctx, version, scratch, &to_app) {
         maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
         maps::add_flows(u64::MAX);
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
@@ -355,25 +350,17 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> Result
 /// Gives the segment as it is to a listener of the daemon. If that doesn't take it, the stack answers.
 #[inline(always)]
 fn to_daemon(ctx: &TcContext, version: Version, scratch: &Scratch) {
-    let tuple = &scratch.segment.tuple;
-    let _ = assign(ctx, version, scratch, &tuple.source(), &tuple.destination());
+    let _ = assign(ctx, version, scratch, &scratch.segment.tuple);
 }
 
-/// Makes the segment a connection of the listener that hears one from `from` to `to`; false: it is as
-/// it was.
+/// Makes the segment a connection of the listener that hears one of `tuple`; false: it is as it was.
 #[inline(never)]
-fn assign(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &Scratch,
-    from: &Endpoint,
-    to: &Endpoint,
-) -> bool {
+fn assign(ctx: &TcContext, version: Version, scratch: &Scratch, tuple: &Tuple) -> bool {
     let Some(host) = maps::host() else {
         return false;
     };
     let agreed = Agreed::from_bits(scratch.segment.ack.wrapping_sub(1));
     let options = &scratch.options;
     let mut attrs = Attrs::new(&agreed, host, options.value, options.echo);
-    kfunc::assign(ctx, version, [from, to], &mut attrs)
+    kfunc::assign(ctx, version, tuple, &mut attrs)
 }

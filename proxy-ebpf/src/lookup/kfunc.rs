@@ -3,11 +3,10 @@
 use core::{ffi::c_int, mem::transmute};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skc_to_tcp_sock, programs::TcContext};
-use proxy_common::{Host, cookie::Agreed, kfunc::ASSIGN_TCP_REQSK};
+use proxy_common::{Host, cookie::Agreed, flow::Tuple, kfunc::ASSIGN_TCP_REQSK};
 
 use super::socket::{HERE, LISTEN, with_socket};
 use crate::ctx::Version;
-use proxy_common::Endpoint;
 
 /// `struct bpf_tcp_req_attrs` of the kernel's net/tcp.h, since 6.9.
 #[repr(C)]
@@ -49,17 +48,11 @@ impl Attrs {
     }
 }
 
-/// Makes the segment a connection of the listener that hears one from `from` to `to`, without a
-/// handshake with it. False: there is no such listener, or it can't have it, as MPTCP's; the segment
-/// is as it was.
+/// Makes the segment a connection of the listener that hears one of this tuple, without a handshake with
+/// it. False: there is no such listener, or it can't have it, as MPTCP's; the segment is as it was.
 #[inline(always)]
-pub fn assign(
-    ctx: &TcContext,
-    version: Version,
-    [from, to]: [&Endpoint; 2],
-    attrs: &mut Attrs,
-) -> bool {
-    let assigned = with_socket(ctx, version, [from, to], HERE, |socket| {
+pub fn assign(ctx: &TcContext, version: Version, tuple: &Tuple, attrs: &mut Attrs) -> bool {
+    let assigned = with_socket(ctx, version, tuple, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took; what is no full TCP socket
         // gives null.
         unsafe {

@@ -1,14 +1,13 @@
 //! The kernel's socket lookup.
 
+use core::ptr;
+
 use aya_ebpf::{
-    bindings::{
-        BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
-    },
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     helpers::{bpf_sk_release, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
-use proxy_common::{Endpoint, flow::Tuple};
+use proxy_common::flow::Tuple;
 
 use crate::ctx::Version;
 
@@ -33,8 +32,7 @@ pub enum Presence {
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
-    let (source, destination) = (tuple.source(), tuple.destination());
-    let state = with_socket(ctx, version, [&source, &destination], HERE, |socket| {
+    let state = with_socket(ctx, version, tuple, HERE, |socket| {
         // SAFETY: the reference that the lookup just took.
         unsafe { (*socket).state }
     });
@@ -45,30 +43,37 @@ pub fn presence(ctx: &TcContext, version: Version, tuple: &Tuple) -> Presence {
     }
 }
 
-/// Whether anything listens for a segment from `from` to `to`.
+/// Whether anything listens for a segment of this tuple.
 #[inline(always)]
-pub fn listens(ctx: &TcContext, version: Version, [from, to]: [&Endpoint; 2]) -> bool {
-    let listens = with_socket(ctx, version, [from, to], HERE, |socket| {
+pub fn listens(ctx: &TcContext, version: Version, tuple: &Tuple) -> bool {
+    let listens = with_socket(ctx, version, tuple, HERE, |socket| {
         // SAFETY: the reference that the lookup just took.
         unsafe { (*socket).state == LISTEN }
     });
     listens.unwrap_or(false)
 }
 
-/// Runs `f` on the TCP socket of `netns` that hears a segment from `from` to `to`, if there is one.
-/// `netns` is an id, or [`HERE`].
+/// Runs `f` on the TCP socket of `netns` that hears a segment of this tuple, if there is one. Both addresses
+/// are of this version: a packet's are, and each family has its own target. `netns` is an id, or [`HERE`].
 #[inline(always)]
 pub fn with_socket<R>(
     ctx: &TcContext,
     version: Version,
-    [from, to]: [&Endpoint; 2],
+    tuple: &Tuple,
     netns: u64,
     f: impl FnOnce(*mut bpf_sock) -> R,
 ) -> Option<R> {
-    let (mut tuple, len) = tuple(version, from, to)?;
-    let skb = ctx.skb.skb.cast();
-    // SAFETY: the tuple is filled as far as `len`, which tells the kernel its family.
-    let socket = unsafe { bpf_skc_lookup_tcp(skb, &raw mut tuple, len as u32, netns, 0) };
+    let v4;
+    let (key, len): (*const bpf_sock_tuple, _) = match version {
+        Version::V4 => {
+            v4 = V4::new(tuple);
+            ((&raw const v4).cast(), V4::LEN)
+        }
+        Version::V6 => (ptr::from_ref(tuple).cast(), size_of::<Tuple>()),
+    };
+    let (skb, key) = (ctx.skb.skb.cast(), key.cast_mut());
+    // SAFETY: there are `len` bytes at `key`, which the kernel only reads; they tell it the family.
+    let socket = unsafe { bpf_skc_lookup_tcp(skb, key, len as u32, netns, 0) };
     if socket.is_null() {
         return None;
     }
@@ -78,42 +83,25 @@ pub fn with_socket<R>(
     Some(result)
 }
 
-/// The lookup's key and its length; none when an address is of the other family.
-#[inline(always)]
-fn tuple(version: Version, from: &Endpoint, to: &Endpoint) -> Option<(bpf_sock_tuple, usize)> {
-    let sport = (from.port() as u16).to_be();
-    let dport = (to.port() as u16).to_be();
-    // The verifier has to see no leftovers of registers behind an IPv4 tuple.
-    let mut addrs = bpf_sock_tuple__bindgen_ty_1 {
-        ipv6: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-            saddr: [0; 4],
-            daddr: [0; 4],
-            sport: 0,
-            dport: 0,
-        },
-    };
-    let len = match version {
-        Version::V4 => {
-            addrs.ipv4 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                saddr: from.addr().v4()?,
-                daddr: to.addr().v4()?,
-                sport,
-                dport,
-            };
-            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>()
+/// A tuple whose addresses are both IPv4, as the lookup wants it. One of IPv6 is that already.
+#[repr(C)]
+struct V4 {
+    addresses: [u32; 2],
+    ports: [u16; 2],
+    /// So that the verifier sees no length that reaches behind its end.
+    rest: [u32; 6],
+}
+
+impl V4 {
+    const LEN: usize = 12;
+
+    #[inline(always)]
+    const fn new(tuple: &Tuple) -> Self {
+        let [source, destination] = tuple.addresses();
+        Self {
+            addresses: [source.words()[3], destination.words()[3]],
+            ports: tuple.ports(),
+            rest: [0; 6],
         }
-        Version::V6 => {
-            addrs.ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-                saddr: from.addr().words(),
-                daddr: to.addr().words(),
-                sport,
-                dport,
-            };
-            size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2>()
-        }
-    };
-    let tuple = bpf_sock_tuple {
-        __bindgen_anon_1: addrs,
-    };
-    Some((tuple, len))
+    }
 }

@@ -9,6 +9,7 @@
 //! choice: since Linux 6.16, nftables' `fib` takes such a packet's reverse path for wrong.
 
 use aya_ebpf::{helpers::bpf_sk_assign, programs::TcContext};
+use proxy_common::flow::Tuple;
 
 use crate::{
     ctx::{Link, Version},
@@ -44,16 +45,17 @@ pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
     if kind != Kind::Tcp || !segment.is_first() {
         return Ok(Verdict::Later);
     }
-    let (client, steered) = (&segment.tuple.source(), &segment.tuple.destination());
+    let steered = &segment.tuple.destination();
     // What is left of a direct connection of this client would take this one's replies.
     if !sweep::forget_left(ctx, version, &segment.tuple.reversed()) {
         return Err(Reason::Taken);
     }
-    if with_socket(ctx, version, [client, steered], HERE, |_| ()).is_some() {
+    if with_socket(ctx, version, &segment.tuple, HERE, |_| ()).is_some() {
         return Ok(Verdict::Found);
     }
     let target = maps::target(steered).ok_or(Reason::NoTarget)?;
-    let assigned = with_socket(ctx, version, [client, &target], HERE, |socket| {
+    let to_target = Tuple::new(segment.tuple.source(), target);
+    let assigned = with_socket(ctx, version, &to_target, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
         maps::remember_app(steered, socket)
             || unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) } == 0

@@ -78,14 +78,12 @@ pub fn reply_remote(ctx: &TcContext, link: Link) -> Result<Verdict, Reason> {
     if segment::read(ctx, version, link, segment) != Kind::Tcp {
         return Ok(Verdict::Foreign);
     }
-    let (source, destination) = (segment.tuple.source(), segment.tuple.destination());
-    if !maps::is_remote(&source) {
+    if !maps::is_remote(&segment.tuple.source()) {
         return Ok(Verdict::Foreign);
     }
     // Nothing listens in the spoof namespace, so whatever is found is a spoofed connection, also
     // one in TIME_WAIT.
-    let tuple = [&source, &destination];
-    match with_socket(ctx, version, tuple, maps::spoof_netns(), |_| ()) {
+    match with_socket(ctx, version, &segment.tuple, maps::spoof_netns(), |_| ()) {
         Some(()) => steer(ctx, link, version),
         None => Ok(Verdict::Foreign),
     }
