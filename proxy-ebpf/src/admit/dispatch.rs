@@ -2,42 +2,25 @@
 //! has the balancer, and nowhere otherwise. One to a steer address goes to the application that
 //! `deliver` has found.
 
-use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
+use aya_ebpf::{bindings::bpf_sk_lookup, helpers::bpf_ktime_get_ns, programs::SkLookupContext};
+use aya_log_ebpf::warn;
 use network_types::ip::IpProto;
-use proxy_common::{Addr, Endpoint, LO};
+use proxy_common::{Addr, Counter, Endpoint, LO};
 
 use super::guard::daemon_is_up;
 use crate::maps;
 
-pub enum Verdict {
-    /// No service of ours.
-    Foreign,
-    /// To the application behind a steer address, if it needs that.
-    Steered,
-    /// To a listener. Which worker's, the kernel's SO_REUSEPORT hash decides: it is the same for
-    /// a SYN cookie's ACK as it was for the SYN.
-    Accepted,
-}
-
-pub enum Reason {
-    /// Outside the allowlist of this service.
-    Refused {
-        service: u32,
-        balancer: Addr,
-    },
-    NoListener,
-    /// The daemon is gone, or hangs.
-    DaemonDown,
-}
-
 const AF_INET: u32 = 2;
 
+/// What an accepted or refused connection is counted as; none: it is no service's. Which worker's it
+/// becomes, the kernel's SO_REUSEPORT hash decides: it is the same for a SYN cookie's ACK as it was for
+/// the SYN.
 #[inline(always)]
-pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
+pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
     // SAFETY: the kernel hands every program a valid context.
     let lookup: &bpf_sk_lookup = unsafe { &*ctx.lookup };
     if lookup.protocol != IpProto::Tcp as u32 {
-        return Ok(Verdict::Foreign);
+        return Ok(None);
     }
     let (local, any, balancer) = addresses(lookup);
     let port = lookup.local_port as u16;
@@ -46,10 +29,10 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
         if lookup.ingress_ifindex == LO || lookup.ingress_ifindex == maps::device() {
             maps::assign_app(ctx, Endpoint::new(local, port));
         }
-        return Ok(Verdict::Steered);
+        return Ok(None);
     }
     if !maps::is_served(port) {
-        return Ok(Verdict::Foreign);
+        return Ok(None);
     }
     let at = |addr| maps::listener(&Endpoint::new(addr, port));
     // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
@@ -57,19 +40,20 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Verdict, Reason> {
         .or_else(|| at(any))
         .or_else(|| at(Addr::from_v6([0; 4])))
     else {
-        return Ok(Verdict::Foreign);
+        return Ok(None);
     };
     let service = listener.service();
     if !maps::allows(service, &balancer) {
-        return Err(Reason::Refused { service, balancer });
+        log_refusal(ctx, service, &balancer);
+        return Err(Counter::DispatchRefused);
     }
     if !daemon_is_up() {
-        return Err(Reason::DaemonDown);
+        return Err(Counter::DaemonDown);
     }
     if maps::assign(ctx, listener) {
-        Ok(Verdict::Accepted)
+        Ok(Some(Counter::DispatchAccepted))
     } else {
-        Err(Reason::NoListener)
+        Err(Counter::DispatchNoListener)
     }
 }
 
@@ -92,4 +76,30 @@ fn addresses(lookup: &bpf_sk_lookup) -> (Addr, Addr, Addr) {
     let local = addr(lookup.local_ip6, lookup.local_ip4);
     let remote = addr(lookup.remote_ip6, lookup.remote_ip4);
     (local, addr([0; 4], 0), remote)
+}
+
+/// One line a second and CPU, however many are refused.
+#[inline(always)]
+fn log_refusal(ctx: &SkLookupContext, service: u32, balancer: &Addr) {
+    // SAFETY: a helper without arguments.
+    if !maps::may_log(unsafe { bpf_ktime_get_ns() }) {
+        return;
+    }
+    match balancer.v4() {
+        Some(v4) => warn!(
+            ctx,
+            "refused {:i}: not in the allowlist of service {}",
+            u32::from_be(v4),
+            service
+        ),
+        None => {
+            let [a, b, c, d] = balancer.words().map(u32::to_ne_bytes);
+            let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [a, b, c, d];
+            let octets = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
+            warn!(
+                ctx,
+                "refused {:i}: not in the allowlist of service {}", octets, service
+            );
+        }
+    }
 }

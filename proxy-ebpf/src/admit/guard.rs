@@ -4,41 +4,32 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
-use proxy_common::{Addr, Endpoint, Listener, flow::Tuple, life};
+use proxy_common::{Addr, Counter, Endpoint, Listener, flow::Tuple, life};
 
 use crate::{ctx::Version, lookup::socket::listens, maps};
 
-pub enum Verdict {
-    /// No SYN to a service from one of its balancers: what becomes of it is for others to say.
-    Foreign,
-    /// The service has somebody to serve it.
-    Admitted(&'static Listener),
-}
-
-pub enum Reason {
-    /// Nobody listens at any target.
-    AppDown,
-    /// The daemon is gone, or hangs.
-    DaemonDown,
-}
-
-/// Of a SYN.
+/// The listener of a SYN that is to be served, or why it is refused. None: it is no SYN to a service from
+/// one of its balancers, and what becomes of it is for others to say.
 #[inline(always)]
-pub fn guard(ctx: &TcContext, version: Version, tuple: &Tuple) -> Result<Verdict, Reason> {
+pub fn guard(
+    ctx: &TcContext,
+    version: Version,
+    tuple: &Tuple,
+) -> Result<Option<&'static Listener>, Counter> {
     let Some(listener) = listener(&tuple.destination()) else {
-        return Ok(Verdict::Foreign);
+        return Ok(None);
     };
     let [balancer, _] = tuple.addresses();
     if !maps::allows(listener.service(), balancer) {
-        return Ok(Verdict::Foreign);
+        return Ok(None);
     }
     if !daemon_is_up() {
-        return Err(Reason::DaemonDown);
+        return Err(Counter::DaemonDown);
     }
     if !app_is_up(ctx, listener, &from(version, tuple)) {
-        return Err(Reason::AppDown);
+        return Err(Counter::AppDown);
     }
-    Ok(Verdict::Admitted(listener))
+    Ok(Some(listener))
 }
 
 /// The sockets are asked once in a tick of the kernel's clock.

@@ -6,16 +6,16 @@ use network_types::{
     tcp::TcpHdr,
 };
 use proxy_common::{
-    VETH_MAC, checksum,
+    Counter, VETH_MAC, checksum,
     cookie::{Agreed, Numbers},
     flow::Tuple,
 };
 
-use super::Failed;
 use crate::{
-    ctx::{self, Link, Version},
+    ctx::{self, Link, Unreadable, Version},
     lookup::route::Way,
     maps::Scratch,
+    verdict::{Action, Verdict},
     wire::{difference, plain_offset, replace_sum, segment::Segment},
 };
 
@@ -32,25 +32,17 @@ pub enum Answer {
     },
 }
 
-/// How an answer goes out.
-pub enum Out {
-    /// It is addressed, for this device.
-    Back(u32),
-    /// By this device; the kernel finds the neighbour.
-    ByRoute(u32),
-}
-
 /// To the neighbour that its question came from, if that is where the route leads.
 #[inline(always)]
-pub fn out(ctx: &TcContext, link: Link, way: &Way) -> Result<Out, Failed> {
+pub fn out(ctx: &TcContext, link: Link, way: &Way, why: Counter) -> Result<Verdict, Verdict> {
     let is_back = link == Link::Ethernet
         && way.device == ctx::device(ctx)
         && way.mac != [0; 6]
         && ctx::turn_back(ctx, way.mac)?;
     Ok(if is_back {
-        Out::Back(way.device)
+        Verdict::to(Action::Out, way.device, why)
     } else {
-        Out::ByRoute(way.device)
+        Verdict::to(Action::ByRoute, way.device, why)
     })
 }
 
@@ -69,7 +61,7 @@ pub fn send(
     link: Link,
     scratch: &mut Scratch,
     answer: &Answer,
-) -> Result<(), Failed> {
+) -> Result<(), Unreadable> {
     let words = match answer {
         Answer::Reset => reset(scratch),
         Answer::SynAck {
@@ -138,7 +130,12 @@ fn begin(scratch: &mut Scratch, sequence: u32, words: usize, flags: u8, window: 
 
 /// `len` bytes of `scratch.answer` in place of `scratch.header`.
 #[inline(never)]
-fn write(ctx: &TcContext, version: Version, scratch: &mut Scratch, len: u32) -> Result<(), Failed> {
+fn write(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    len: u32,
+) -> Result<(), Unreadable> {
     let Segment { len: before, .. } = scratch.segment;
     let at = plain_offset(version);
     ctx::set_len(ctx, at as u32 + len)?;
@@ -165,7 +162,7 @@ fn write(ctx: &TcContext, version: Version, scratch: &mut Scratch, len: u32) -> 
 
 /// Back to where it came from.
 #[inline(always)]
-fn write_ip(ctx: &TcContext, version: Version, tuple: &Tuple, len: u32) -> Result<(), Failed> {
+fn write_ip(ctx: &TcContext, version: Version, tuple: &Tuple, len: u32) -> Result<(), Unreadable> {
     const TTL: u8 = 64;
     const DONT_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
     let [to, from] = tuple.addresses().map(|addr| addr.words());

@@ -7,45 +7,26 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_common::{
-    VETH_MAC,
+    Counter, VETH_MAC,
     flow::{Down, flag, seconds},
 };
 
+use super::FAILED;
 use crate::{
-    ctx::{self, Link, Unreadable, Version},
+    ctx::{self, Link, Version},
     lookup::route,
     maps,
+    verdict::{Action, Verdict},
     wire::{
         icmp, rewrite,
         segment::{self, Kind, Segment},
     },
 };
 
-pub enum Way {
-    /// As it is on its way: to the same neighbour, by the same device.
-    AsItIs,
-    /// Out by the device of this index.
-    Device(u32),
-    /// The same, of an ICMP error.
-    IcmpDevice(u32),
-}
-
-pub enum Reason {
-    Failed,
-    /// Not the application's: the stack answered a segment that came before the socket was there.
-    Early,
-}
-
-impl From<Unreadable> for Reason {
-    fn from(Unreadable: Unreadable) -> Self {
-        Self::Failed
-    }
-}
-
 /// A packet that leaves a steer address; none: it is of no direct connection.
 #[inline(always)]
-pub fn down(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Way>, Reason> {
-    let scratch = maps::scratch().ok_or(Reason::Failed)?;
+pub fn down(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verdict>, Verdict> {
+    let scratch = maps::scratch().ok_or(FAILED)?;
     let segment = &mut scratch.segment;
     match segment::read(ctx, version, link, segment) {
         Kind::Tcp => tcp(ctx, version, link, segment),
@@ -60,7 +41,7 @@ fn tcp(
     version: Version,
     link: Link,
     segment: &Segment,
-) -> Result<Option<Way>, Reason> {
+) -> Result<Option<Verdict>, Verdict> {
     let Some(flow) = maps::find_down(&segment.tuple) else {
         return Ok(None);
     };
@@ -70,22 +51,22 @@ fn tcp(
     // seconds after the socket's end.
     let flow: &mut Down = unsafe { &mut *flow };
     if flow.flags & flag::CONFIRMED == 0 {
-        // A socket's own reset has ACK.
+        // A socket's own reset has ACK. This one the stack answers to a segment that came before it.
         if segment.rst() && !segment.acks() {
-            return Err(Reason::Early);
+            return Ok(Some(Verdict::drop(Counter::DirectEarly)));
         }
         confirm(flow);
     }
     account(ctx, segment, flow);
-    let device = way(ctx, version, flow).ok_or(Reason::Failed)?;
+    let device = way(ctx, version, flow).ok_or(FAILED)?;
     let is_on_its_way =
         link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(flow.mac);
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
     rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
     Ok(Some(if is_on_its_way {
-        Way::AsItIs
+        Verdict::pass(Counter::DirectDown)
     } else {
-        Way::Device(device)
+        Verdict::to(Action::ByRoute, device, Counter::DirectDown)
     }))
 }
 
@@ -165,7 +146,7 @@ fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
 
 /// What this host says of a segment that it had for the application is for the balancer.
 #[inline(always)]
-fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Way>, Reason> {
+fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verdict>, Verdict> {
     let Some(about) = icmp::about(ctx, version) else {
         return Ok(None);
     };
@@ -175,9 +156,13 @@ fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Way>, R
     // SAFETY: as in `tcp`.
     let flow: &Down = unsafe { &*ptr::from_ref(&*flow) };
     let to = flow.rewrite.to.reversed();
-    let device = route::way(ctx, version, &flow.rewrite.to).ok_or(Reason::Failed)?;
+    let way = route::way(ctx, version, &flow.rewrite.to).ok_or(FAILED)?;
     let [_, service] = to.addresses();
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
     icmp::translate(ctx, version, &about, &to, Some(service))?;
-    Ok(Some(Way::IcmpDevice(device.device)))
+    Ok(Some(Verdict::to(
+        Action::ByRoute,
+        way.device,
+        Counter::DirectIcmp,
+    )))
 }

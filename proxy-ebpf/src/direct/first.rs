@@ -7,7 +7,7 @@ use proxy_common::{
     flow::{Down, Pending, Tuple, flag, seconds},
 };
 
-use super::{Failed, Verdict, sweep, to_entrance};
+use super::{FAILED, sweep, to_daemon, to_entrance};
 use crate::{
     admit::guard,
     ctx::{self, Link, Unreadable, Version},
@@ -16,6 +16,7 @@ use crate::{
         socket::{Presence, presence},
     },
     maps::{self, Scratch},
+    verdict::{Action, Verdict},
     wire::{cut, options, proxy, rewrite, segment},
 };
 
@@ -27,53 +28,51 @@ pub fn first(
     link: Link,
     scratch: &mut Scratch,
     is_again: bool,
-) -> Result<Verdict, Failed> {
+) -> Result<Verdict, Verdict> {
     let segment = &scratch.segment;
     if !segment.acks() {
-        return Ok(Verdict::Foreign);
+        return Ok(Verdict::FOREIGN);
     }
-    let Some(listener) = guard::listener(&segment.tuple.destination()) else {
-        return Ok(Verdict::Foreign);
-    };
+    let listener = guard::listener(&segment.tuple.destination()).ok_or(Verdict::FOREIGN)?;
     if !maps::allows(listener.service(), segment.tuple.addresses()[0]) {
-        return Ok(Verdict::Foreign);
+        return Ok(Verdict::FOREIGN);
     }
     options::read(ctx, scratch)?;
     let judged = judge(scratch, listener);
     if is_daemons(ctx, version, &scratch.segment.tuple, judged) {
-        return Ok(Verdict::Foreign);
+        return Ok(Verdict::FOREIGN);
     }
     match judged {
         Judged::Ours => {}
         Judged::Late if is_again => {}
-        Judged::Later => return Ok(Verdict::Done(Counter::DirectAhead)),
+        Judged::Later => return Ok(Verdict::drop(Counter::DirectAhead)),
         Judged::Late => {
             maps::count(Counter::DirectLate);
-            return Ok(Verdict::Foreign);
+            return Ok(Verdict::FOREIGN);
         }
         Judged::Others => {
             // As long as it is busy, and for as long after that as its end may be remembered.
             maps::note_given(&scratch.segment.tuple);
-            return Ok(Verdict::Foreign);
+            return Ok(Verdict::FOREIGN);
         }
     }
     let segment = &scratch.segment;
     if segment.rst() {
-        return Ok(Verdict::Done(Counter::DirectSilent));
+        return Ok(Verdict::drop(Counter::DirectSilent));
     }
     if segment.payload == 0 && !segment.fin() {
-        return Ok(Verdict::Done(Counter::DirectHandshake));
+        return Ok(Verdict::drop(Counter::DirectHandshake));
     }
     if !is_again && maps::is_spent(segment.ack, segment.seq) {
         return Ok(spent());
     }
     match connect(ctx, version, link, scratch, listener, is_again) {
         Ok(verdict) => Ok(verdict),
-        Err(Reason::Failed) => Err(Failed),
+        Err(Reason::Failed) => Ok(FAILED),
         Err(Reason::Spent) => Ok(spent()),
         Err(Reason::ToDaemon(why)) => {
-            to_daemon(ctx, version, scratch);
-            Ok(Verdict::ToDaemon(why))
+            give(ctx, version, scratch);
+            Ok(to_daemon(&scratch.segment.tuple, why))
         }
     }
 }
@@ -94,7 +93,7 @@ fn is_daemons(ctx: &TcContext, version: Version, tuple: &Tuple, judged: Judged) 
 #[inline(always)]
 fn spent() -> Verdict {
     maps::count(Counter::DirectSpent);
-    Verdict::Foreign
+    Verdict::FOREIGN
 }
 
 /// Of whose handshake a segment is.
@@ -205,10 +204,11 @@ fn connect(
         maps::keep_header(&scratch.app, &scratch.line);
     }
     rewrite::apply(ctx, version, scratch.segment.at, &scratch.up.rewrite)?;
-    Ok(Verdict::ToApp {
-        device: to_entrance(ctx)?,
-        what: Counter::DirectOpened,
-    })
+    Ok(Verdict::to(
+        Action::In,
+        to_entrance(ctx)?,
+        Counter::DirectOpened,
+    ))
 }
 
 /// Where the client's connection goes, or why it can't be direct.
@@ -349,7 +349,7 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> Result
 
 /// Gives the segment as it is to a listener of the daemon. If that doesn't take it, the stack answers.
 #[inline(always)]
-fn to_daemon(ctx: &TcContext, version: Version, scratch: &Scratch) {
+fn give(ctx: &TcContext, version: Version, scratch: &Scratch) {
     let _ = assign(ctx, version, scratch, &scratch.segment.tuple);
 }
 

@@ -13,10 +13,11 @@ use proxy_common::{
     flow::{Piece, Pieces, Tuple},
 };
 
-use super::{Failed, Verdict, to_entrance};
+use super::to_entrance;
 use crate::{
-    ctx::{self, Link, Version},
+    ctx::{self, Link, Unreadable, Version},
     maps,
+    verdict::{Action, Verdict},
     wire::rewrite,
 };
 
@@ -30,13 +31,13 @@ struct Fragment {
 
 /// A packet that is no whole segment.
 #[inline(always)]
-pub fn fragment(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Failed> {
+pub fn fragment(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
     let read = match version {
         Version::V4 => read_v4(ctx),
         Version::V6 => read_v6(ctx),
     };
     match read {
-        None => Ok(Verdict::Foreign),
+        None => Ok(Verdict::FOREIGN),
         Some(first) if first.is_first => self::first(ctx, version, link, &first),
         Some(later) => self::later(ctx, version, link, &later.piece),
     }
@@ -90,14 +91,13 @@ fn first(
     version: Version,
     link: Link,
     fragment: &Fragment,
-) -> Result<Verdict, Failed> {
+) -> Result<Verdict, Verdict> {
     let Ok(ports) = ctx::load::<[u16; 2]>(ctx, fragment.at as usize) else {
-        return Ok(Verdict::Foreign);
+        return Ok(Verdict::FOREIGN);
     };
     let [source, destination] = fragment.piece.addresses;
-    let Some(flow) = maps::find_up(&Tuple::from_wire(source, destination, ports)) else {
-        return Ok(Verdict::Foreign);
-    };
+    let flow =
+        maps::find_up(&Tuple::from_wire(source, destination, ports)).ok_or(Verdict::FOREIGN)?;
     // SAFETY: written before the element is in the map.
     let flow = unsafe { &(*flow).rewrite };
     let pieces = Pieces {
@@ -111,10 +111,8 @@ fn first(
 }
 
 #[inline(always)]
-fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result<Verdict, Failed> {
-    let Some(pieces) = maps::pieces(piece) else {
-        return Ok(Verdict::Foreign);
-    };
+fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result<Verdict, Verdict> {
+    let pieces = maps::pieces(piece).ok_or(Verdict::FOREIGN)?;
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
     match version {
         Version::V4 => {
@@ -122,7 +120,7 @@ fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result
             ctx::store(ctx, offset_of!(Ipv4Hdr, src_addr), &addresses)?;
             let check = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
             ctx.l3_csum_replace(check, 0, pieces.difference.into(), 0)
-                .map_err(|_| Failed)?;
+                .map_err(|_| Unreadable)?;
         }
         Version::V6 => {
             ctx::store(ctx, offset_of!(Ipv6Hdr, src_addr), &pieces.addresses)?;
@@ -132,9 +130,10 @@ fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result
 }
 
 #[inline(always)]
-fn to_app(ctx: &TcContext) -> Result<Verdict, Failed> {
-    Ok(Verdict::ToApp {
-        device: to_entrance(ctx)?,
-        what: Counter::DirectUp,
-    })
+fn to_app(ctx: &TcContext) -> Result<Verdict, Verdict> {
+    Ok(Verdict::to(
+        Action::In,
+        to_entrance(ctx)?,
+        Counter::DirectUp,
+    ))
 }

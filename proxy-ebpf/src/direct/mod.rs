@@ -14,53 +14,47 @@ mod syn;
 mod up;
 
 use aya_ebpf::programs::TcContext;
-use proxy_common::{Counter, LO, LO_MAC, VETH_MAC};
+use proxy_common::{Counter, LO, LO_MAC, VETH_MAC, flow::Tuple};
 
 use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps::{self, Scratch},
+    verdict::Verdict,
     wire::segment::{self, Kind},
 };
 
 pub use syn::refuse;
 
-pub enum Verdict {
-    /// None of ours, or the stack's to answer.
-    Foreign,
-    /// To the daemon's listener, or to the stack in its place.
-    ToDaemon(Counter),
-    /// An answer to the balancer, out by this device.
-    Answer { out: answer::Out, why: Counter },
-    /// In by this device, to the application.
-    ToApp { device: u32, what: Counter },
-    /// Nothing is to be done with it.
-    Done(Counter),
-}
-
 /// The kernel has no memory, or the packet is shorter than it says: TCP sends it again.
-pub struct Failed;
+const FAILED: Verdict = Verdict::drop(Counter::DirectFailed);
 
-impl From<Unreadable> for Failed {
+/// An error here is a verdict as well: `?` leaves with it early.
+impl From<Unreadable> for Verdict {
     fn from(Unreadable: Unreadable) -> Self {
-        Self
+        FAILED
     }
 }
 
 /// A packet that comes in.
 #[inline(always)]
-pub fn direct(ctx: &TcContext, link: Link) -> Result<Verdict, Failed> {
-    if !ctx::is_for_host(ctx) {
-        return Ok(Verdict::Foreign);
+pub fn direct(ctx: &TcContext, link: Link) -> Verdict {
+    match incoming(ctx, link) {
+        Ok(verdict) | Err(verdict) => verdict,
     }
-    let Some(version) = ctx::version(ctx) else {
-        return Ok(Verdict::Foreign);
-    };
-    let scratch = maps::scratch().ok_or(Failed)?;
+}
+
+#[inline(always)]
+fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
+    if !ctx::is_for_host(ctx) {
+        return Ok(Verdict::FOREIGN);
+    }
+    let version = ctx::version(ctx).ok_or(Verdict::FOREIGN)?;
+    let scratch = maps::scratch().ok_or(FAILED)?;
     match segment::read(ctx, version, link, &mut scratch.segment) {
         Kind::Other => fragment::fragment(ctx, version, link),
         Kind::Icmp => up::icmp(ctx, version, link),
         Kind::Tcp if !maps::is_served(u16::from_be(scratch.segment.tuple.ports()[1])) => {
-            Ok(Verdict::Foreign)
+            Ok(Verdict::FOREIGN)
         }
         Kind::Tcp => tcp(ctx, version, link, scratch),
     }
@@ -72,20 +66,23 @@ fn tcp(
     version: Version,
     link: Link,
     scratch: &mut Scratch,
-) -> Result<Verdict, Failed> {
-    let outcome = up::up(ctx, version, link, &scratch.segment)?;
-    let is_again = matches!(outcome, up::Outcome::Again);
-    let verdict = match outcome {
-        up::Outcome::Done(verdict) => verdict,
-        up::Outcome::NoFlow if scratch.segment.is_first() => syn::syn(ctx, version, link, scratch)?,
-        up::Outcome::NoFlow | up::Outcome::Again => {
-            first::first(ctx, version, link, scratch, is_again)?
+) -> Result<Verdict, Verdict> {
+    let is_again = match up::up(ctx, version, link, &scratch.segment)? {
+        up::Outcome::Done(verdict) => return Ok(verdict),
+        up::Outcome::NoFlow if scratch.segment.is_first() => {
+            return syn::syn(ctx, version, link, scratch);
         }
+        up::Outcome::NoFlow => false,
+        up::Outcome::Again => true,
     };
-    if let Verdict::ToDaemon(_) = verdict {
-        maps::note_given(&scratch.segment.tuple);
-    }
-    Ok(verdict)
+    first::first(ctx, version, link, scratch, is_again)
+}
+
+/// The connection is the daemon's.
+#[inline(always)]
+fn to_daemon(tuple: &Tuple, why: Counter) -> Verdict {
+    maps::note_given(tuple);
+    Verdict::pass(why)
 }
 
 /// Makes a segment ready for where it enters the host on its way to an application: the device. At the

@@ -8,17 +8,19 @@ use proxy_common::{
 };
 
 use super::{
-    Failed, Verdict,
+    FAILED,
     answer::{self, Answer},
+    to_daemon,
 };
 use crate::{
-    admit::guard::{self, guard},
-    ctx::{self, Link, Version},
+    admit::guard::guard,
+    ctx::{self, Link, Unreadable, Version},
     lookup::{
         route,
         socket::{Presence, presence},
     },
     maps::{self, Scratch},
+    verdict::Verdict,
     wire::{
         options::{self, Options},
         segment::{self, Kind, Segment},
@@ -27,22 +29,24 @@ use crate::{
 
 /// Where direct connections aren't to be had, SYNs are only refused if nobody is there.
 #[inline(always)]
-pub fn refuse(ctx: &TcContext, link: Link) -> Result<Verdict, Failed> {
+pub fn refuse(ctx: &TcContext, link: Link) -> Verdict {
     if !ctx::is_for_host(ctx) {
-        return Ok(Verdict::Foreign);
+        return Verdict::FOREIGN;
     }
     let Some(version) = ctx::version(ctx) else {
-        return Ok(Verdict::Foreign);
+        return Verdict::FOREIGN;
     };
-    let scratch = maps::scratch().ok_or(Failed)?;
+    let Some(scratch) = maps::scratch() else {
+        return FAILED;
+    };
     let kind = segment::read(ctx, version, link, &mut scratch.segment);
     let port = u16::from_be(scratch.segment.tuple.ports()[1]);
     if kind != Kind::Tcp || !maps::is_served(port) || !scratch.segment.is_first() {
-        return Ok(Verdict::Foreign);
+        return Verdict::FOREIGN;
     }
-    match admitted(ctx, version, link, scratch)? {
-        Ok(_) => Ok(Verdict::Foreign),
-        Err(refused) => Ok(refused),
+    match admitted(ctx, version, link, scratch) {
+        Ok(_) => Verdict::FOREIGN,
+        Err(refused) => refused,
     }
 }
 
@@ -53,23 +57,31 @@ fn admitted(
     version: Version,
     link: Link,
     scratch: &mut Scratch,
-) -> Result<Result<&'static Listener, Verdict>, Failed> {
-    let why = match guard(ctx, version, &scratch.segment.tuple) {
-        Ok(guard::Verdict::Admitted(listener)) => return Ok(Ok(listener)),
-        Ok(guard::Verdict::Foreign) => return Ok(Err(Verdict::Foreign)),
-        Err(guard::Reason::AppDown) => Counter::AppDown,
-        Err(guard::Reason::DaemonDown) => Counter::DaemonDown,
-    };
-    let Some(way) = route::way(ctx, version, &scratch.segment.tuple.reversed()) else {
-        return Ok(Err(Verdict::Foreign));
-    };
+) -> Result<&'static Listener, Verdict> {
+    match guard(ctx, version, &scratch.segment.tuple) {
+        Ok(Some(listener)) => Ok(listener),
+        Ok(None) => Err(Verdict::FOREIGN),
+        Err(why) => Err(reset(ctx, version, link, scratch, why)?),
+    }
+}
+
+/// Answered as by a port where nobody listens, if the stack hasn't to do it.
+#[inline(always)]
+fn reset(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    why: Counter,
+) -> Result<Verdict, Verdict> {
+    let way =
+        route::way(ctx, version, &scratch.segment.tuple.reversed()).ok_or(Verdict::FOREIGN)?;
     if !segment::is_plain(&scratch.segment, version) || scratch.segment.payload > 0 {
-        return Ok(Err(Verdict::Foreign));
+        return Ok(Verdict::FOREIGN);
     }
     options::read(ctx, scratch)?;
     answer::send(ctx, version, link, scratch, &Answer::Reset)?;
-    let out = answer::out(ctx, link, &way)?;
-    Ok(Err(Verdict::Answer { out, why }))
+    answer::out(ctx, link, &way, why)
 }
 
 #[inline(always)]
@@ -78,28 +90,25 @@ pub fn syn(
     version: Version,
     link: Link,
     scratch: &mut Scratch,
-) -> Result<Verdict, Failed> {
-    let listener = match admitted(ctx, version, link, scratch)? {
-        Ok(listener) => listener,
-        Err(refused) => return Ok(refused),
-    };
+) -> Result<Verdict, Verdict> {
+    let listener = admitted(ctx, version, link, scratch)?;
     let (Some(host), Some(secret)) = (maps::host(), maps::secret()) else {
-        return Ok(Verdict::ToDaemon(Counter::ToDaemonService));
+        return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonService));
     };
     if let Some(why) = unfit(ctx, version, scratch, listener, host)? {
-        return Ok(Verdict::ToDaemon(why));
+        return Ok(to_daemon(&scratch.segment.tuple, why));
     }
     // The stack knows how to follow a connection that is in TIME_WAIT; two ends of one tuple there
     // can't be.
     if maps::was_given(&scratch.segment.tuple)
         && presence(ctx, version, &scratch.segment.tuple) != Presence::Gone
     {
-        return Ok(Verdict::ToDaemon(Counter::ToDaemonTaken));
+        return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonTaken));
     }
     let way = route::way(ctx, version, &scratch.segment.tuple.reversed());
     // By any other device, anybody on that link could hear the answer.
     let Some(way) = way.filter(|way| way.device == ctx::device(ctx)) else {
-        return Ok(Verdict::ToDaemon(Counter::ToDaemonRoute));
+        return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonRoute));
     };
     let agreed = agree(&scratch.options, host, version);
     let mut numbers = Numbers {
@@ -113,7 +122,7 @@ pub fn syn(
         secret,
         &mut numbers,
     ) {
-        return Ok(Verdict::ToDaemon(Counter::ToDaemonPending));
+        return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonPending));
     }
     let answer = Answer::SynAck {
         agreed,
@@ -122,10 +131,7 @@ pub fn syn(
         scale: host.scale as u8,
     };
     answer::send(ctx, version, link, scratch, &answer)?;
-    Ok(Verdict::Answer {
-        out: answer::out(ctx, link, &way)?,
-        why: Counter::DirectSyn,
-    })
+    answer::out(ctx, link, &way, Counter::DirectSyn)
 }
 
 /// Why this SYN's connection can't be direct. Afterwards its options are read.
@@ -136,7 +142,7 @@ fn unfit(
     scratch: &mut Scratch,
     listener: &Listener,
     host: &Host,
-) -> Result<Option<Counter>, Failed> {
+) -> Result<Option<Counter>, Unreadable> {
     let direct = match version {
         Version::V4 => Listener::DIRECT_V4,
         Version::V6 => Listener::DIRECT_V6,

@@ -6,11 +6,12 @@ use proxy_common::{
     flow::{Tuple, Up},
 };
 
-use super::{Failed, Verdict, sweep, to_entrance};
+use super::{sweep, to_entrance};
 use crate::{
     ctx::{self, Link, Version},
     lookup::socket::{Presence, presence},
     maps,
+    verdict::{Action, Verdict},
     wire::{icmp, rewrite, segment::Segment},
 };
 
@@ -28,7 +29,7 @@ pub fn up(
     version: Version,
     link: Link,
     segment: &Segment,
-) -> Result<Outcome, Failed> {
+) -> Result<Outcome, Verdict> {
     let Some(flow) = maps::find_up(&segment.tuple) else {
         return Ok(Outcome::NoFlow);
     };
@@ -60,10 +61,11 @@ pub fn up(
     }
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
     rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
-    Ok(Outcome::Done(Verdict::ToApp {
-        device: to_entrance(ctx)?,
-        what: Counter::DirectUp,
-    }))
+    Ok(Outcome::Done(Verdict::to(
+        Action::In,
+        to_entrance(ctx)?,
+        Counter::DirectUp,
+    )))
 }
 
 /// Looked at after the socket: it may have been made meanwhile.
@@ -76,19 +78,16 @@ fn was_there(down: &Tuple) -> bool {
 
 /// A router's word on a segment that went to the balancer is for the application.
 #[inline(always)]
-pub fn icmp(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Failed> {
-    let Some(about) = icmp::about(ctx, version) else {
-        return Ok(Verdict::Foreign);
-    };
-    let Some(flow) = maps::find_up(&about.reversed()) else {
-        return Ok(Verdict::Foreign);
-    };
+pub fn icmp(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+    let about = icmp::about(ctx, version).ok_or(Verdict::FOREIGN)?;
+    let flow = maps::find_up(&about.reversed()).ok_or(Verdict::FOREIGN)?;
     // SAFETY: as in `up`.
     let to = unsafe { (*flow).rewrite.to }.reversed();
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
     icmp::translate(ctx, version, &about, &to, None)?;
-    Ok(Verdict::ToApp {
-        device: to_entrance(ctx)?,
-        what: Counter::DirectIcmp,
-    })
+    Ok(Verdict::to(
+        Action::In,
+        to_entrance(ctx)?,
+        Counter::DirectIcmp,
+    ))
 }

@@ -178,7 +178,7 @@ pub fn flows() -> u64 {
 }
 
 /// This connection is the daemon's.
-#[inline(always)]
+#[inline(never)]
 pub fn note_given(tuple: &Tuple) {
     store_word(GIVEN.get_ptr_mut(given::place(tuple)), now());
 }

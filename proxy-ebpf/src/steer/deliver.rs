@@ -9,60 +9,61 @@
 //! choice: since Linux 6.16, nftables' `fib` takes such a packet's reverse path for wrong.
 
 use aya_ebpf::{helpers::bpf_sk_assign, programs::TcContext};
-use proxy_common::flow::Tuple;
+use proxy_common::{Counter, flow::Tuple};
 
 use crate::{
-    ctx::{Link, Version},
+    ctx::{self, Link, Version},
     direct::sweep,
     lookup::socket::{HERE, with_socket},
     maps,
+    verdict::Verdict,
     wire::segment::{self, Kind},
 };
 
-pub enum Verdict {
-    /// Not the start of a connection: its socket is found by the kernel.
-    Later,
-    /// The kernel finds a socket by itself.
-    Found,
-    /// To the target's listener.
-    Assigned,
-}
-
-pub enum Reason {
-    Unreadable,
-    /// The client has a direct connection from this port, which it had not a moment ago.
-    Taken,
-    NoTarget,
-    NoListener,
-    AssignFailed,
-}
-
 #[inline(always)]
-pub fn deliver(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
-    let scratch = maps::scratch().ok_or(Reason::Unreadable)?;
+pub fn deliver(ctx: &TcContext) -> Verdict {
+    if ctx::mark(ctx) != maps::mark() {
+        return Verdict::FOREIGN;
+    }
+    ctx.set_mark(0);
+    match ctx::version(ctx) {
+        Some(version) => to_app(ctx, version),
+        None => Verdict::FOREIGN,
+    }
+}
+
+/// Nearly whatever comes of it, the packet goes on: without a socket the kernel answers RST by itself.
+#[inline(always)]
+pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return Verdict::pass(Counter::DeliverFailed);
+    };
     let segment = &mut scratch.segment;
     let kind = segment::read(ctx, version, Link::Ethernet, segment);
     if kind != Kind::Tcp || !segment.is_first() {
-        return Ok(Verdict::Later);
+        // Its socket is found by the kernel.
+        return Verdict::FOREIGN;
     }
     let steered = &segment.tuple.destination();
     // What is left of a direct connection of this client would take this one's replies.
     if !sweep::forget_left(ctx, version, &segment.tuple.reversed()) {
-        return Err(Reason::Taken);
+        return Verdict::drop(Counter::DeliverTaken);
     }
     if with_socket(ctx, version, &segment.tuple, HERE, |_| ()).is_some() {
-        return Ok(Verdict::Found);
+        return Verdict::pass(Counter::DeliverFound);
     }
-    let target = maps::target(steered).ok_or(Reason::NoTarget)?;
+    let Some(target) = maps::target(steered) else {
+        return Verdict::pass(Counter::DeliverNoTarget);
+    };
     let to_target = Tuple::new(segment.tuple.source(), target);
     let assigned = with_socket(ctx, version, &to_target, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
         maps::remember_app(steered, socket)
             || unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) } == 0
     });
-    match assigned {
-        None => Err(Reason::NoListener),
-        Some(true) => Ok(Verdict::Assigned),
-        Some(false) => Err(Reason::AssignFailed),
-    }
+    Verdict::pass(match assigned {
+        None => Counter::DeliverNoListener,
+        Some(true) => Counter::DeliverAssigned,
+        Some(false) => Counter::DeliverFailed,
+    })
 }

@@ -7,66 +7,59 @@
 //! FORWARD chain.
 
 use aya_ebpf::programs::TcContext;
-use proxy_common::LO_MAC;
+use proxy_common::{Counter, LO, LO_MAC};
 
 use super::deliver;
 use crate::{
-    ctx::{self, Link, Unreadable, Version},
+    ctx::{self, Link, Version},
     lookup::route,
     maps,
+    verdict::{Action, Verdict},
     wire::{
         self,
         segment::{self, Kind},
     },
 };
 
-pub enum Verdict {
-    /// A packet of a balancer, which `direct` sent in through this device.
-    Forwarded,
-    /// To `lo`, marked for `deliver`.
-    Lo,
-    /// In through this device, with what `deliver` says.
-    Here(Result<deliver::Verdict, deliver::Reason>),
-    /// Out by the device of this index.
-    Beyond(u32),
-}
-
-pub enum Reason {
-    /// Neither for a steer address nor for a target.
-    Stray,
-    NoHeader,
-    NoRoute,
-}
-
 #[inline(always)]
-pub fn inject(ctx: &TcContext) -> Result<Verdict, Reason> {
+pub fn inject(ctx: &TcContext) -> Verdict {
     if ctx::mark(ctx) == maps::mark() {
+        // A packet of a balancer, which `direct` sent in through this device.
         ctx.set_mark(0);
-        return Ok(Verdict::Forwarded);
+        return Verdict::FOREIGN;
     }
-    let version = ctx::version(ctx).ok_or(Reason::Stray)?;
-    let destination = wire::destination(ctx, version, Link::Ethernet);
-    let destination = destination.map_err(|Unreadable| Reason::Stray)?;
+    let Some(version) = ctx::version(ctx) else {
+        return Verdict::drop(Counter::InjectStray);
+    };
+    let Ok(destination) = wire::destination(ctx, version, Link::Ethernet) else {
+        return Verdict::drop(Counter::InjectStray);
+    };
     if !maps::is_steer(&destination) {
         return beyond(ctx, version);
     }
     if !maps::via_lo() {
-        return Ok(Verdict::Here(deliver::deliver(ctx, version)));
+        maps::count(Counter::InjectSteered);
+        return deliver::to_app(ctx, version);
     }
-    ctx::set_macs(ctx, LO_MAC)
-        .map(|()| Verdict::Lo)
-        .map_err(|Unreadable| Reason::NoHeader)
+    if ctx::set_macs(ctx, LO_MAC).is_err() {
+        return Verdict::drop(Counter::InjectFailed);
+    }
+    ctx.set_mark(maps::mark());
+    Verdict::to(Action::In, LO, Counter::InjectSteered)
 }
 
 #[inline(always)]
-fn beyond(ctx: &TcContext, version: Version) -> Result<Verdict, Reason> {
-    let scratch = maps::scratch().ok_or(Reason::Stray)?;
+fn beyond(ctx: &TcContext, version: Version) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return Verdict::drop(Counter::InjectStray);
+    };
     let segment = &mut scratch.segment;
     let kind = segment::read(ctx, version, Link::Ethernet, segment);
     if kind != Kind::Tcp || !maps::is_remote(&segment.tuple.destination()) {
-        return Err(Reason::Stray);
+        return Verdict::drop(Counter::InjectStray);
     }
-    let way = route::way(ctx, version, &segment.tuple);
-    way.map(|way| Verdict::Beyond(way.device))
-        .ok_or(Reason::NoRoute)
+    match route::way(ctx, version, &segment.tuple) {
+        Some(way) => Verdict::to(Action::ByRoute, way.device, Counter::InjectForwarded),
+        None => Verdict::drop(Counter::InjectNoRoute),
+    }
 }
