@@ -151,6 +151,7 @@ fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
     }
 }
 
+/// One word, as functions that aren't inlined give no more back.
 enum Reason {
     Failed,
     /// Its connection has been made, and is over.
@@ -191,7 +192,7 @@ fn connect(
         return Err(Reason::Spent);
     }
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
-    open(ctx, version, scratch, listener, steered)?;
+    insert(ctx, version, scratch, listener, steered)?;
     let to_app = Tuple::new(scratch.proxy.source, steered.target);
     if !assign(ctx, version, scratch, &to_app) {
         maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
@@ -247,29 +248,6 @@ fn fit<'a>(
 }
 
 /// Both entries, before the socket is there: no segment of it may find none.
-#[inline(always)]
-fn open(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    listener: &Listener,
-    steered: &Steered,
-) -> Result<(), Reason> {
-    match insert(ctx, version, scratch, listener, steered) {
-        Inserted::Both => Ok(()),
-        Inserted::Busy => Err(Reason::ToDaemon(Counter::ToDaemonBusy)),
-        Inserted::Full => Err(Reason::ToDaemon(Counter::ToDaemonFull)),
-        Inserted::Failed => Err(Reason::Failed),
-    }
-}
-
-enum Inserted {
-    Both,
-    Busy,
-    Full,
-    Failed,
-}
-
 #[inline(never)]
 fn insert(
     ctx: &TcContext,
@@ -277,42 +255,38 @@ fn insert(
     scratch: &mut Scratch,
     listener: &Listener,
     steered: &Steered,
-) -> Inserted {
-    if fill(scratch, listener, steered).is_err() {
-        return Inserted::Failed;
-    }
+) -> Result<(), Reason> {
+    const BUSY: Reason = Reason::ToDaemon(Counter::ToDaemonBusy);
+    const FULL: Reason = Reason::ToDaemon(Counter::ToDaemonFull);
+    fill(scratch, listener, steered)?;
     let before = presence(ctx, version, &scratch.up.rewrite.to);
     if before == Presence::There {
-        return Inserted::Busy;
+        return Err(BUSY);
     }
     if before == Presence::TimeWait {
         // The kernel makes no second socket beside that one, but for a SYN it makes way.
         sweep::forget_left(ctx, version, &scratch.app);
-        return Inserted::Busy;
+        return Err(BUSY);
     }
     if !maps::insert_up(&scratch.segment.tuple, &scratch.up) {
         // Another CPU may have the same segment.
         let is_there = maps::find_up(&scratch.segment.tuple).is_some();
-        return if is_there {
-            Inserted::Failed
-        } else {
-            Inserted::Full
-        };
+        return Err(if is_there { Reason::Failed } else { FULL });
     }
     if !maps::insert_down(&scratch.app, &scratch.down) {
         // What is left of the client's last connection, or another one that is just being made.
         if !sweep::forget_left(ctx, version, &scratch.app) {
             maps::forget_up(&scratch.segment.tuple);
-            return Inserted::Busy;
+            return Err(BUSY);
         }
         maps::insert_up(&scratch.segment.tuple, &scratch.up);
         if !maps::insert_down(&scratch.app, &scratch.down) {
             maps::forget_up(&scratch.segment.tuple);
-            return Inserted::Full;
+            return Err(FULL);
         }
     }
     maps::add_flows(1);
-    Inserted::Both
+    Ok(())
 }
 
 /// Both entries, and the tuple of the application's packets. A function of its own, as a program's

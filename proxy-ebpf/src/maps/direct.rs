@@ -81,6 +81,8 @@ pub struct Scratch {
     pub tlvs: proxy::Tlvs,
     /// The header at the beginning of a payload.
     pub proxy: proxy::Header,
+    /// What cutting it out does to a checksum.
+    pub removed: u32,
     /// The entries of a new flow, and the tuple of its application's packets.
     pub up: Up,
     pub down: Down,

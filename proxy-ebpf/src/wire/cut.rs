@@ -17,7 +17,7 @@ use proxy_common::{
     header,
 };
 
-use super::{options, plain_offset, replace_sum, segment::Segment, sum};
+use super::{plain_offset, replace_sum, segment::Segment, sum};
 use crate::{
     bounds::bounded,
     ctx::{self, Link, Unreadable, Version},
@@ -27,8 +27,9 @@ use crate::{
 /// The most that may follow what is cut out: it passes through a buffer.
 pub const MOST: u64 = 16 * 1024;
 
-/// Cuts the first `count` bytes out of the payload, and leaves them in `scratch.line`. Lengths, the sequence number and checksums are
-/// right afterwards; the packet has an Ethernet header, and nothing between that of IP and TCP's.
+/// Cuts the first `count` bytes out of the payload, and leaves them in `scratch.line`. Lengths, the sequence
+/// number and checksums are right afterwards; the packet has an Ethernet header, and nothing between that of
+/// IP and TCP's, which is in `scratch.header`.
 #[inline(always)]
 pub fn cut(
     ctx: &TcContext,
@@ -36,44 +37,21 @@ pub fn cut(
     scratch: &mut Scratch,
     count: u32,
 ) -> Result<(), Unreadable> {
-    let removed = difference(ctx, version, scratch, count)?;
+    sum_removed(ctx, version, scratch, count)?;
     // All at once: each of the following steps would make room for itself.
     ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
     move_up(ctx, &scratch.segment, count)?;
-    fix_headers(ctx, version, &scratch.segment, count, removed)
+    fix_headers(ctx, version, &scratch.segment, count, scratch.removed)
 }
 
-/// What it does to a checksum that is of all bytes.
-#[inline(always)]
-fn difference(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    count: u32,
-) -> Result<u32, Unreadable> {
-    match sum_removed(ctx, version, scratch, count) {
-        0 => Err(Unreadable),
-        packed => Ok(packed as u32),
-    }
-}
-
-/// The difference, and a bit above it that says that it is there.
+/// What it does to a checksum that is of all bytes, into `scratch.removed`.
 #[inline(never)]
-fn sum_removed(ctx: &TcContext, version: Version, scratch: &mut Scratch, count: u32) -> u64 {
-    const THERE: u64 = 1 << 32;
-    match try_sum_removed(ctx, version, scratch, count) {
-        Some(difference) => THERE | u64::from(difference),
-        None => 0,
-    }
-}
-
-#[inline(always)]
-fn try_sum_removed(
+fn sum_removed(
     ctx: &TcContext,
     version: Version,
     scratch: &mut Scratch,
     count: u32,
-) -> Option<u32> {
+) -> Result<(), Unreadable> {
     let Segment {
         tuple,
         at,
@@ -84,18 +62,16 @@ fn try_sum_removed(
     scratch.line.bytes = [0; header::MAX_LEN / 4];
     scratch.line.len = count;
     let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
-    let bytes = bounded::<1, { header::MAX_LEN as u64 }>(count.into())?;
-    ctx::load_payload(ctx, Link::Ethernet, (at + len) as usize, line, bytes).ok()?;
+    let bytes = bounded::<1, { header::MAX_LEN as u64 }>(count.into()).ok_or(Unreadable)?;
+    ctx::load_payload(ctx, Link::Ethernet, (at + len) as usize, line, bytes)?;
     let line = sum(&scratch.line.bytes, 0);
     let removed = u32::from(!fold(line));
+    scratch.removed = removed;
     if count & 1 == 0 {
-        return Some(removed);
+        return Ok(());
     }
     // The sum of what follows is all that isn't known of the old checksum.
-    scratch.header = [0; 18];
     let header: *mut u8 = (&raw mut scratch.header).cast();
-    let header_len = bounded::<{ options::LEAST }, { options::MOST }>(len.into())?;
-    ctx::load_bytes(ctx, at as usize, header, header_len).ok()?;
     // SAFETY: the fifth word has the checksum in its first half.
     let check = unsafe { &mut *header.add(offset_of!(TcpHdr, check)).cast::<u16>() };
     let total = !*check;
@@ -110,7 +86,8 @@ fn try_sum_removed(
     let protocol = u32::from(IpProto::Tcp as u8).to_be();
     let known = sum(&[(len + payload).to_be(), protocol], known);
     let rest = fold(u32::from(total) + u32::from(!fold(known)));
-    Some(cut_odd(removed, rest))
+    scratch.removed = cut_odd(removed, rest);
+    Ok(())
 }
 
 /// The bytes behind the cut to its place.

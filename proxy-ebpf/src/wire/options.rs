@@ -14,8 +14,8 @@ use crate::{
 /// Room for a TCP header, and for reading an option behind its end. Zeroes follow the header.
 pub type Header = [u32; 18];
 
-pub const LEAST: u64 = TcpHdr::LEN as u64;
-pub const MOST: u64 = 60;
+const LEAST: u64 = TcpHdr::LEN as u64;
+const MOST: u64 = 60;
 
 /// What a segment's options say.
 #[repr(C)]
