@@ -16,21 +16,8 @@ use crate::{
     lookup::route::Way,
     maps::Scratch,
     verdict::{Action, Verdict},
-    wire::{difference, plain_offset, replace_sum, segment::Segment},
+    wire::{difference, plain_offset, replace_sum},
 };
-
-pub enum Answer {
-    /// As of a port where nobody listens.
-    Reset,
-    SynAck {
-        agreed: Agreed,
-        numbers: Numbers,
-        /// The largest packet that the balancer may send.
-        mtu: u32,
-        /// The window scale, where one is agreed on.
-        scale: u8,
-    },
-}
 
 /// To the neighbour that its question came from, if that is where the route leads.
 #[inline(always)]
@@ -50,48 +37,49 @@ pub fn out(ctx: &TcContext, link: Link, way: &Way, why: Counter) -> Result<Verdi
 const WINDOW: u16 = 64_240;
 const SYN_ACK: u8 = 0x12;
 const RST_ACK: u8 = 0x14;
-/// Words of a header with all options that an answer can have.
-const WORDS: usize = 10;
 
-/// Makes the packet the answer. Its options are read; it is plain and has no payload.
+/// Makes the packet the answer of a port where nobody listens. The packet's options are read; it is plain and
+/// has no payload.
 #[inline(always)]
-pub fn send(
+pub fn reset(
     ctx: &TcContext,
     version: Version,
     link: Link,
     scratch: &mut Scratch,
-    answer: &Answer,
 ) -> Result<(), Unreadable> {
-    let words = match answer {
-        Answer::Reset => reset(scratch),
-        Answer::SynAck {
-            agreed,
-            numbers,
-            mtu,
-            scale,
-        } => syn_ack(scratch, version, agreed, *numbers, *mtu, *scale),
-    };
+    const WORDS: usize = TcpHdr::LEN / 4;
+    begin(scratch, 0, WORDS, RST_ACK, 0);
     ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
-    write(ctx, version, scratch, words as u32 * 4)
+    write::<WORDS>(ctx, version, scratch)
 }
 
-/// Returns the number of words.
-#[inline(always)]
-fn reset(scratch: &mut Scratch) -> usize {
-    const LEN: usize = TcpHdr::LEN / 4;
-    begin(scratch, 0, LEN, RST_ACK, 0);
-    LEN
+/// What a SYN is answered with.
+pub struct SynAck {
+    pub agreed: Agreed,
+    pub numbers: Numbers,
+    /// The largest packet that the balancer may send.
+    pub mtu: u32,
+    /// The window scale, where one is agreed on.
+    pub scale: u8,
 }
 
+/// The same of one where somebody does.
 #[inline(always)]
-fn syn_ack(
-    scratch: &mut Scratch,
+pub fn syn_ack(
+    ctx: &TcContext,
     version: Version,
-    agreed: &Agreed,
-    numbers: Numbers,
-    mtu: u32,
-    scale: u8,
-) -> usize {
+    link: Link,
+    scratch: &mut Scratch,
+    with: &SynAck,
+) -> Result<(), Unreadable> {
+    /// With all options that an answer can have.
+    const WORDS: usize = 10;
+    let SynAck {
+        agreed,
+        numbers,
+        mtu,
+        scale,
+    } = *with;
     begin(scratch, numbers.sequence, WORDS, SYN_ACK, WINDOW);
     let headers = (plain_offset(version) + TcpHdr::LEN) as u32;
     let [high, low] = (mtu.saturating_sub(headers).min(u16::MAX.into()) as u16).to_be_bytes();
@@ -111,7 +99,8 @@ fn syn_ack(
     if agreed.scale.is_some() {
         answer[9] = u32::from_ne_bytes([1, 3, 3, scale]);
     }
-    WORDS
+    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    write::<WORDS>(ctx, version, scratch)
 }
 
 /// The fixed part of the header.
@@ -128,34 +117,21 @@ fn begin(scratch: &mut Scratch, sequence: u32, words: usize, flags: u8, window: 
     scratch.answer[4] = scratch.header[4] & u32::from_ne_bytes([0xff, 0xff, 0, 0]);
 }
 
-/// `len` bytes of `scratch.answer` in place of `scratch.header`.
+/// The first words of `scratch.answer` in place of `scratch.header`.
 #[inline(never)]
-fn write(
+fn write<const WORDS: usize>(
     ctx: &TcContext,
     version: Version,
-    scratch: &mut Scratch,
-    len: u32,
+    scratch: &Scratch,
 ) -> Result<(), Unreadable> {
-    let Segment { len: before, .. } = scratch.segment;
-    let at = plain_offset(version);
+    let (at, len) = (plain_offset(version), WORDS as u32 * 4);
     ctx::set_len(ctx, at as u32 + len)?;
-    if len as usize == TcpHdr::LEN {
-        let header: [u32; TcpHdr::LEN / 4] = [
-            scratch.answer[0],
-            scratch.answer[1],
-            scratch.answer[2],
-            scratch.answer[3],
-            scratch.answer[4],
-        ];
-        ctx::store(ctx, at, &header)?;
-    } else {
-        // SAFETY: the first words of more.
-        let header = unsafe { &*(&raw const scratch.answer).cast::<[u32; WORDS]>() };
-        ctx::store(ctx, at, header)?;
-    }
+    // SAFETY: the first words of more.
+    let header = unsafe { &*(&raw const scratch.answer).cast::<[u32; WORDS]>() };
+    ctx::store(ctx, at, header)?;
     let sum = difference(&scratch.header, &scratch.answer)?;
     replace_sum(ctx, at, sum, 0)?;
-    let lengths = difference(&before.to_be(), &len.to_be())?;
+    let lengths = difference(&scratch.segment.len.to_be(), &len.to_be())?;
     replace_sum(ctx, at, lengths, BPF_F_PSEUDO_HDR.into())?;
     write_ip(ctx, version, &scratch.segment.tuple, len)
 }

@@ -9,7 +9,7 @@ use proxy_common::{
 
 use super::{
     FAILED,
-    answer::{self, Answer},
+    answer::{self, SynAck},
     to_daemon,
 };
 use crate::{
@@ -80,7 +80,7 @@ fn reset(
         return Ok(Verdict::FOREIGN);
     }
     options::read(ctx, scratch)?;
-    answer::send(ctx, version, link, scratch, &Answer::Reset)?;
+    answer::reset(ctx, version, link, scratch)?;
     answer::out(ctx, link, &way, why)
 }
 
@@ -124,13 +124,13 @@ pub fn syn(
     ) {
         return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonPending));
     }
-    let answer = Answer::SynAck {
+    let answer = SynAck {
         agreed,
         numbers,
         mtu: way.mtu,
         scale: host.scale as u8,
     };
-    answer::send(ctx, version, link, scratch, &answer)?;
+    answer::syn_ack(ctx, version, link, scratch, &answer)?;
     answer::out(ctx, link, &way, Counter::DirectSyn)
 }
 
