@@ -4,7 +4,7 @@
 //! Offsets count from the network header, which every device has; an Ethernet header is missing on
 //! WireGuard, tun and PPP. Writes want one: [`add_ethernet`] makes it.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -16,6 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use network_types::eth::{EthHdr, EtherType};
+use proxy_common::VETH_MAC;
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
 pub struct Unreadable;
@@ -214,9 +215,9 @@ pub fn mac(ctx: &TcContext) -> Option<[u8; 6]> {
     in_first_piece(ctx, 0)
 }
 
-/// Puts an Ethernet header in front of a packet that has none.
+/// Puts an Ethernet header in front of a packet that has none, as between the ends of the veth pair.
 #[inline(always)]
-pub fn add_ethernet(ctx: &TcContext, mac: [u8; 6], version: Version) -> Result<(), Unreadable> {
+pub fn add_ethernet(ctx: &TcContext, version: Version) -> Result<(), Unreadable> {
     // SAFETY: a plain helper call on the program's own context.
     let grown = unsafe { bpf_skb_change_head(ctx.skb.skb, EthHdr::LEN as u32, 0) };
     if grown != 0 {
@@ -226,21 +227,16 @@ pub fn add_ethernet(ctx: &TcContext, mac: [u8; 6], version: Version) -> Result<(
         Version::V4 => EtherType::Ipv4,
         Version::V6 => EtherType::Ipv6,
     };
-    set_macs(ctx, mac)?;
-    ctx.store(2 * mac.len(), &(ether_type as u16), 0)
+    set_macs(ctx, VETH_MAC)?;
+    ctx.store(offset_of!(EthHdr, ether_type), &(ether_type as u16), 0)
         .map_err(|_| Unreadable)
 }
 
 /// Makes sure that there is an Ethernet header to write behind.
 #[inline(always)]
-pub fn ensure_ethernet(
-    ctx: &TcContext,
-    link: Link,
-    mac: [u8; 6],
-    version: Version,
-) -> Result<(), Unreadable> {
+pub fn ensure_ethernet(ctx: &TcContext, link: Link, version: Version) -> Result<(), Unreadable> {
     match link {
         Link::Ethernet => Ok(()),
-        Link::Bare => add_ethernet(ctx, mac, version),
+        Link::Bare => add_ethernet(ctx, version),
     }
 }

@@ -6,7 +6,7 @@ use network_types::{
     tcp::TcpHdr,
 };
 use proxy_common::{
-    Counter, VETH_MAC, checksum,
+    Counter, checksum,
     cookie::{Agreed, Numbers},
     flow::Tuple,
 };
@@ -49,7 +49,7 @@ pub fn reset(
 ) -> Result<(), Unreadable> {
     const WORDS: usize = TcpHdr::LEN / 4;
     begin(scratch, 0, WORDS, RST_ACK, 0);
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     write::<WORDS>(ctx, version, scratch)
 }
 
@@ -99,7 +99,7 @@ pub fn syn_ack(
     if agreed.scale.is_some() {
         answer[9] = u32::from_ne_bytes([1, 3, 3, scale]);
     }
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     write::<WORDS>(ctx, version, scratch)
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use proxy_common::{
-    Counter, VETH_MAC,
+    Counter,
     flow::{Down, flag, seconds},
 };
 
@@ -61,7 +61,7 @@ fn tcp(
     let device = way(ctx, version, flow).ok_or(FAILED)?;
     let is_on_its_way =
         link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(flow.mac);
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
     Ok(Some(if is_on_its_way {
         Verdict::pass(Counter::DirectDown)
@@ -158,7 +158,7 @@ fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verdict
     let to = flow.rewrite.to.reversed();
     let way = route::way(ctx, version, &flow.rewrite.to).ok_or(FAILED)?;
     let [_, service] = to.addresses();
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     icmp::translate(ctx, version, &about, &to, Some(service))?;
     Ok(Some(Verdict::to(
         Action::ByRoute,

@@ -2,12 +2,12 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use proxy_common::{
-    Counter, Listener, Steered, VETH_MAC,
+    Counter, Listener, Steered,
     cookie::{Agreed, Answered, Asked, Numbers},
     flow::{Down, Pending, Tuple, flag, seconds},
 };
 
-use super::{FAILED, sweep, to_daemon, to_entrance};
+use super::{FAILED, enter, sweep, to_daemon};
 use crate::{
     admit::guard,
     ctx::{self, Link, Unreadable, Version},
@@ -16,7 +16,7 @@ use crate::{
         socket::{Presence, presence},
     },
     maps::{self, Scratch},
-    verdict::{Action, Verdict},
+    verdict::Verdict,
     wire::{cut, options, proxy, rewrite, segment},
 };
 
@@ -199,17 +199,13 @@ fn connect(
         maps::add_flows(u64::MAX);
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
     }
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     cut::cut(ctx, version, scratch, scratch.proxy.len)?;
     if scratch.proxy.tlvs != 0 {
         maps::keep_header(&scratch.app, &scratch.line);
     }
     rewrite::apply(ctx, version, scratch.segment.at, &scratch.up.rewrite)?;
-    Ok(Verdict::to(
-        Action::In,
-        to_entrance(ctx)?,
-        Counter::DirectOpened,
-    ))
+    Ok(enter(ctx, Counter::DirectOpened)?)
 }
 
 /// Where the client's connection goes, or why it can't be direct.

@@ -9,15 +9,15 @@ use network_types::{
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
 };
 use proxy_common::{
-    Addr, Counter, VETH_MAC,
+    Addr, Counter,
     flow::{Piece, Pieces, Tuple},
 };
 
-use super::to_entrance;
+use super::enter;
 use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps,
-    verdict::{Action, Verdict},
+    verdict::Verdict,
     wire::rewrite,
 };
 
@@ -105,15 +105,15 @@ fn first(
         difference: flow.addresses,
     };
     maps::remember_pieces(&fragment.piece, &pieces);
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     rewrite::apply(ctx, version, fragment.at, flow)?;
-    to_app(ctx)
+    Ok(enter(ctx, Counter::DirectUp)?)
 }
 
 #[inline(always)]
 fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result<Verdict, Verdict> {
     let pieces = maps::pieces(piece).ok_or(Verdict::FOREIGN)?;
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     match version {
         Version::V4 => {
             let addresses = pieces.addresses.map(|addr| addr.words()[3]);
@@ -126,14 +126,5 @@ fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result
             ctx::store(ctx, offset_of!(Ipv6Hdr, src_addr), &pieces.addresses)?;
         }
     }
-    to_app(ctx)
-}
-
-#[inline(always)]
-fn to_app(ctx: &TcContext) -> Result<Verdict, Verdict> {
-    Ok(Verdict::to(
-        Action::In,
-        to_entrance(ctx)?,
-        Counter::DirectUp,
-    ))
+    Ok(enter(ctx, Counter::DirectUp)?)
 }

@@ -19,7 +19,7 @@ use proxy_common::{Counter, LO, LO_MAC, VETH_MAC, flow::Tuple};
 use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps::{self, Scratch},
-    verdict::Verdict,
+    verdict::{Action, Verdict},
     wire::segment::{self, Kind},
 };
 
@@ -85,15 +85,15 @@ fn to_daemon(tuple: &Tuple, why: Counter) -> Verdict {
     Verdict::pass(why)
 }
 
-/// Makes a segment ready for where it enters the host on its way to an application: the device. At the
-/// veth the mark tells it from what comes out of the spoof namespace.
+/// In where packets enter the host on their way to an application. At the veth the mark tells it from what
+/// comes out of the spoof namespace.
 #[inline(always)]
-fn to_entrance(ctx: &TcContext) -> Result<u32, Unreadable> {
+fn enter(ctx: &TcContext, what: Counter) -> Result<Verdict, Unreadable> {
     if maps::via_lo() {
         ctx::set_macs(ctx, LO_MAC)?;
-        return Ok(LO);
+        return Ok(Verdict::to(Action::In, LO, what));
     }
     ctx::set_macs(ctx, VETH_MAC)?;
     ctx.set_mark(maps::mark());
-    Ok(maps::device())
+    Ok(Verdict::to(Action::In, maps::device(), what))
 }

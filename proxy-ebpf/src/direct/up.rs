@@ -2,16 +2,16 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    Counter, VETH_MAC,
+    Counter,
     flow::{Tuple, Up},
 };
 
-use super::{sweep, to_entrance};
+use super::{enter, sweep};
 use crate::{
     ctx::{self, Link, Version},
     lookup::socket::{Presence, presence},
     maps,
-    verdict::{Action, Verdict},
+    verdict::Verdict,
     wire::{icmp, rewrite, segment::Segment},
 };
 
@@ -59,13 +59,9 @@ pub fn up(
         // What follows the first one in the same flight goes the same way, also before the socket is
         // there: at worst the stack answers it, which `down` takes out.
     }
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
-    Ok(Outcome::Done(Verdict::to(
-        Action::In,
-        to_entrance(ctx)?,
-        Counter::DirectUp,
-    )))
+    Ok(Outcome::Done(enter(ctx, Counter::DirectUp)?))
 }
 
 /// Looked at after the socket: it may have been made meanwhile.
@@ -83,11 +79,7 @@ pub fn icmp(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Ve
     let flow = maps::find_up(&about.reversed()).ok_or(Verdict::FOREIGN)?;
     // SAFETY: as in `up`.
     let to = unsafe { (*flow).rewrite.to }.reversed();
-    ctx::ensure_ethernet(ctx, link, VETH_MAC, version)?;
+    ctx::ensure_ethernet(ctx, link, version)?;
     icmp::translate(ctx, version, &about, &to, None)?;
-    Ok(Verdict::to(
-        Action::In,
-        to_entrance(ctx)?,
-        Counter::DirectIcmp,
-    ))
+    Ok(enter(ctx, Counter::DirectIcmp)?)
 }

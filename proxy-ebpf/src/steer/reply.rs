@@ -80,7 +80,7 @@ pub fn reply_remote(ctx: &TcContext, link: Link) -> Verdict {
 fn steer(ctx: &TcContext, link: Link, version: Version) -> Verdict {
     let addressed = match link {
         Link::Ethernet => ctx::set_macs(ctx, VETH_MAC),
-        Link::Bare => ctx::add_ethernet(ctx, VETH_MAC, version),
+        Link::Bare => ctx::add_ethernet(ctx, version),
     };
     if addressed.is_err() {
         return Verdict::drop(Counter::ReplyFailed);
