@@ -1,5 +1,7 @@
 //! A SYN turned into its answer, on the spot.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
 use network_types::{
     ip::{IpProto, Ipv4Hdr},
@@ -130,9 +132,10 @@ fn write<const WORDS: usize>(
     let header = unsafe { &*(&raw const scratch.answer).cast::<[u32; WORDS]>() };
     ctx::store(ctx, at, header)?;
     let sum = difference(&scratch.header, &scratch.answer)?;
-    replace_sum(ctx, at, sum, 0)?;
+    let check = at + offset_of!(TcpHdr, check);
+    replace_sum(ctx, check, sum, 0)?;
     let lengths = difference(&scratch.segment.len.to_be(), &len.to_be())?;
-    replace_sum(ctx, at, lengths, BPF_F_PSEUDO_HDR.into())?;
+    replace_sum(ctx, check, lengths, BPF_F_PSEUDO_HDR.into())?;
     write_ip(ctx, version, &scratch.segment.tuple, len)
 }
 

@@ -4,10 +4,7 @@
 use core::mem::offset_of;
 
 use aya_ebpf::programs::TcContext;
-use network_types::{
-    eth::EthHdr,
-    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{
     Addr, Counter,
     flow::{Piece, Pieces, Tuple},
@@ -15,10 +12,10 @@ use proxy_common::{
 
 use super::enter;
 use crate::{
-    ctx::{self, Link, Unreadable, Version},
+    ctx::{self, Link, Version},
     maps,
     verdict::Verdict,
-    wire::rewrite,
+    wire::{self, rewrite},
 };
 
 /// A piece of a TCP segment.
@@ -114,17 +111,7 @@ fn first(
 fn later(ctx: &TcContext, version: Version, link: Link, piece: &Piece) -> Result<Verdict, Verdict> {
     let pieces = maps::pieces(piece).ok_or(Verdict::FOREIGN)?;
     ctx::ensure_ethernet(ctx, link, version)?;
-    match version {
-        Version::V4 => {
-            let addresses = pieces.addresses.map(|addr| addr.words()[3]);
-            ctx::store(ctx, offset_of!(Ipv4Hdr, src_addr), &addresses)?;
-            let check = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
-            ctx.l3_csum_replace(check, 0, pieces.difference.into(), 0)
-                .map_err(|_| Unreadable)?;
-        }
-        Version::V6 => {
-            ctx::store(ctx, offset_of!(Ipv6Hdr, src_addr), &pieces.addresses)?;
-        }
-    }
+    wire::store_addresses(ctx, version, 0, &pieces.addresses)?;
+    wire::replace_ip_sum(ctx, version, 0, pieces.difference)?;
     Ok(enter(ctx, Counter::DirectUp)?)
 }

@@ -129,16 +129,16 @@ fn fix_headers(
     let check = at + offset_of!(TcpHdr, check);
     let before: u16 = ctx::load(ctx, check)?;
     ctx::store(ctx, at + offset_of!(TcpHdr, seq), &new)?;
-    replace_sum(ctx, at, super::difference(&old, &new)?, 0)?;
+    replace_sum(ctx, check, super::difference(&old, &new)?, 0)?;
     // The helper leaves those alone that are yet to be made: there only the length counts.
     let is_partial = old != new && ctx::load::<u16>(ctx, check)? == before;
     let l4 = segment.len + segment.payload;
     let [old, new] = [l4, l4 - count].map(u32::to_be);
     let length = super::difference(&old, &new)?;
-    replace_sum(ctx, at, length, BPF_F_PSEUDO_HDR.into())?;
+    replace_sum(ctx, check, length, BPF_F_PSEUDO_HDR.into())?;
     if is_partial {
         return Ok(());
     }
     // The kernel's sum of the whole packet, if there is one, was kept right as the bytes moved.
-    replace_sum(ctx, at, removed, BPF_F_PSEUDO_HDR.into())
+    replace_sum(ctx, check, removed, BPF_F_PSEUDO_HDR.into())
 }

@@ -9,11 +9,10 @@ pub mod segment;
 
 use core::{mem::offset_of, ptr::from_ref};
 
-use aya_ebpf::{helpers::bpf_csum_diff, programs::TcContext};
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::bpf_csum_diff, programs::TcContext};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
 };
 use proxy_common::Addr;
 
@@ -62,13 +61,76 @@ pub fn sum<T>(bytes: &T, seed: u32) -> u32 {
     unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from, size_of::<T>() as u32, seed) as u32 }
 }
 
-/// Adds to the checksum of the TCP header at `at`.
+/// Adds to the TCP or ICMP checksum at `check`.
 #[inline(always)]
-pub fn replace_sum(ctx: &TcContext, at: usize, sum: u32, flags: u64) -> Result<(), Unreadable> {
-    let at = EthHdr::LEN + at + offset_of!(TcpHdr, check);
-    ctx.l4_csum_replace(at, 0, sum.into(), flags)
+pub fn replace_sum(ctx: &TcContext, check: usize, sum: u32, flags: u64) -> Result<(), Unreadable> {
+    ctx.l4_csum_replace(EthHdr::LEN + check, 0, sum.into(), flags)
         .map_err(|_| Unreadable)
 }
 
-/// Of linux/bpf.h since 6.16.
-pub const BPF_F_IPV6: u64 = 1 << 7;
+/// The same with what addresses do to it, which are in the pseudo-header.
+#[inline(always)]
+pub fn replace_pseudo_sum(
+    ctx: &TcContext,
+    version: Version,
+    check: usize,
+    sum: u32,
+) -> Result<(), Unreadable> {
+    /// Of linux/bpf.h since 6.16.
+    const BPF_F_IPV6: u64 = 1 << 7;
+    let flags = u64::from(BPF_F_PSEUDO_HDR);
+    match version {
+        Version::V4 => replace_sum(ctx, check, sum, flags),
+        // Kernels that don't know the flag refuse it.
+        Version::V6 => replace_sum(ctx, check, sum, flags | BPF_F_IPV6)
+            .or_else(|Unreadable| replace_sum(ctx, check, sum, flags)),
+    }
+}
+
+/// Adds to the checksum of the IP header at `at`; IPv6 has none.
+#[inline(always)]
+pub fn replace_ip_sum(
+    ctx: &TcContext,
+    version: Version,
+    at: usize,
+    sum: u32,
+) -> Result<(), Unreadable> {
+    let Version::V4 = version else {
+        return Ok(());
+    };
+    let check = EthHdr::LEN + at + offset_of!(Ipv4Hdr, check);
+    ctx.l3_csum_replace(check, 0, sum.into(), 0)
+        .map_err(|_| Unreadable)
+}
+
+/// Source and destination in the IP header at `at`.
+#[inline(always)]
+pub fn load_addresses(
+    ctx: &TcContext,
+    version: Version,
+    at: usize,
+) -> Result<[Addr; 2], Unreadable> {
+    match version {
+        Version::V4 => {
+            let words: [u32; 2] = ctx::load(ctx, at + offset_of!(Ipv4Hdr, src_addr))?;
+            Ok(words.map(Addr::from_v4))
+        }
+        Version::V6 => ctx::load(ctx, at + offset_of!(Ipv6Hdr, src_addr)),
+    }
+}
+
+#[inline(always)]
+pub fn store_addresses(
+    ctx: &TcContext,
+    version: Version,
+    at: usize,
+    addresses: &[Addr; 2],
+) -> Result<(), Unreadable> {
+    match version {
+        Version::V4 => {
+            let words = [addresses[0].words()[3], addresses[1].words()[3]];
+            ctx::store(ctx, at + offset_of!(Ipv4Hdr, src_addr), &words)
+        }
+        Version::V6 => ctx::store(ctx, at + offset_of!(Ipv6Hdr, src_addr), addresses),
+    }
+}

@@ -2,14 +2,17 @@
 
 use core::mem::offset_of;
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, programs::TcContext};
-use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use aya_ebpf::programs::TcContext;
+use network_types::{
+    ip::{Ipv4Hdr, Ipv6Hdr},
+    tcp::TcpHdr,
+};
 use proxy_common::{
     checksum::{add, fold},
     flow::{Rewrite, Tuple},
 };
 
-use super::{BPF_F_IPV6, difference, plain_offset, replace_sum};
+use super::{difference, plain_offset, replace_pseudo_sum, replace_sum};
 use crate::ctx::{self, Link, Unreadable, Version};
 
 /// Fills in what makes `rewrite.to` of `from`.
@@ -40,6 +43,7 @@ pub fn apply(
     at: u32,
     rewrite: &Rewrite,
 ) -> Result<(), Unreadable> {
+    const CHECK: usize = offset_of!(TcpHdr, check);
     let at = at as usize;
     let Rewrite {
         to,
@@ -63,7 +67,7 @@ pub fn apply(
                 ctx::store(ctx, at_check, &[check, a, b, c, d])?;
                 ctx::store(ctx, at, &[sport, dport])?;
             }
-            replace_sum(ctx, at, *addresses, BPF_F_PSEUDO_HDR.into())?;
+            replace_pseudo_sum(ctx, Version::V4, at + CHECK, *addresses)?;
         }
         Version::V6 => {
             let addrs = offset_of!(Ipv6Hdr, src_addr);
@@ -75,11 +79,8 @@ pub fn apply(
                 ctx::store(ctx, addrs + size_of_val(source), destination)?;
                 ctx::store(ctx, at, &to.ports())?;
             }
-            let flags = u64::from(BPF_F_PSEUDO_HDR);
-            // Kernels that don't know the flag refuse it.
-            replace_sum(ctx, at, *addresses, flags | BPF_F_IPV6)
-                .or_else(|Unreadable| replace_sum(ctx, at, *addresses, flags))?;
+            replace_pseudo_sum(ctx, Version::V6, at + CHECK, *addresses)?;
         }
     }
-    replace_sum(ctx, at, *ports, 0)
+    replace_sum(ctx, at + CHECK, *ports, 0)
 }
