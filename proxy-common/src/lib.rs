@@ -17,7 +17,7 @@ mod service;
 
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};
-pub use service::{Host, LAYOUT, Listener, PORT_WORDS, Steered, keep_alive, life, port_bit};
+pub use service::{Host, LAYOUT, Life, Listener, PORT_WORDS, Steered, keep_alive, port_bit};
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own
 /// address as the destination, so equal ends make every frame `PACKET_HOST`. Locally administered.

@@ -177,25 +177,30 @@ pub mod keep_alive {
 /// of their meaning: equal sizes can hide other fields.
 pub const LAYOUT: u32 = 4;
 
-/// Indices of the `life` map.
-pub mod life {
+/// What is in the `life` map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
     /// When the daemon was last heard of, in nanoseconds of the kernel's coarse clock. It has the
     /// program `beat` write it, whatever its own clock says.
-    pub const BEAT: u32 = 0;
+    Beat,
     /// Not 0: no new connections.
-    pub const CLOSING: u32 = 1;
+    Closing,
     /// Direct connections that are open.
-    pub const FLOWS: u32 = 2;
+    Flows,
     /// Connections that the daemon has.
-    pub const DAEMON: u32 = 3;
+    Daemon,
     /// Entries of the flow table, as of the last sweep.
-    pub const ENTRIES: u32 = 4;
+    Entries,
     /// When a daemon began that found connections of one before it, in seconds of the flows' clock; 0:
     /// it found none.
-    pub const FOUND: u32 = 5;
+    Found,
     /// Not 0: packets for applications enter by the veth, as `lo` takes them no more.
-    pub const PAST_LO: u32 = 6;
-    pub const LEN: u32 = 7;
+    PastLo,
+}
+
+impl Life {
+    pub const LEN: u32 = Self::PastLo as u32 + 1;
 
     /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
     pub const PATIENCE: u64 = 2_000_000_000;

@@ -32,7 +32,7 @@ use aya_ebpf::{
 };
 use ctx::Link;
 use maps::count;
-use proxy_common::Counter;
+use proxy_common::{Counter, Life};
 use verdict::{Action, Verdict};
 
 #[classifier]
@@ -90,7 +90,7 @@ pub fn accepted(ctx: SockOpsContext) -> u32 {
 #[classifier]
 pub fn beat(ctx: TcContext) -> i32 {
     // SAFETY: takes nothing.
-    maps::set_beat(unsafe { bpf_ktime_get_coarse_ns() });
+    maps::set_life(Life::Beat, unsafe { bpf_ktime_get_coarse_ns() });
     admit::guard::look_at_lo(&ctx);
     TCX_NEXT
 }

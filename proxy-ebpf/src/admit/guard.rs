@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
-use proxy_common::{Addr, Counter, Endpoint, Listener, flow::Tuple, life};
+use proxy_common::{Addr, Counter, Endpoint, Life, Listener, flow::Tuple};
 
 use crate::{ctx::Version, lookup::socket::listens, maps};
 
@@ -93,7 +93,7 @@ pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
 pub fn daemon_is_up() -> bool {
     // SAFETY: takes nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    !maps::is_closing() && now.saturating_sub(maps::last_beat()) < life::PATIENCE
+    maps::life(Life::Closing) == 0 && now.saturating_sub(maps::life(Life::Beat)) < Life::PATIENCE
 }
 
 /// Sources to ask for listeners with, of IPv4 and of IPv6. Which client there will be, nobody knows

@@ -238,7 +238,7 @@ fn fit<'a>(
         return Err(Counter::ToDaemonSplit);
     }
     match maps::host() {
-        Some(host) if maps::flows() + maps::daemon_connections() < host.most.into() => Ok(steered),
+        Some(host) if maps::has_room(host) => Ok(steered),
         _ => Err(Counter::ToDaemonFull),
     }
 }

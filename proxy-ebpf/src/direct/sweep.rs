@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use proxy_common::{
-    Addr,
+    Addr, Life,
     flow::{Down, MAX_FLOWS, Pending, Told, Tuple, flag, seconds, told},
 };
 
@@ -66,13 +66,13 @@ pub fn sweep(ctx: &TcContext) {
         skb: ctx.skb.skb,
         // SAFETY: takes nothing.
         now: seconds(unsafe { bpf_ktime_get_coarse_ns() }) as u16,
-        linger: Linger::with(maps::entries()),
+        linger: Linger::with(maps::life(Life::Entries)),
         entries: 0,
         open: 0,
     };
     maps::for_each_down(look_after, &mut sweep);
-    maps::set_entries(sweep.entries);
-    maps::set_flows(sweep.open);
+    maps::set_life(Life::Entries, sweep.entries);
+    maps::set_life(Life::Flows, sweep.open);
 }
 
 /// Removes SYNs that nothing came of, and counts each balancer's share anew.

@@ -154,7 +154,7 @@ fn unfit(
     if !segment.is_plain_syn() || !segment::is_plain(segment, version) {
         return Ok(Some(Counter::ToDaemonSyn));
     }
-    if maps::flows() + maps::daemon_connections() >= host.most.into() {
+    if !maps::has_room(host) {
         return Ok(Some(Counter::ToDaemonFull));
     }
     options::read(ctx, scratch)?;

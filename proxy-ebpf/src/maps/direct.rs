@@ -10,10 +10,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
-    Addr, Host,
+    Addr, Host, Life,
     cookie::{self, spent},
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up, seconds},
-    given, header, life,
+    given, header,
 };
 
 use super::{load_word, store_word};
@@ -45,7 +45,7 @@ static HOST: Array<Host> = Array::with_max_entries(1, 0);
 #[map(name = "secret")]
 static SECRET: Array<cookie::Key> = Array::with_max_entries(1, 0);
 #[map(name = "life")]
-static LIFE: Array<u64> = Array::with_max_entries(life::LEN, 0);
+static LIFE: Array<u64> = Array::with_max_entries(Life::LEN, 0);
 /// When a connection of each tuple was last seen to be the daemon's, in seconds of the flows' clock.
 /// Tuples share their places.
 #[map(name = "given")]
@@ -155,10 +155,26 @@ pub fn forget_tuples(up: &Tuple, down: &Tuple, is_kept: bool) {
     }
 }
 
+#[inline(always)]
+pub fn life(of: Life) -> u64 {
+    load_word(LIFE.get_ptr(of as u32))
+}
+
+#[inline(always)]
+pub fn set_life(of: Life, value: u64) {
+    store_word(LIFE.get_ptr_mut(of as u32), value);
+}
+
+/// Whether there may be one more connection.
+#[inline(always)]
+pub fn has_room(host: &Host) -> bool {
+    life(Life::Flows) + life(Life::Daemon) < host.most.into()
+}
+
 /// The number of open connections, which wraps around for one less. The sweep counts them anew.
 #[inline(always)]
 pub fn add_flows(count: u64) {
-    add(LIFE.get_ptr_mut(life::FLOWS), count);
+    add(LIFE.get_ptr_mut(Life::Flows as u32), count);
 }
 
 /// This target's compiler has no atomic addition: now and then one of two that meet is lost. The sweep
@@ -167,16 +183,6 @@ pub fn add_flows(count: u64) {
 fn add(to: Option<*mut u64>, count: u64) {
     let now = load_word(to.map(<*mut u64>::cast_const));
     store_word(to, now.wrapping_add(count));
-}
-
-#[inline(always)]
-fn life(index: u32) -> u64 {
-    load_word(LIFE.get_ptr(index))
-}
-
-#[inline(always)]
-pub fn flows() -> u64 {
-    life(life::FLOWS)
 }
 
 /// This connection is the daemon's.
@@ -191,7 +197,7 @@ pub fn was_given(tuple: &Tuple) -> bool {
     let last = load_word(GIVEN.get_ptr(given::place(tuple)));
     let now = now();
     let is_recent = |at: u32| at != 0 && now.wrapping_sub(at) < given::MEMORY;
-    is_recent(last) || is_recent(life(life::FOUND) as u32)
+    is_recent(last) || is_recent(life(Life::Found) as u32)
 }
 
 /// A connection whose first bytes have these numbers has been made.
@@ -212,52 +218,6 @@ pub fn is_spent(ours: u32, theirs: u32) -> bool {
 fn now() -> u32 {
     // SAFETY: takes nothing.
     seconds(unsafe { bpf_ktime_get_coarse_ns() })
-}
-
-/// All that is in the table, as of the last sweep.
-#[inline(always)]
-pub fn entries() -> u64 {
-    life(life::ENTRIES)
-}
-
-#[inline(always)]
-pub fn set_entries(count: u64) {
-    set_life(life::ENTRIES, count);
-}
-
-#[inline(always)]
-pub fn daemon_connections() -> u64 {
-    life(life::DAEMON)
-}
-
-#[inline(always)]
-pub fn last_beat() -> u64 {
-    life(life::BEAT)
-}
-
-#[inline(always)]
-pub fn is_past_lo() -> bool {
-    life(life::PAST_LO) != 0
-}
-
-#[inline(always)]
-pub fn is_closing() -> bool {
-    life(life::CLOSING) != 0
-}
-
-#[inline(always)]
-fn set_life(index: u32, value: u64) {
-    store_word(LIFE.get_ptr_mut(index), value);
-}
-
-#[inline(always)]
-pub fn set_beat(now: u64) {
-    set_life(life::BEAT, now);
-}
-
-#[inline(always)]
-pub fn set_flows(count: u64) {
-    set_life(life::FLOWS, count);
 }
 
 #[inline(always)]

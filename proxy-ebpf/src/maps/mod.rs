@@ -5,17 +5,17 @@ mod direct;
 mod steer;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
-use proxy_common::{Addr, Counter, Steer, counter};
+use proxy_common::{Addr, Counter, Life, Steer, counter};
 
 pub use admit::{
     allows, assign, for_each_listener, is_local, is_served, last_up, listener, may_log, set_up,
 };
 pub use direct::{
-    Scratch, add_flows, body, confirm, count_share, daemon_connections, entries, find_down,
-    find_up, flows, for_each_down, for_each_pending, for_each_share, forget_pending, forget_share,
-    forget_tuples, forget_up, host, insert_down, insert_pending, insert_up, is_closing, is_spent,
-    keep_header, last_beat, note_given, pending, pieces, remember_pieces, scratch, secret,
-    set_beat, set_entries, set_flows, spend, tell, was_given,
+    Scratch, add_flows, body, confirm, count_share, find_down, find_up, for_each_down,
+    for_each_pending, for_each_share, forget_pending, forget_share, forget_tuples, forget_up,
+    has_room, host, insert_down, insert_pending, insert_up, is_spent, keep_header, life,
+    note_given, pending, pieces, remember_pieces, scratch, secret, set_life, spend, tell,
+    was_given,
 };
 pub use steer::{assign_app, is_remote, remember_app, target};
 
@@ -59,7 +59,7 @@ pub fn mark() -> u32 {
 
 #[inline(always)]
 pub fn via_lo() -> bool {
-    VIA_LO.load() != 0 && !direct::is_past_lo()
+    VIA_LO.load() != 0 && life(Life::PastLo) == 0
 }
 
 #[inline(always)]

@@ -13,10 +13,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, RingBuf},
 };
 use proxy_common::{
-    Addr, Host,
+    Addr, Host, Life,
     cookie::spent,
     flow::{Down, Kept, Told, Tuple, flag, seconds, told},
-    life, map,
+    map,
 };
 
 use super::load::take;
@@ -67,7 +67,7 @@ impl Flows {
 
     /// How many are open.
     pub fn count(&self) -> u64 {
-        self.life.get(&life::FLOWS, 0).unwrap_or_default()
+        self.life.get(&(Life::Flows as u32), 0).unwrap_or_default()
     }
 }
 
@@ -132,7 +132,7 @@ impl Direct {
 
     /// From now on packets for applications enter by the veth.
     pub fn leave_lo(&mut self) -> Result<()> {
-        Ok(self.life.set(life::PAST_LO, 1, 0)?)
+        Ok(self.life.set(Life::PastLo as u32, 1, 0)?)
     }
 
     /// What a handshake offers from now on, and the most connections that there may be.
@@ -158,18 +158,20 @@ impl Direct {
 
     /// Whether new connections are refused.
     pub fn set_closing(&mut self, is_closing: bool) -> Result<()> {
-        Ok(self.life.set(life::CLOSING, u64::from(is_closing), 0)?)
+        Ok(self
+            .life
+            .set(Life::Closing as u32, u64::from(is_closing), 0)?)
     }
 
     /// Connections of a daemon before this one were found.
     pub fn set_found(&mut self) -> Result<()> {
         let now = u64::from(self.now().max(1));
-        Ok(self.life.set(life::FOUND, now, 0)?)
+        Ok(self.life.set(Life::Found as u32, now, 0)?)
     }
 
     /// How many connections the daemon has.
     pub fn set_daemon_connections(&mut self, count: usize) -> Result<()> {
-        Ok(self.life.set(life::DAEMON, count as u64, 0)?)
+        Ok(self.life.set(Life::Daemon as u32, count as u64, 0)?)
     }
 
     /// What the sweep has told.
@@ -200,7 +202,7 @@ impl Direct {
 
     /// The programs' clock.
     fn now(&self) -> u32 {
-        seconds(self.life.get(&life::BEAT, 0).unwrap_or_default())
+        seconds(self.life.get(&(Life::Beat as u32), 0).unwrap_or_default())
     }
 }
 
