@@ -1,6 +1,6 @@
 //! What the programs know of services and of the host.
 
-use crate::{Addr, Endpoint, cookie};
+use crate::{Endpoint, cookie};
 
 /// Words of the bitmap of ports that services listen at.
 pub const PORT_WORDS: u32 = (u16::MAX as u32 + 1) / u32::BITS;
@@ -56,24 +56,12 @@ impl Listener {
 
     /// `socket` is the index in the sockets map.
     #[must_use]
-    pub const fn new(service: u32, socket: u32) -> Self {
-        let none = Endpoint {
-            addr: Addr([0; 4]),
-            port: 0,
-        };
-        let unset = Steered {
-            steer: none,
-            target: none,
-        };
+    pub fn new(service: u32, socket: u32) -> Self {
         Self {
             service,
             socket,
-            flags: 0,
             tick: 1,
-            header_ticks: 0,
-            target4: unset,
-            target6: unset,
-            on_lo: 0,
+            ..Self::default()
         }
     }
 

@@ -16,7 +16,7 @@ pub const MAX_LEN: usize = 107;
 /// What has been read. The daemon reads dotted tails of IPv6 addresses; nobody sends them for a
 /// client that has an IPv6 address.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Line {
     /// Address bits read so far, or those behind the `::`.
     high: u64,
@@ -59,27 +59,15 @@ impl Line {
     /// `family` is the byte behind `TCP`.
     #[inline(always)]
     #[must_use]
-    pub const fn new(family: u8) -> Option<Self> {
+    pub fn new(family: u8) -> Option<Self> {
         let v6 = match family {
             b'4' => 0,
             b'6' => 1,
             _ => return None,
         };
         Some(Self {
-            high: 0,
-            low: 0,
-            front_high: 0,
-            front_low: 0,
-            source_high: 0,
-            source_low: 0,
-            source_port: 0,
             v6,
-            field: 0,
-            number: 0,
-            digits: 0,
-            parts: 0,
-            gap: 0,
-            last: 0,
+            ..Self::default()
         })
     }
 

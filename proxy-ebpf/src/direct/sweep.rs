@@ -30,22 +30,15 @@ impl Linger {
     const fn with(flows: u64) -> Self {
         const HALF: u64 = MAX_FLOWS as u64 / 2;
         const QUARTER: u64 = MAX_FLOWS as u64 / 4;
-        match flows {
-            HALF.. => Self {
-                gone: 1,
-                time_wait: 1,
-                unseen: 1,
-            },
-            QUARTER.. => Self {
-                gone: 1,
-                time_wait: 3,
-                unseen: 4,
-            },
-            _ => Self {
-                gone: 2,
-                time_wait: 12,
-                unseen: 20,
-            },
+        let (gone, time_wait, unseen) = match flows {
+            HALF.. => (1, 1, 1),
+            QUARTER.. => (1, 3, 4),
+            _ => (2, 12, 20),
+        };
+        Self {
+            gone,
+            time_wait,
+            unseen,
         }
     }
 }

@@ -13,7 +13,7 @@ use proxy_common::flow::Tuple;
 use crate::{ctx::Version, maps};
 
 /// The way of a packet from the spoof namespace. Its neighbour is the kernel's to find.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Way {
     /// The index of the device that it would leave by.
     pub device: u32,
@@ -23,33 +23,19 @@ pub struct Way {
     pub mac: [u8; 6],
 }
 
-impl Way {
-    const NONE: Self = Self {
-        device: 0,
-        mtu: 0,
-        mac: [0; 6],
-    };
-}
-
 /// By the whole of the host's routing for this connection; none: there is no way out.
 #[inline(always)]
 pub fn way(ctx: &TcContext, version: Version, tuple: &Tuple) -> Option<Way> {
-    let mut way = Way::NONE;
-    look_up(ctx, version, tuple, &mut way);
-    (way.device != 0).then_some(way)
+    let mut way = Way::default();
+    look_up(ctx, version, tuple, &mut way).then_some(way)
 }
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) {
-    *way = try_look_up(ctx, version, tuple).unwrap_or(Way::NONE);
-}
-
-#[inline(always)]
-fn try_look_up(ctx: &TcContext, version: Version, tuple: &Tuple) -> Option<Way> {
+fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
-    let [from, to] = tuple.addresses();
+    let [from, to] = tuple.addresses().map(|addr| addr.words());
     // SAFETY: made of integers.
     let mut fib: Fib = unsafe { zeroed() };
     fib.l4_protocol = IpProto::Tcp as u8;
@@ -58,25 +44,26 @@ fn try_look_up(ctx: &TcContext, version: Version, tuple: &Tuple) -> Option<Way> 
     match version {
         Version::V4 => {
             fib.family = AF_INET;
-            fib.__bindgen_anon_3.ipv4_src = from.v4()?;
-            fib.__bindgen_anon_4.ipv4_dst = to.v4()?;
+            fib.__bindgen_anon_3.ipv4_src = from[3];
+            fib.__bindgen_anon_4.ipv4_dst = to[3];
         }
         Version::V6 => {
             fib.family = AF_INET6;
-            fib.__bindgen_anon_3.ipv6_src = from.words();
-            fib.__bindgen_anon_4.ipv6_dst = to.words();
+            fib.__bindgen_anon_3.ipv6_src = from;
+            fib.__bindgen_anon_4.ipv6_dst = to;
         }
     }
     let len = size_of_val(&fib) as i32;
     // SAFETY: `fib` lives on this stack, and the kernel gets its length.
     let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, 0) };
-    match found as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => Some(Way {
-            device: fib.ifindex,
-            // SAFETY: both fields of the union are numbers of 16 bits.
-            mtu: unsafe { fib.__bindgen_anon_1.mtu_result }.into(),
-            mac: fib.dmac,
-        }),
-        _ => None,
-    }
+    *way = Way {
+        device: fib.ifindex,
+        // SAFETY: both fields of the union are numbers of 16 bits.
+        mtu: unsafe { fib.__bindgen_anon_1.mtu_result }.into(),
+        mac: fib.dmac,
+    };
+    matches!(
+        found as u32,
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH
+    )
 }

@@ -19,7 +19,7 @@ const MOST: u64 = 60;
 
 /// What a segment's options say.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Options {
     pub value: u32,
     pub echo: u32,
@@ -50,14 +50,8 @@ pub fn read(ctx: &TcContext, scratch: &mut Scratch) -> Result<(), Unreadable> {
     let Segment { at: start, len, .. } = scratch.segment;
     scratch.header = [0; 18];
     scratch.options = Options {
-        value: 0,
-        echo: 0,
-        mss: 0,
-        scale: 0,
-        sack: 0,
-        timestamps: 0,
-        others: 0,
         at: LEAST as u32,
+        ..Options::default()
     };
     let header: *mut u8 = (&raw mut scratch.header).cast();
     let len = bounded::<LEAST, MOST>(len.into()).ok_or(Unreadable)?;

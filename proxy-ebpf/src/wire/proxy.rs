@@ -188,12 +188,7 @@ struct Checksum<'a> {
 /// CRC-32C of the header with zeroes in the checksum's place.
 #[inline(always)]
 fn is_checksum_right(scratch: &Scratch, at: u32, len: u32) -> bool {
-    let said = u32::from_be_bytes([
-        byte(scratch, at),
-        byte(scratch, at + 1),
-        byte(scratch, at + 2),
-        byte(scratch, at + 3),
-    ]);
+    let said = u32::from_be_bytes([0, 1, 2, 3].map(|more| byte(scratch, at + more)));
     let mut checksum = Checksum {
         scratch,
         at,
