@@ -243,33 +243,14 @@ pub struct Pieces {
 /// So many packets at a time may be in pieces.
 pub const MAX_PIECES: u32 = 1024;
 
-const _: () = {
-    assert!(size_of::<Piece>() == 36);
-    assert!(size_of::<Pieces>() == 36);
-    assert!(size_of::<Tuple>() == 36);
-    assert!(size_of::<Rewrite>() == 44);
-    assert!(size_of::<Up>() == 52);
-    assert!(size_of::<Down>() == 96);
-    assert!(size_of::<Told>() == 136);
-    assert!(size_of::<Kept>() == 260);
-    assert!(size_of::<Pending>() == 12);
-};
-
-#[cfg(feature = "user")]
-mod user {
-    use super::{Down, Kept, Pending, Told, Tuple, Up};
-
-    // SAFETY: each is repr(C), made of integers only, and the sizes asserted above leave no room
-    // for padding.
-    unsafe impl aya::Pod for Tuple {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Up {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Down {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Pending {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Told {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Kept {}
+layout! {
+    Tuple = 36,
+    Rewrite = 44,
+    Up = 52,
+    Down = 96,
+    Told = 136,
+    Kept = 260,
+    Pending = 12,
+    Piece = 36,
+    Pieces = 36,
 }

@@ -6,6 +6,17 @@
 //! because the kernel compares and copies these bytes as they are.
 #![no_std]
 
+/// What lies in maps, and how large it is.
+macro_rules! layout {
+    ($($type:ty = $size:literal,)+) => {$(
+        const _: () = assert!(size_of::<$type>() == $size);
+        // SAFETY: repr(C), made of integers and arrays of them only, and its size leaves no room for
+        // padding.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    )+};
+}
+
 pub mod checksum;
 pub mod cookie;
 pub mod counter;
@@ -189,35 +200,23 @@ impl Steer {
     }
 }
 
-const _: () = {
-    assert!(size_of::<Addr>() == 16);
-    assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Steered>() == 40);
-    assert!(size_of::<Listener>() == 104);
-    assert!(size_of::<Host>() == 16);
-    assert!(size_of::<Allowed<1>>() == 8);
-    assert!(size_of::<Allowed<4>>() == 20);
-    assert!(size_of::<Steer>() == 20);
-};
+layout! {
+    Addr = 16,
+    Endpoint = 20,
+    Steered = 40,
+    Listener = 104,
+    Host = 16,
+    Steer = 20,
+}
+const _: () = assert!(size_of::<Allowed<1>>() == 8 && size_of::<Allowed<4>>() == 20);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Addr, Allowed, Endpoint, Host, Listener, Steer};
+    use super::{Addr, Allowed, Endpoint};
     use core::net::{IpAddr, SocketAddr};
 
-    // SAFETY: each is repr(C), made of integers and byte arrays only, and the size assertions
-    // above leave no room for padding.
-    unsafe impl aya::Pod for Endpoint {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Addr {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Listener {}
-    // SAFETY: as above.
+    // SAFETY: as of `layout`'s.
     unsafe impl<const N: usize> aya::Pod for Allowed<N> {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Steer {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Host {}
 
     impl From<IpAddr> for Addr {
         fn from(ip: IpAddr) -> Self {
