@@ -204,7 +204,7 @@ layout! {
     Addr = 16,
     Endpoint = 20,
     Steered = 40,
-    Listener = 104,
+    Listener = 100,
     Host = 16,
     Steer = 20,
 }

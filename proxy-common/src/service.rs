@@ -24,8 +24,6 @@ pub struct Listener {
     header_ticks: u32,
     target4: Steered,
     target6: Steered,
-    /// Not 0: something listens at a target that hears `lo` alone, as of the last beat.
-    on_lo: u32,
 }
 
 /// An application on this host, and the address that clients' connections to it go to. Unset: there
@@ -118,15 +116,6 @@ impl Listener {
     #[must_use]
     pub const fn header_ticks(&self) -> u32 {
         self.header_ticks
-    }
-
-    #[must_use]
-    pub const fn listens_on_lo(&self) -> bool {
-        self.on_lo != 0
-    }
-
-    pub const fn set_listens_on_lo(&mut self, listens: bool) {
-        self.on_lo = listens as u32;
     }
 
     #[must_use]

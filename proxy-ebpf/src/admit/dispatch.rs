@@ -22,7 +22,7 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
     if lookup.protocol != IpProto::Tcp as u32 {
         return Ok(None);
     }
-    let (local, any, balancer) = addresses(lookup);
+    let (local, balancer) = addresses(lookup);
     let port = lookup.local_port as u16;
     if maps::is_steer(&local) {
         // By the network, nobody may reach an application that is bound to 127.0.0.1.
@@ -34,12 +34,7 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
     if !maps::is_served(port) {
         return Ok(None);
     }
-    let at = |addr| maps::listener(&Endpoint::new(addr, port));
-    // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
-    let Some(listener) = at(local)
-        .or_else(|| at(any))
-        .or_else(|| at(Addr::from_v6([0; 4])))
-    else {
+    let Some(listener) = maps::listener_at(&Endpoint::new(local, port)) else {
         return Ok(None);
     };
     let service = listener.service();
@@ -57,7 +52,7 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
     }
 }
 
-/// The local address, its family's wildcard, and the remote address. Fields of the other family
+/// The local and the remote address. Fields of the other family
 /// read as zero, so both families are read without a branch: with one, the compiler merges the
 /// loads of its two sides, and the verifier refuses what comes of it:
 ///
@@ -67,15 +62,14 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
 /// dereference of modified ctx ptr R7 off=16 disallowed
 /// ```
 #[inline(always)]
-fn addresses(lookup: &bpf_sk_lookup) -> (Addr, Addr, Addr) {
+fn addresses(lookup: &bpf_sk_lookup) -> (Addr, Addr) {
     let mapped = match lookup.family {
         AF_INET => Addr::V4_MAPPED,
         _ => 0,
     };
     let addr = |[a, b, c, d]: [u32; 4], v4| Addr::from_v6([a, b, c | mapped, d | v4]);
     let local = addr(lookup.local_ip6, lookup.local_ip4);
-    let remote = addr(lookup.remote_ip6, lookup.remote_ip4);
-    (local, addr([0; 4], 0), remote)
+    (local, addr(lookup.remote_ip6, lookup.remote_ip4))
 }
 
 /// One line a second and CPU, however many are refused.

@@ -37,10 +37,11 @@ pub fn guard(
 fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
     // SAFETY: takes nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if listener.has(Listener::REMOTE) || maps::last_up(listener) == now {
+    let last = maps::last_up(listener);
+    if listener.has(Listener::REMOTE) || last == now || last == maps::ON_LO {
         return true;
     }
-    let is_up = any_listens(ctx, listener, from) || listener.listens_on_lo();
+    let is_up = any_listens(ctx, listener, from);
     if is_up {
         maps::set_up(listener, now);
     }
@@ -61,11 +62,10 @@ unsafe extern "C" fn look_for_app(
     listener: *mut Listener,
     skb: *mut *mut __sk_buff,
 ) -> i64 {
-    // SAFETY: the kernel's arguments, and what `look_at_lo` gave it. Of a listener only one word is
-    // written in place, by this one program.
-    let (listener, ctx) = unsafe { (&mut *listener, TcContext::new(*skb)) };
+    // SAFETY: the kernel's arguments, and what `look_at_lo` gave it.
+    let (listener, ctx) = unsafe { (&*listener, TcContext::new(*skb)) };
     let listens = any_listens(&ctx, listener, &SOMEBODY);
-    listener.set_listens_on_lo(listens);
+    maps::set_up(listener, if listens { maps::ON_LO } else { 0 });
     0
 }
 
@@ -75,18 +75,7 @@ pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
     if maps::is_local(&at.addr()) != Some(true) {
         return None;
     }
-    let port = at.port() as u16;
-    let any = |addr| maps::listener(&Endpoint::new(addr, port));
-    if let Some(exact) = maps::listener(at) {
-        return Some(exact);
-    }
-    if at.addr().v4().is_some()
-        && let Some(listener) = any(Addr::from_v4(0))
-    {
-        return Some(listener);
-    }
-    // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
-    any(Addr::from_v6([0; 4]))
+    maps::listener_at(at)
 }
 
 #[inline(always)]
@@ -97,40 +86,31 @@ pub fn daemon_is_up() -> bool {
 }
 
 /// Sources to ask for listeners with, of IPv4 and of IPv6. Which client there will be, nobody knows
-/// yet: any address that is no one else's will do.
-struct Sources {
-    v4: Endpoint,
-    v6: Endpoint,
-}
+/// yet: any address that is no one else's will do, as these of the networks for documentation.
+type Sources = [Endpoint; 2];
 
-const SOMEBODY: Sources = Sources {
-    // of the networks for documentation
-    v4: Endpoint::new(Addr::from_v4(u32::from_ne_bytes([192, 0, 2, 1])), 1),
-    v6: Endpoint::new(
+const SOMEBODY: Sources = [
+    Endpoint::new(Addr::from_v4(u32::from_ne_bytes([192, 0, 2, 1])), 1),
+    Endpoint::new(
         Addr::from_v6([u32::from_ne_bytes([0x20, 1, 0xd, 0xb8]), 0, 0, 1]),
         1,
     ),
-};
+];
 
 /// The balancer itself, in its own family: listeners that share an address are picked by it.
 #[inline(always)]
 const fn from(version: Version, tuple: &Tuple) -> Sources {
+    let [v4, v6] = SOMEBODY;
     match version {
-        Version::V4 => Sources {
-            v4: tuple.source(),
-            ..SOMEBODY
-        },
-        Version::V6 => Sources {
-            v6: tuple.source(),
-            ..SOMEBODY
-        },
+        Version::V4 => [tuple.source(), v6],
+        Version::V6 => [v4, tuple.source()],
     }
 }
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn any_listens(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
+fn any_listens(ctx: &TcContext, listener: &Listener, [from4, from6]: &Sources) -> bool {
     let (v4, v6) = (listener.target4(), listener.target6());
-    v4.is_set() && listens(ctx, Version::V4, &Tuple::new(from.v4, v4.target))
-        || v6.is_set() && listens(ctx, Version::V6, &Tuple::new(from.v6, v6.target))
+    v4.is_set() && listens(ctx, Version::V4, &Tuple::new(*from4, v4.target))
+        || v6.is_set() && listens(ctx, Version::V6, &Tuple::new(*from6, v6.target))
 }

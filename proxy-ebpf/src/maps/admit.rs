@@ -28,17 +28,31 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
 #[map(name = "locals")]
 static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
 /// When something was last seen to listen at a target of each listener, in nanoseconds of the kernel's
-/// coarse clock.
+/// coarse clock; or [`ON_LO`].
 #[map(name = "up")]
 static UP: Array<u64> = Array::with_max_entries(MAX_LISTENERS, 0);
+/// Something listened there, as of the last beat, for what comes in by `lo`.
+pub const ON_LO: u64 = u64::MAX;
 /// When this CPU last logged a refusal, in nanoseconds since boot.
 #[map(name = "last_log")]
 static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// What listens at an address of this namespace: right there, or at the wildcard of its family.
 #[inline(always)]
-pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
-    // SAFETY: but for one word, nothing writes a listener in place; a replaced value is a new element.
-    unsafe { LISTENERS.get(at) }
+pub fn listener_at(local: &Endpoint) -> Option<&'static Listener> {
+    // SAFETY: nothing writes a listener in place; a replaced value is a new element.
+    let at = |at: &Endpoint| unsafe { LISTENERS.get(at) };
+    let any = |addr| at(&Endpoint::new(addr, local.port() as u16));
+    if let Some(exact) = at(local) {
+        return Some(exact);
+    }
+    if local.addr().v4().is_some()
+        && let Some(listener) = any(Addr::from_v4(0))
+    {
+        return Some(listener);
+    }
+    // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
+    any(Addr::from_v6([0; 4]))
 }
 
 #[inline(always)]
