@@ -26,7 +26,6 @@ pub mod map {
     pub const LISTENERS: &str = "listeners";
     pub const SOCKETS: &str = "sockets";
     pub const TARGETS: &str = "targets";
-    pub const REMOTES: &str = "remotes";
     pub const COUNTERS: &str = "counters";
     pub const PORTS: &str = "ports";
     pub const LOCALS: &str = "locals";

@@ -11,15 +11,15 @@ use aya_ebpf::{
 };
 use proxy_common::{Endpoint, MAX_TARGETS};
 
+use super::is_steer;
+
+/// By the steer address and port that leads there; those beyond this host by themselves.
 #[map(name = "targets")]
 static TARGETS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(MAX_TARGETS, 0);
 /// The listener behind a steer address, once a client has asked for it. The kernel takes it out
 /// when it closes.
 #[map(name = "apps")]
 static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
-/// Targets beyond this host; the value says nothing.
-#[map(name = "remotes")]
-static REMOTES: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 #[inline(always)]
 pub fn target(steered: &Endpoint) -> Option<Endpoint> {
@@ -41,7 +41,8 @@ pub fn assign_app(ctx: &SkLookupContext, steered: Endpoint) -> bool {
     APPS.redirect_sk_lookup(ctx, steered, 0).is_ok()
 }
 
+/// Whether it is a target beyond this host. A packet that comes in may claim a steer address.
 #[inline(always)]
 pub fn is_remote(endpoint: &Endpoint) -> bool {
-    REMOTES.get_ptr(endpoint).is_some()
+    TARGETS.get_ptr(endpoint).is_some() && !is_steer(&endpoint.addr())
 }

@@ -56,7 +56,6 @@ pub struct Kernel {
     listeners: MapOf<MapData, Endpoint, Listener>,
     sockets: SockMap<MapData>,
     targets: MapOf<MapData, Endpoint, Endpoint>,
-    remotes: MapOf<MapData, Endpoint, u32>,
     ports: Array<MapData, u32>,
     /// Sockets handed out so far, which is the next one's index.
     next_socket: u32,
@@ -107,7 +106,6 @@ impl Kernel {
             listeners: take(&mut ebpf, map::LISTENERS)?.try_into()?,
             sockets: take(&mut ebpf, map::SOCKETS)?.try_into()?,
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
-            remotes: take(&mut ebpf, map::REMOTES)?.try_into()?,
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             next_socket: 0,
             devices: Devices::new(placement.direct),
@@ -206,9 +204,7 @@ impl Kernel {
     /// Connections to `target` leave this host, and what answers comes back through it.
     pub fn add_remote(&mut self, target: SocketAddr) -> Result<()> {
         self.devices.follow_remotes();
-        self.remotes
-            .insert(Endpoint::from(target), 0, 0)
-            .with_context(|| format!("too many targets at {target}"))
+        self.add_target(target, target)
     }
 }
 
