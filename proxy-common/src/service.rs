@@ -52,28 +52,29 @@ impl Listener {
     /// A target is beyond this host, where nobody can tell whether anything listens.
     pub const REMOTE: u32 = 16;
 
-    /// `socket` is the index in the sockets map.
+    /// `target4` and `target6` are the service's applications on this host.
     #[must_use]
-    pub fn new(service: u32, socket: u32) -> Self {
+    pub fn new(service: u32, target4: Steered, target6: Steered) -> Self {
         Self {
             service,
-            socket,
+            target4,
+            target6,
             tick: 1,
             ..Self::default()
         }
     }
 
+    /// The same at the socket of this index in the sockets map.
     #[must_use]
-    pub const fn with_flags(self, flags: u32) -> Self {
-        Self { flags, ..self }
+    pub const fn at(self, socket: u32) -> Self {
+        Self { socket, ..self }
     }
 
-    #[must_use]
-    pub const fn with_targets(self, target4: Steered, target6: Steered) -> Self {
-        Self {
-            target4,
-            target6,
-            ..self
+    pub const fn set(&mut self, flag: u32, is_set: bool) {
+        if is_set {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
         }
     }
 

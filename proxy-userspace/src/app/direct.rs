@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use proxy_common::{Host as Offered, flow::MAX_FLOWS};
+use proxy_common::{Host as Offered, Listener, flow::MAX_FLOWS};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
     config::Config,
     facts::{Facts, Family, Reason},
-    kernel::{self, Claim, Flow, Flows, Heard, Kernel, Known, Served},
+    kernel::{self, Claim, Flow, Flows, Heard, Kernel, Known},
     netns::{Addresses, Local, TcpSockets},
     relay::{Balancer, Client, Neighbours, Target},
     telemetry::Telemetry,
@@ -30,7 +30,7 @@ pub struct Direct {
     pub addresses: Addresses,
     maps: kernel::Direct,
     sockets: TcpSockets,
-    served: Vec<Served>,
+    served: Vec<Listener>,
     /// Why each service isn't direct, by family.
     reasons: Vec<[Vec<Reason>; 2]>,
     /// Whether the programs are there.
@@ -89,7 +89,7 @@ impl Direct {
     pub fn new(
         kernel: &mut Kernel,
         loaded: bool,
-        served: Vec<Served>,
+        served: Vec<Listener>,
         facts: watch::Receiver<Facts>,
         addresses: Addresses,
         limits: Limits,
@@ -130,7 +130,7 @@ impl Direct {
         })))
     }
 
-    pub fn served(&self) -> &[Served] {
+    pub fn served(&self) -> &[Listener] {
         &self.served
     }
 
@@ -162,8 +162,8 @@ impl Direct {
                     say(&service.name, *family, now);
                 }
             }
-            [served.direct_v4, served.direct_v6] =
-                [&paths[0], &paths[1]].map(|reasons| reasons.is_empty());
+            served.set(Listener::DIRECT_V4, paths[0].is_empty());
+            served.set(Listener::DIRECT_V6, paths[1].is_empty());
             *reasons = paths;
         }
         Ok(())
@@ -237,13 +237,11 @@ impl Direct {
 
     /// Where the application listens.
     fn target(&self, flow: &Flow) -> Option<SocketAddr> {
-        let served = self
-            .served
-            .iter()
-            .find(|served| served.id == flow.service)?;
-        let ways = [served.v4, served.v6].into_iter().flatten();
-        let mut to = ways.filter(|(steer, _)| *steer == flow.steered);
-        Some(to.next()?.1)
+        let mut all = self.served.iter();
+        let served = all.find(|served| served.service() == flow.service)?;
+        let mut ways = [served.target4(), served.target6()].into_iter();
+        let way = ways.find(|way| way.steer == flow.steered.into())?;
+        Some(way.target.into())
     }
 
     /// Those that are open.

@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use proxy_common::Listener;
 use socket2::Socket;
 
 use crate::{
     config::Config,
-    kernel::{Claim, Kernel, Served},
+    kernel::{Claim, Kernel},
     relay::Service,
     sys,
 };
@@ -22,7 +23,7 @@ pub type Listeners = Vec<(Arc<Service>, std::net::TcpListener)>;
 
 /// Claims every listen address before anything listens there: from the first moment on, nobody
 /// outside the allowlist gets through. `served` is each service's, in the configuration's order.
-pub fn claim(config: &Config, served: &[Served], kernel: &mut Kernel) -> Result<Vec<Claim>> {
+pub fn claim(config: &Config, served: &[Listener], kernel: &mut Kernel) -> Result<Vec<Claim>> {
     addresses(config, served)
         .map(|(served, listen)| kernel.claim(listen, served))
         .collect()
@@ -31,7 +32,7 @@ pub fn claim(config: &Config, served: &[Served], kernel: &mut Kernel) -> Result<
 /// Tells the programs what is known of the services by now.
 pub fn update(
     config: &Config,
-    served: &[Served],
+    served: &[Listener],
     claims: &[Claim],
     kernel: &mut Kernel,
 ) -> Result<()> {

@@ -6,11 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
+use proxy_common::{Listener, Steered};
 
 use crate::{
     config::{self, Config, ConfigError},
     header::Versions,
-    kernel::{Kernel, Served},
+    kernel::Kernel,
     netns::{Addresses, Host, SpoofNs, SteerNets},
     relay::{OwnAddresses, Route, Service, Target},
 };
@@ -94,7 +95,7 @@ impl Routes {
     }
 
     /// The services as the programs know them, in the configuration's order.
-    pub fn served(&self, config: &Config) -> Vec<Served> {
+    pub fn served(&self, config: &Config) -> Vec<Listener> {
         let services = config.services.iter();
         services.map(|service| served(service, self)).collect()
     }
@@ -118,24 +119,23 @@ impl Routes {
 }
 
 /// What the programs have to know of a service; that it is direct is still to be said.
-fn served(service: &config::Service, routes: &Routes) -> Served {
-    let [v4, v6] = routes.of(service);
-    let steered = |route: Option<Route>| {
-        let here = route.filter(Route::is_steered)?;
-        Some((here.steered, here.target.0))
-    };
+fn served(service: &config::Service, routes: &Routes) -> Listener {
+    let ways = routes.of(service);
+    let [v4, v6] = ways.map(|route| {
+        let here = route.filter(Route::is_steered);
+        here.map_or_else(Steered::default, |here| Steered {
+            steer: here.steered.into(),
+            target: here.target.0.into(),
+        })
+    });
     let versions = service.header.policy.versions;
-    Served {
-        id: service.id,
-        v4: steered(v4),
-        v6: steered(v6),
-        remote: [v4, v6].iter().flatten().any(|route| !route.is_steered()),
-        header_v1: versions != Versions::V2,
-        header_v2: versions != Versions::V1,
-        header_timeout: service.header.timeout,
-        direct_v4: false,
-        direct_v6: false,
-    }
+    let seconds = u32::try_from(service.header.timeout.as_secs()).unwrap_or(u32::MAX / 2);
+    let mut served = Listener::new(service.id, v4, v6).with_header_seconds(seconds.max(1));
+    served.set(Listener::HEADER_V1, versions != Versions::V2);
+    served.set(Listener::HEADER_V2, versions != Versions::V1);
+    let is_remote = ways.iter().flatten().any(|route| !route.is_steered());
+    served.set(Listener::REMOTE, is_remote);
+    served
 }
 
 /// The host's addresses and all that may become steer addresses.

@@ -5,7 +5,6 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd, BorrowedFd},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -15,7 +14,7 @@ use aya::{
     programs::{SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{Endpoint, Listener, Steered, global, map, port_bit, program};
+use proxy_common::{Endpoint, Listener, global, map, port_bit, program};
 
 use super::{
     attach::{Attachment, Devices, Tc},
@@ -166,12 +165,12 @@ impl Kernel {
     }
 
     /// From here on, connections to `listen` are the service's; without a socket they get a RST.
-    pub fn claim(&mut self, listen: SocketAddr, served: &Served) -> Result<Claim> {
+    pub fn claim(&mut self, listen: SocketAddr, service: &Listener) -> Result<Claim> {
         let claim = Claim {
             listen,
             socket: self.next_socket,
         };
-        self.update(&claim, served)?;
+        self.update(&claim, service)?;
         let (word, bit) = port_bit(listen.port());
         let bits = self.ports.get(&word, 0)? | 1 << bit;
         self.ports.set(word, bits, 0)?;
@@ -180,10 +179,9 @@ impl Kernel {
     }
 
     /// The same with what is known of the service by now.
-    pub fn update(&mut self, claim: &Claim, served: &Served) -> Result<()> {
-        let listener = served.listener(claim.socket);
+    pub fn update(&mut self, claim: &Claim, service: &Listener) -> Result<()> {
         self.listeners
-            .insert(Endpoint::from(claim.listen), listener, 0)
+            .insert(Endpoint::from(claim.listen), service.at(claim.socket), 0)
             .with_context(|| format!("too many listen addresses at {}", claim.listen))
     }
 
@@ -205,48 +203,6 @@ impl Kernel {
     pub fn add_remote(&mut self, target: SocketAddr) -> Result<()> {
         self.devices.follow_remotes();
         self.add_target(target, target)
-    }
-}
-
-/// What the programs have to know of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Served {
-    pub id: u32,
-    /// The steer address and the target of each family, if that is on this host.
-    pub v4: Option<(SocketAddr, SocketAddr)>,
-    pub v6: Option<(SocketAddr, SocketAddr)>,
-    /// Whether a target is elsewhere.
-    pub remote: bool,
-    pub header_v1: bool,
-    pub header_v2: bool,
-    pub header_timeout: Duration,
-    /// Whether connections of each family may be direct.
-    pub direct_v4: bool,
-    pub direct_v6: bool,
-}
-
-impl Served {
-    fn listener(&self, socket: u32) -> Listener {
-        let flags = [
-            (self.direct_v4, Listener::DIRECT_V4),
-            (self.direct_v6, Listener::DIRECT_V6),
-            (self.header_v1, Listener::HEADER_V1),
-            (self.header_v2, Listener::HEADER_V2),
-            (self.remote, Listener::REMOTE),
-        ];
-        let flags = flags.iter().filter(|(is_set, _)| *is_set);
-        let flags = flags.fold(0, |all, (_, flag)| all | flag);
-        let steered = |way: Option<(SocketAddr, SocketAddr)>| {
-            way.map_or(Steered::default(), |(steer, target)| Steered {
-                steer: steer.into(),
-                target: target.into(),
-            })
-        };
-        let seconds = u32::try_from(self.header_timeout.as_secs()).unwrap_or(u32::MAX / 2);
-        Listener::new(self.id, socket)
-            .with_flags(flags)
-            .with_targets(steered(self.v4), steered(self.v6))
-            .with_header_seconds(seconds.max(1))
     }
 }
 

@@ -27,7 +27,7 @@ pub use heart::Heart;
 pub use kfunc::are_there as has_reqsk_kfunc;
 pub use life::say_closing;
 pub use link::LinkPlace;
-pub use load::{Claim, Kernel, Placement, Served};
+pub use load::{Claim, Kernel, Placement};
 pub use low::LowFds;
 pub use pins::{Unmounted, directory as pins, is_mounted as is_bpffs_mounted};
 pub use share::{Change, Inheritance, LINK, map_name, shared_map};
