@@ -147,11 +147,12 @@ impl Worker {
     }
 
     fn spawn(&mut self, stream: TcpStream, balancer: SocketAddr, slot: OwnedSemaphorePermit) {
-        let unfinished = Unfinished::new(self.at.clone(), Balancer(canonical(balancer)), slot);
+        let mut unfinished = Unfinished::new(self.at.clone(), Balancer(canonical(balancer)), slot);
         let task = self.open.spawn_local(async move {
             let end = connection::run(&stream, &unfinished.balancer, &unfinished.at).await;
             drop(stream);
-            unfinished.finish(&end);
+            unfinished.end = end;
+            drop(unfinished);
         });
         self.at.opening.enter(task);
     }
@@ -168,7 +169,8 @@ fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
 struct Unfinished {
     at: Rc<At>,
     balancer: Balancer,
-    told: bool,
+    /// How, if it ends now.
+    end: End,
 }
 
 impl Unfinished {
@@ -179,28 +181,17 @@ impl Unfinished {
         Self {
             at,
             balancer,
-            told: false,
+            end: End::Stopped,
         }
-    }
-
-    fn finish(mut self, end: &End) {
-        self.told = true;
-        self.tell(end);
-    }
-
-    fn tell(&self, end: &End) {
-        let At {
-            service, shared, ..
-        } = &*self.at;
-        shared.report.ended(service, self.balancer, end);
     }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if !self.told {
-            self.tell(&End::Stopped);
-        }
-        self.at.shared.slots.add_permits(1);
+        let At {
+            service, shared, ..
+        } = &*self.at;
+        shared.report.ended(service, self.balancer, &self.end);
+        shared.slots.add_permits(1);
     }
 }

@@ -27,7 +27,7 @@ pub use addr::{Balancer, Client, Target};
 pub use client::{Martian, OwnAddresses, check as check_client};
 pub use open::{Connection, Connections, Moved};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
-pub use report::{End, Report, Weight};
+pub use report::{End, Report};
 pub use upstream::{HostSocketRequest, HostSockets, Neighbours, Spoofed};
 
 use crate::header::Policy;

@@ -64,15 +64,6 @@ fn flag(client: &Client) -> &'static str {
     }
 }
 
-/// How much an end deserves to be noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weight {
-    /// Part of normal operation.
-    Normal,
-    /// Somebody has to do something.
-    Notable,
-}
-
 /// A balancer that sends nothing at all may just be waiting for its client's first bytes.
 const NOTHING_CAME: &str = "if the application speaks first (SMTP, MySQL, FTP), the balancer may \
     be keeping its header until the client speaks: an AWS NLB does, until AWS support sets \
@@ -105,18 +96,11 @@ impl End {
         }
     }
 
-    pub fn weight(&self) -> Weight {
-        match self {
-            Self::Closed { .. } | Self::Reset(_) | Self::Stopped | Self::Silent => Weight::Normal,
-            Self::HeaderTimeout { .. }
-            | Self::HeaderCut { .. }
-            | Self::HeaderRead(_)
-            | Self::Header(_)
-            | Self::Local
-            | Self::Client { .. }
-            | Self::NoTarget(_)
-            | Self::ConnectTimeout { .. }
-            | Self::Connect { .. } => Weight::Notable,
-        }
+    /// Whether nobody has to look into it. Whatever is new is notable until it is listed here.
+    pub fn is_normal(&self) -> bool {
+        matches!(
+            self,
+            Self::Closed { .. } | Self::Reset(_) | Self::Stopped | Self::Silent
+        )
     }
 }

@@ -15,7 +15,7 @@ use super::{
     counts::{Counters, Counts},
 };
 use crate::header::KeptTlvs;
-use crate::relay::{Balancer, Client, Connection, End, Report, Service, Target, Weight};
+use crate::relay::{Balancer, Client, Connection, End, Report, Service, Target};
 
 pub struct Telemetry(BTreeMap<String, Heard>);
 
@@ -169,11 +169,10 @@ impl Report for Telemetry {
 
     fn ended(&self, service: &Service, balancer: Balancer, end: &End) {
         self.count(service, |counters| counters.ended(end.name()));
-        match end.weight() {
-            Weight::Normal => {
-                tracing::debug!(service = service.name, %balancer, reason = end.name(), "{end}");
-            }
-            Weight::Notable => self.warn(service, balancer, end),
+        if end.is_normal() {
+            tracing::debug!(service = service.name, %balancer, reason = end.name(), "{end}");
+        } else {
+            self.warn(service, balancer, end);
         }
     }
 
