@@ -10,6 +10,7 @@
 
 mod admit;
 mod bounds;
+mod clock;
 mod ctx;
 mod direct;
 mod lookup;
@@ -26,7 +27,7 @@ use aya_ebpf::{
         BPF_F_INGRESS, sk_action,
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
-    helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh},
+    helpers::{bpf_redirect, bpf_redirect_neigh},
     macros::{classifier, sk_lookup, sock_ops},
     programs::{SkLookupContext, SockOpsContext, TcContext},
 };
@@ -89,8 +90,7 @@ pub fn accepted(ctx: SockOpsContext) -> u32 {
 /// Run by the daemon, twice a second: it is there.
 #[classifier]
 pub fn beat(ctx: TcContext) -> i32 {
-    // SAFETY: takes nothing.
-    maps::set_life(Life::Beat, unsafe { bpf_ktime_get_coarse_ns() });
+    maps::set_life(Life::Beat, clock::nanoseconds());
     admit::guard::look_at_lo(&ctx);
     TCX_NEXT
 }

@@ -2,7 +2,7 @@
 //! has the balancer, and nowhere otherwise. One to a steer address goes to the application that
 //! `deliver` has found.
 
-use aya_ebpf::{bindings::bpf_sk_lookup, helpers::bpf_ktime_get_ns, programs::SkLookupContext};
+use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::warn;
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Counter, Endpoint, LO};
@@ -75,8 +75,7 @@ fn addresses(lookup: &bpf_sk_lookup) -> (Addr, Addr) {
 /// One line a second and CPU, however many are refused.
 #[inline(always)]
 fn log_refusal(ctx: &SkLookupContext, service: u32, balancer: &Addr) {
-    // SAFETY: a helper without arguments.
-    if !maps::may_log(unsafe { bpf_ktime_get_ns() }) {
+    if !maps::may_log() {
         return;
     }
     match balancer.v4() {

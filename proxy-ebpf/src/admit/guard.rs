@@ -3,10 +3,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use proxy_common::{Addr, Counter, Endpoint, Life, Listener, flow::Tuple};
 
-use crate::{ctx::Version, lookup::socket::listens, maps};
+use crate::{clock, ctx::Version, lookup::socket::listens, maps};
 
 /// The listener of a SYN that is to be served, or why it is refused. None: it is no SYN to a service from
 /// one of its balancers, and what becomes of it is for others to say.
@@ -35,8 +35,7 @@ pub fn guard(
 /// The sockets are asked once in a tick of the kernel's clock.
 #[inline(always)]
 fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
-    // SAFETY: takes nothing.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::nanoseconds();
     let last = maps::last_up(listener);
     if listener.has(Listener::REMOTE) || last == now || last == maps::ON_LO {
         return true;
@@ -80,8 +79,7 @@ pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
 
 #[inline(always)]
 pub fn daemon_is_up() -> bool {
-    // SAFETY: takes nothing.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::nanoseconds();
     maps::life(Life::Closing) == 0 && now.saturating_sub(maps::life(Life::Beat)) < Life::PATIENCE
 }
 

@@ -2,17 +2,15 @@
 
 use core::ptr;
 
-use aya_ebpf::{
-    helpers::{bpf_ktime_get_coarse_ns, bpf_sk_fullsock},
-    programs::TcContext,
-};
+use aya_ebpf::{helpers::bpf_sk_fullsock, programs::TcContext};
 use proxy_common::{
     Counter,
-    flow::{Down, flag, seconds},
+    flow::{Down, flag},
 };
 
 use super::FAILED;
 use crate::{
+    clock,
     ctx::{self, Link, Version},
     lookup::route,
     maps,
@@ -132,8 +130,7 @@ fn is_last(ctx: &TcContext) -> bool {
 /// while forwarding is off on our own device, it goes on as it was: it is the kernel that sends.
 #[inline(always)]
 fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
-    // SAFETY: takes nothing.
-    let now = seconds(unsafe { bpf_ktime_get_coarse_ns() }) as u16;
+    let now = clock::seconds() as u16;
     if flow.routed != now || flow.device == 0 {
         if let Some(way) = route::way(ctx, version, &flow.rewrite.to) {
             flow.device = way.device;

@@ -1,15 +1,16 @@
 //! The first data segment: a handshake's proof and a header, of which a connection is made.
 
-use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter, Listener, Steered,
     cookie::{Agreed, Answered, Asked, Numbers},
-    flow::{Down, Pending, Tuple, flag, seconds},
+    flow::{Down, Pending, Tuple, flag},
 };
 
 use super::{FAILED, enter, sweep, to_daemon};
 use crate::{
     admit::guard,
+    clock,
     ctx::{self, Link, Unreadable, Version},
     lookup::{
         kfunc::{self, Attrs},
@@ -112,8 +113,7 @@ enum Judged {
 #[inline(never)]
 fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
     let (segment, options) = (&scratch.segment, &scratch.options);
-    // SAFETY: takes nothing.
-    let now = seconds(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = clock::seconds();
     let ours = segment.ack.wrapping_sub(1);
     let theirs = segment.seq.wrapping_sub(1);
     if Agreed::from_bits(ours).timestamps {
@@ -310,8 +310,7 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> Result
     down.down_base = segment.ack;
     down.flags = pending | kept;
     down.service = listener.service();
-    // SAFETY: takes nothing.
-    down.opened = seconds(unsafe { bpf_ktime_get_coarse_ns() });
+    down.opened = clock::seconds();
     down.header = proxy.version as u16;
     rewrite::prepare(&mut up.rewrite, &segment.tuple)?;
     rewrite::prepare(&mut down.rewrite, app)

@@ -3,13 +3,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use proxy_common::{
     Addr, Life,
-    flow::{Down, MAX_FLOWS, Pending, Told, Tuple, flag, seconds, told},
+    flow::{Down, MAX_FLOWS, Pending, Told, Tuple, flag, told},
 };
 
 use crate::{
+    clock,
     ctx::Version,
     lookup::socket::{Presence, presence},
     maps,
@@ -57,8 +58,7 @@ struct Sweep {
 pub fn sweep(ctx: &TcContext) {
     let mut sweep = Sweep {
         skb: ctx.skb.skb,
-        // SAFETY: takes nothing.
-        now: seconds(unsafe { bpf_ktime_get_coarse_ns() }) as u16,
+        now: clock::seconds() as u16,
         linger: Linger::with(maps::life(Life::Entries)),
         entries: 0,
         open: 0,
@@ -71,8 +71,7 @@ pub fn sweep(ctx: &TcContext) {
 /// Removes SYNs that nothing came of, and counts each balancer's share anew.
 #[inline(always)]
 pub fn sweep_pending() {
-    // SAFETY: takes nothing.
-    let mut now = seconds(unsafe { bpf_ktime_get_coarse_ns() });
+    let mut now = clock::seconds();
     maps::for_each_share(reset_share, &mut now);
     maps::for_each_pending(expire, &mut now);
 }

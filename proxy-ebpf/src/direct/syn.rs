@@ -1,6 +1,6 @@
 //! The balancer's SYN.
 
-use aya_ebpf::{helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter, Host, Listener,
     cookie::{Agreed, Asked, Numbers},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     admit::guard::guard,
+    clock,
     ctx::{self, Link, Unreadable, Version},
     lookup::{
         route,
@@ -209,8 +210,7 @@ fn number(
     secret: &[u64; 2],
     numbers: &mut Numbers,
 ) -> bool {
-    // SAFETY: takes nothing.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = clock::nanoseconds();
     let asked = Asked {
         tuple: &segment.tuple,
         service: listener.service(),

@@ -1,9 +1,5 @@
 //! Who may connect, and to what.
 
-use super::{
-    direct::{Each, for_each},
-    load_word, store_word,
-};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap, lpm_trie::Key},
@@ -12,6 +8,12 @@ use aya_ebpf::{
 use proxy_common::{
     Addr, Allowed, Endpoint, Listener, MAX_ALLOWED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, port_bit,
 };
+
+use super::{
+    direct::{Each, for_each},
+    load_word, store_word,
+};
+use crate::clock;
 
 #[map(name = "allow4")]
 static ALLOW4: LpmTrie<Allowed<1>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
@@ -33,7 +35,7 @@ static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
 static UP: Array<u64> = Array::with_max_entries(MAX_LISTENERS, 0);
 /// Something listened there, as of the last beat, for what comes in by `lo`.
 pub const ON_LO: u64 = u64::MAX;
-/// When this CPU last logged a refusal, in nanoseconds since boot.
+/// When this CPU last logged a refusal, in nanoseconds of the same clock.
 #[map(name = "last_log")]
 static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -108,11 +110,12 @@ fn exact<const N: usize>(service: u32, addr: [u32; N]) -> Key<Allowed<N>> {
 
 /// True at most once a second on each CPU.
 #[inline(always)]
-pub fn may_log(now: u64) -> bool {
+pub fn may_log() -> bool {
     const SECOND: u64 = 1_000_000_000;
     let Some(last) = LAST_LOG.get_ptr_mut(0) else {
         return false;
     };
+    let now = clock::nanoseconds();
     // SAFETY: this CPU's own slot, and a program isn't preempted by itself on one CPU.
     unsafe {
         if now.wrapping_sub(*last) < SECOND {

@@ -5,23 +5,26 @@ use core::{ffi::c_void, ptr::from_mut};
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns},
+    helpers::bpf_for_each_map_elem,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
     Addr, Host, Life,
     cookie::{self, spent},
-    flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up, seconds},
+    flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up},
     given, header,
 };
 
 use super::{load_word, store_word};
-use crate::wire::{
-    cut,
-    options::{Header, Options},
-    proxy,
-    segment::Segment,
+use crate::{
+    clock,
+    wire::{
+        cut,
+        options::{Header, Options},
+        proxy,
+        segment::Segment,
+    },
 };
 
 #[map(name = "flows_up")]
@@ -188,14 +191,14 @@ fn add(to: Option<*mut u64>, count: u64) {
 /// This connection is the daemon's.
 #[inline(never)]
 pub fn note_given(tuple: &Tuple) {
-    store_word(GIVEN.get_ptr_mut(given::place(tuple)), now());
+    store_word(GIVEN.get_ptr_mut(given::place(tuple)), clock::seconds());
 }
 
 /// Whether the daemon's end of such a connection may still be there.
 #[inline(always)]
 pub fn was_given(tuple: &Tuple) -> bool {
     let last = load_word(GIVEN.get_ptr(given::place(tuple)));
-    let now = now();
+    let now = clock::seconds();
     let is_recent = |at: u32| at != 0 && now.wrapping_sub(at) < given::MEMORY;
     is_recent(last) || is_recent(life(Life::Found) as u32)
 }
@@ -212,12 +215,6 @@ pub fn spend(ours: u32, theirs: u32) {
 #[inline(always)]
 pub fn is_spent(ours: u32, theirs: u32) -> bool {
     load_word(SPENT.get_ptr(spent::place(ours))) == spent::word(ours, theirs)
-}
-
-#[inline(always)]
-fn now() -> u32 {
-    // SAFETY: takes nothing.
-    seconds(unsafe { bpf_ktime_get_coarse_ns() })
 }
 
 #[inline(always)]
