@@ -36,6 +36,9 @@ counters! {
     ReplySteered => "reply_steered",
     /// A reply could not be given its Ethernet header and was dropped: TCP sends it again.
     ReplyFailed => "reply_failed",
+    /// A packet of an application was dropped, as nat had given it another source than its steer address:
+    /// it would have left for the real client.
+    ReplyRenamed => "reply_renamed",
     /// A packet of a spoofed connection was handed to the host.
     InjectSteered => "inject_steered",
     /// A packet of a spoofed connection went to a target beyond this host.
@@ -46,9 +49,9 @@ counters! {
     InjectStray => "inject_stray",
     /// A packet of a spoofed connection could not be given its Ethernet header: TCP sends it again.
     InjectFailed => "inject_failed",
-    /// A new connection that the kernel delivers by itself (a wildcard listener, or TIME_WAIT).
+    /// A new connection to an application that another one has been to.
     DeliverFound => "deliver_found",
-    /// A new connection was assigned to the listener at the target's own address.
+    /// A new connection had the listener at the target looked up.
     DeliverAssigned => "deliver_assigned",
     /// A new connection to a steer address and port that is no target: the kernel answers RST.
     DeliverNoTarget => "deliver_no_target",

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use network_types::eth::{EthHdr, EtherType};
-use proxy_common::VETH_MAC;
+use proxy_common::{Addr, VETH_MAC};
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
 pub struct Unreadable;
@@ -66,6 +66,34 @@ pub fn version(ctx: &TcContext) -> Option<Version> {
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> u32 {
     skb(ctx).mark
+}
+
+/// The addresses of the socket that has sent the packet, its own and its peer's, as the socket has them.
+#[inline(always)]
+pub fn socket_addresses(ctx: &TcContext, version: Version) -> Option<[Addr; 2]> {
+    // SAFETY: the kernel's pointer, which may be null; these fields every kind of socket has.
+    unsafe {
+        let socket = skb(ctx).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return None;
+        }
+        // All of them, each for itself: the verifier takes no offset that depends on anything.
+        let word = |field: *const u32| field.read_volatile();
+        let words =
+            |field: *const [u32; 4]| [0, 1, 2, 3].map(|at| word(field.cast::<u32>().add(at)));
+        let v4 = [
+            word(&raw const (*socket).src_ip4),
+            word(&raw const (*socket).dst_ip4),
+        ];
+        let v6 = [
+            words(&raw const (*socket).src_ip6),
+            words(&raw const (*socket).dst_ip6),
+        ];
+        Some(match version {
+            Version::V4 => v4.map(Addr::from_v4),
+            Version::V6 => v6.map(Addr::from_v6),
+        })
+    }
 }
 
 /// The index of the device at which the program runs.

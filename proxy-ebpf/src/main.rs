@@ -117,8 +117,9 @@ pub fn deliver(ctx: TcContext) -> i32 {
 pub fn dispatch(ctx: SkLookupContext) -> u32 {
     let (action, why) = match admit::dispatch::dispatch(&ctx) {
         Ok(None) => return sk_action::SK_PASS,
+        Err(None) => return sk_action::SK_DROP,
         Ok(Some(why)) => (sk_action::SK_PASS, why),
-        Err(why) => (sk_action::SK_DROP, why),
+        Err(Some(why)) => (sk_action::SK_DROP, why),
     };
     count(why);
     action

@@ -80,8 +80,8 @@ pub enum ConfigError {
          (anyone at all is written 0.0.0.0/0 and ::/0)"
     )]
     EmptyAllowlist(String),
-    #[error("can't read allowlist {path}: {source}")]
-    Unreadable { path: PathBuf, source: io::Error },
+    #[error("can't read allowlist {path}: {error}")]
+    Unreadable { path: PathBuf, error: io::Error },
     #[error(
         "{path}:{line}: {found:?} is no CIDR prefix or address: write one a line, as in 192.0.2.0/24"
     )]
@@ -91,9 +91,13 @@ pub enum ConfigError {
         found: String,
     },
     #[error(
-        "{0} listens where its own target is: give truepeer and the application different addresses or ports"
+        "listening at {listen} takes target {target} from the application: give truepeer and the \
+         application different ports, or truepeer an address of its own"
     )]
-    ListensAtTarget(SocketAddr),
+    ListensAtTarget {
+        listen: SocketAddr,
+        target: SocketAddr,
+    },
     #[error("{0} is given twice as a listen address")]
     ListensTwice(SocketAddr),
     #[error("target {0} is no address that an application can have: give one, as in 127.0.0.1:80")]
@@ -102,6 +106,11 @@ pub enum ConfigError {
     NoPort(SocketAddr),
     #[error("listening at {0} needs a port: give the one that balancers connect to")]
     NoListenPort(SocketAddr),
+    #[error(
+        "IPv6 is switched off on this host, and service {0} has no IPv4 target: switch it on, or give \
+         --target4"
+    )]
+    NoFamily(String),
     #[error("the steer network {0} has too few addresses for the targets: choose a larger one")]
     SteerNetTooSmall(String),
 }
@@ -139,12 +148,13 @@ impl AllowSource {
 
 /// The format of mmproxy and go-mmproxy: a prefix or address a line, blank lines and comments.
 fn read_allow_file(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    const BYTE_ORDER_MARK: char = '\u{feff}';
+    let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),
-        source,
+        error,
     })?;
     let mut prefixes = Vec::new();
-    for (index, line) in text.lines().enumerate() {
+    for (index, line) in text.trim_start_matches(BYTE_ORDER_MARK).lines().enumerate() {
         let entry = line.split(['#', ';']).next().unwrap_or_default().trim();
         if entry.is_empty() {
             continue;
@@ -175,7 +185,30 @@ pub fn parse_prefix(text: &str) -> Option<IpNet> {
     Some(net.trunc())
 }
 
+/// Whether an application can have it. A link-local address of IPv6 means nothing without its link.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_multicast() && v4.octets()[0] != 0,
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether who listens at `listen` hears what is for `at`; `is_local`: an address of this host.
+fn hears(listen: SocketAddr, at: SocketAddr, is_local: bool) -> bool {
+    let is_any = listen.ip().is_unspecified() && (listen.is_ipv6() || at.is_ipv4());
+    listen.port() == at.port() && (listen.ip() == at.ip() || is_local && is_any)
+}
+
 impl Config {
+    /// Whether no service listens where a target is; `is_local`: at an address of this host.
+    pub fn is_free(&self, target: SocketAddr, is_local: bool) -> Result<(), ConfigError> {
+        let mut listens = self.services.iter().flat_map(|service| &service.listen);
+        match listens.find(|listen| hears(**listen, target, is_local)) {
+            Some(&listen) => Err(ConfigError::ListensAtTarget { listen, target }),
+            None => Ok(()),
+        }
+    }
+
     /// What can't work whatever the host looks like.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut seen = Vec::new();
@@ -184,16 +217,14 @@ impl Config {
                 if target.port() == 0 {
                     return Err(ConfigError::NoPort(target));
                 }
-                if target.ip().is_unspecified() || target.ip().is_multicast() {
+                if !is_unicast(target.ip()) {
                     return Err(ConfigError::NoTarget(target));
                 }
+                self.is_free(target, target.ip().is_loopback())?;
             }
             for listen in &service.listen {
                 if listen.port() == 0 {
                     return Err(ConfigError::NoListenPort(*listen));
-                }
-                if service.targets().any(|target| target == *listen) {
-                    return Err(ConfigError::ListensAtTarget(*listen));
                 }
                 if seen.contains(listen) {
                     return Err(ConfigError::ListensTwice(*listen));

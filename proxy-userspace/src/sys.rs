@@ -1,6 +1,7 @@
 //! The only unsafe code of the daemon, and the system calls that need a word of explanation.
 
 pub mod bpf;
+pub mod inq;
 pub mod tun;
 
 use std::{
@@ -42,6 +43,9 @@ fn resetting_socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
+    // The relay has no way to pass an urgent byte on as such: it stays where it is among the others.
+    socket.set_out_of_band_inline(true)?;
+    inq::tell(&socket)?;
     Ok(socket)
 }
 

@@ -16,7 +16,7 @@ const AF_INET: u32 = 2;
 /// becomes, the kernel's SO_REUSEPORT hash decides: it is the same for a SYN cookie's ACK as it was for
 /// the SYN.
 #[inline(always)]
-pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
+pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter>> {
     // SAFETY: the kernel hands every program a valid context.
     let lookup: &bpf_sk_lookup = unsafe { &*ctx.lookup };
     if lookup.protocol != IpProto::Tcp as u32 {
@@ -25,11 +25,11 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
     let (local, balancer) = addresses(lookup);
     let port = lookup.local_port as u16;
     if maps::is_steer(&local) {
+        let at = Endpoint::new(local, port);
         // By the network, nobody may reach an application that is bound to 127.0.0.1.
-        if lookup.ingress_ifindex == LO || lookup.ingress_ifindex == maps::device() {
-            maps::assign_app(ctx, Endpoint::new(local, port));
-        }
-        return Ok(None);
+        let is_inside = lookup.ingress_ifindex == LO || lookup.ingress_ifindex == maps::device();
+        let is_known = is_inside && (maps::assign_app(ctx, at) || maps::is_unmapped(&at));
+        return if is_known { Ok(None) } else { Err(None) };
     }
     if !maps::is_served(port) {
         return Ok(None);
@@ -38,17 +38,22 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Counter> {
         return Ok(None);
     };
     let service = listener.service();
+    // A program asks for the listener at a target, with a port that nobody connects from: a spoofed
+    // connection must not come to a service, this instance's or another's.
+    if lookup.remote_port == 0 {
+        return Err(None);
+    }
     if !maps::allows(service, &balancer) {
         log_refusal(ctx, service, &balancer);
-        return Err(Counter::DispatchRefused);
+        return Err(Some(Counter::DispatchRefused));
     }
     if !daemon_is_up() {
-        return Err(Counter::DaemonDown);
+        return Err(Some(Counter::DaemonDown));
     }
     if maps::assign(ctx, listener) {
         Ok(Some(Counter::DispatchAccepted))
     } else {
-        Err(Counter::DispatchNoListener)
+        Err(Some(Counter::DispatchNoListener))
     }
 }
 

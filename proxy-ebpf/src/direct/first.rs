@@ -14,7 +14,7 @@ use crate::{
     ctx::{self, Link, Unreadable, Version},
     lookup::{
         kfunc::{self, Attrs},
-        socket::{Presence, presence},
+        socket::{Presence, listens, presence},
     },
     maps::{self, Scratch},
     verdict::Verdict,
@@ -192,8 +192,11 @@ fn connect(
         return Err(Reason::Spent);
     }
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
-    insert(ctx, version, scratch, listener, steered)?;
     let to_app = Tuple::new(scratch.proxy.source, steered.target);
+    if !listens(ctx, version, &to_app) {
+        return Err(Reason::ToDaemon(Counter::ToDaemonListener));
+    }
+    insert(ctx, version, scratch, listener, steered)?;
     if !assign(ctx, version, scratch, &to_app) {
         maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
         maps::add_flows(u64::MAX);

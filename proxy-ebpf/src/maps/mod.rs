@@ -18,7 +18,7 @@ pub use direct::{
     note_given, pending, pieces, remember_pieces, scratch, secret, set_life, spend, tell,
     was_given,
 };
-pub use steer::{assign_app, is_remote, remember_app, target};
+pub use steer::{assign_app, is_remote, is_unmapped, remember_app, target};
 
 /// Networks of the steer addresses, set at load.
 #[unsafe(no_mangle)]

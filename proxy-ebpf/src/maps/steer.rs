@@ -20,6 +20,9 @@ static TARGETS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(MAX_TARG
 /// when it closes.
 #[map(name = "apps")]
 static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
+/// Steer addresses of listeners that the kernel won't have in a map; the value says nothing.
+#[map(name = "unmapped")]
+static UNMAPPED: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 #[inline(always)]
 pub fn target(steered: &Endpoint) -> Option<Endpoint> {
@@ -27,12 +30,28 @@ pub fn target(steered: &Endpoint) -> Option<Endpoint> {
     unsafe { TARGETS.get(steered) }.copied()
 }
 
-/// Has `assign_app` find the listener; false when the kernel won't have it in a map.
+/// Has `assign_app` find the listener; false when the kernel won't have it in a map, which is
+/// remembered instead.
 #[inline(always)]
 pub fn remember_app(steered: &Endpoint, listener: *mut bpf_sock) -> bool {
     let apps = (&raw const APPS).cast_mut().cast();
     // SAFETY: a map of sockets takes a socket for its value; the kernel checks both types.
-    unsafe { bpf_map_update_elem(apps, from_ref(steered).cast(), listener.cast(), 0) == 0 }
+    let is_mapped =
+        unsafe { bpf_map_update_elem(apps, from_ref(steered).cast(), listener.cast(), 0) == 0 };
+    if is_mapped == is_unmapped(steered) {
+        // Whatever comes of it: the next SYN tries again.
+        let _ = if is_mapped {
+            UNMAPPED.remove(steered)
+        } else {
+            UNMAPPED.insert(steered, 0, 0)
+        };
+    }
+    is_mapped
+}
+
+#[inline(always)]
+pub fn is_unmapped(steered: &Endpoint) -> bool {
+    UNMAPPED.get_ptr(steered).is_some()
 }
 
 /// Hands the connection to the application's listener; false when none is remembered.

@@ -1,9 +1,7 @@
-//! Where a spoofed connection meets the application: a listener bound to 127.0.0.1, ::1 or one
-//! address doesn't hear a steer address, so it is remembered for `dispatch`, which the kernel asks
-//! wherever it looks for a listener: for the SYN, for a SYN cookie's ACK, and for a client that
-//! comes back while its last connection is in TIME_WAIT.
-//!
-//! Only when the kernel would find nothing by itself: a wildcard listener needs no help.
+//! Where a spoofed connection meets the application: the target's listener is remembered for
+//! `dispatch`, which the kernel asks wherever it looks for a listener: for the SYN, for a SYN cookie's
+//! ACK, and for a client that comes back while its last connection is in TIME_WAIT. Whoever else
+//! listens at a steer address hears nothing.
 //!
 //! A listener that can't be in a map, as MPTCP's, has the SYN assigned to it. That is the second
 //! choice: since Linux 6.16, nftables' `fib` takes such a packet's reverse path for wrong.
@@ -14,7 +12,7 @@ use proxy_common::{Counter, flow::Tuple};
 use crate::{
     ctx::{self, Link, Version},
     direct::sweep,
-    lookup::socket::{HERE, with_socket},
+    lookup::socket::{HERE, LISTEN, from_nobody, with_socket},
     maps,
     verdict::Verdict,
     wire::segment::{self, Kind},
@@ -49,16 +47,23 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
     if !sweep::forget_left(ctx, version, &segment.tuple.reversed()) {
         return Verdict::drop(Counter::DeliverTaken);
     }
-    if with_socket(ctx, version, &segment.tuple, HERE, |_| ()).is_some() {
+    // SAFETY: the reference that the lookup just took.
+    let state = with_socket(ctx, version, &segment.tuple, HERE, |socket| unsafe {
+        (*socket).state
+    });
+    // What isn't in the map is found only because it listens there, be it the application or not.
+    if state == Some(LISTEN) && !maps::is_unmapped(steered) {
         return Verdict::pass(Counter::DeliverFound);
     }
+    let is_left = state.is_some_and(|state| state != LISTEN);
     let Some(target) = maps::target(steered) else {
         return Verdict::pass(Counter::DeliverNoTarget);
     };
-    let to_target = Tuple::new(segment.tuple.source(), target);
+    let to_target = from_nobody(&Tuple::new(segment.tuple.source(), target));
     let assigned = with_socket(ctx, version, &to_target, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
         maps::remember_app(steered, socket)
+            || is_left
             || unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) } == 0
     });
     Verdict::pass(match assigned {

@@ -27,8 +27,29 @@ pub fn reply(ctx: &TcContext, link: Link) -> Verdict {
     };
     match wire::source(ctx, version, link) {
         Ok(source) if maps::is_steer(&source) => from_app(ctx, link, version),
+        Ok(_) if is_renamed(ctx, version, link) => Verdict::drop(Counter::ReplyRenamed),
         Ok(_) | Err(Unreadable) => Verdict::FOREIGN,
     }
+}
+
+/// Whether it is an application's, whose steer address a masquerade has just replaced: with nat, conntrack
+/// may take an open connection for one that begins with the application's packet. What `down` has sent this
+/// way is its balancer's by now.
+#[inline(always)]
+fn is_renamed(ctx: &TcContext, version: Version, link: Link) -> bool {
+    let Some([own, peer]) = ctx::socket_addresses(ctx, version) else {
+        return false;
+    };
+    if !maps::is_steer(&own) || wire::destination(ctx, version, link).is_ok_and(|to| to != peer) {
+        return false;
+    }
+    let Some(scratch) = maps::scratch() else {
+        return true;
+    };
+    let segment = &mut scratch.segment;
+    // A balancer may well say that it is the client itself.
+    segment::read(ctx, version, link, segment) != Kind::Tcp
+        || maps::find_up(&segment.tuple.reversed()).is_none()
 }
 
 #[inline(always)]

@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
     path::PathBuf,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
@@ -90,6 +90,7 @@ const LONGEST: u64 = 64;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Neither asking nor answering takes long.
 const PATIENCE: Duration = Duration::from_secs(5);
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Listener {
     pub fn open(instance: &str) -> Result<Self> {
@@ -151,13 +152,20 @@ async fn read_request(read: OwnedReadHalf) -> Result<Request> {
 /// The asking end.
 pub fn ask<T: DeserializeOwned>(instance: &str, request: Request) -> Result<T> {
     let path = super::path(instance, "sock");
-    let Ok(mut stream) = UnixStream::connect(&path) else {
-        bail!(
-            "no daemon answers at {}: is instance {instance} running?",
-            path.display()
-        );
-    };
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = UnixStream::connect(&path).map_err(|error| {
+        let path = path.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                anyhow!("no permission to ask instance {instance} at {path}: run as root")
+            }
+            _ => anyhow!("no daemon answers at {path}: is instance {instance} running?"),
+        }
+    })?;
+    stream.set_read_timeout(Some(match request {
+        // However long the files are.
+        Request::Reload => LONG_PATIENCE,
+        Request::Status | Request::Connections => PATIENCE,
+    }))?;
     writeln!(stream, "{}", serde_json::to_string(&request)?)?;
     let mut line = String::new();
     BufReader::new(stream)

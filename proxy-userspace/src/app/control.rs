@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::pending, process, sync::Arc, time::Dura
 use anyhow::{Context, Result, bail};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 
@@ -46,6 +46,8 @@ pub struct Control<'a> {
     pub claims: Vec<Claim>,
     pub drain: Drain,
     pub entrance: Entrance,
+    /// Why truepeer's devices can't be what they were any more.
+    pub unkept: oneshot::Receiver<anyhow::Error>,
     /// Last: when this ends by an error, the keeper ends what is left while programs are there.
     pub held: Option<Held>,
     pub lock: Lock,
@@ -146,6 +148,7 @@ impl Control<'_> {
                 Event::Replaced { by } = keeper_event(&mut self.held) => {
                     return Ok(End::Replaced(by));
                 }
+                Ok(error) = &mut self.unkept => return Err(error),
                 _ = signals.hangup.recv() => match self.reload() {
                     Reloaded::Prefixes(count) => tracing::info!("reloaded: {count} prefixes"),
                     Reloaded::Refused(why) => {
@@ -188,6 +191,7 @@ impl Control<'_> {
                     Some(ended) => ended??,
                     None => working = false,
                 },
+                Ok(error) = &mut self.unkept => return Err(error),
                 Some(event) = self.links.recv() => self.follow(event),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     connections::{self, Open, Path},
     listen,
+    routes::Routes,
 };
 use crate::{
     admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
@@ -30,6 +31,8 @@ pub struct Direct {
     pub addresses: Addresses,
     maps: kernel::Direct,
     sockets: TcpSockets,
+    routes: Routes,
+    /// By where the targets are.
     served: Vec<Listener>,
     /// Why each service isn't direct, by family.
     reasons: Vec<[Vec<Reason>; 2]>,
@@ -89,7 +92,7 @@ impl Direct {
     pub fn new(
         kernel: &mut Kernel,
         loaded: bool,
-        served: Vec<Listener>,
+        (config, routes): (&Config, Routes),
         facts: watch::Receiver<Facts>,
         addresses: Addresses,
         limits: Limits,
@@ -99,8 +102,9 @@ impl Direct {
             addresses,
             maps: kernel.direct()?,
             sockets: TcpSockets::open()?,
-            reasons: served.iter().map(|_| Default::default()).collect(),
-            served,
+            reasons: vec![Default::default(); config.services.len()],
+            served: Vec::new(),
+            routes,
             loaded,
             limits,
         })
@@ -150,6 +154,8 @@ impl Direct {
         let facts = self.facts.borrow_and_update().clone();
         self.maps.set_host(self.offered(&facts))?;
         self.maps.set_locals(&self.addresses.unicast_or_not())?;
+        self.routes.settle(&facts);
+        self.served = self.routes.served(config);
         for ((service, served), reasons) in config
             .services
             .iter()
@@ -229,19 +235,16 @@ impl Direct {
             service: service.map_or("", |service| &service.name),
             client: Client(flow.client),
             balancer: Balancer(flow.balancer),
-            target: Target(self.target(flow).unwrap_or(flow.steered)),
+            target: self.target(flow),
             path: Path::Direct,
             age: flow.age,
         }
     }
 
-    /// Where the application listens.
-    fn target(&self, flow: &Flow) -> Option<SocketAddr> {
-        let mut all = self.served.iter();
-        let served = all.find(|served| served.service() == flow.service)?;
-        let mut ways = [served.target4(), served.target6()].into_iter();
-        let way = ways.find(|way| way.steer == flow.steered.into())?;
-        Some(way.target.into())
+    /// Where the application listens. One of a daemon before this one may be of no service.
+    fn target(&self, flow: &Flow) -> Target {
+        let target = self.routes.target_behind(flow.steered);
+        target.unwrap_or(Target(flow.steered))
     }
 
     /// Those that are open.

@@ -7,11 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use proxy_common::Listener;
 use socket2::Socket;
 
 use crate::{
+    check,
     config::Config,
     kernel::{Claim, Kernel},
     relay::Service,
@@ -82,7 +83,11 @@ fn open_shared(
         left.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
     }
     let open = |shared| {
-        sys::listener(listen, shared, only_v6).with_context(|| format!("listening at {listen}"))
+        let socket = sys::listener(listen, shared, only_v6);
+        socket.map_err(|error| {
+            let what = check::unusable(listen, &error);
+            anyhow::Error::from(error).context(what)
+        })
     };
     // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
     // beside those that the daemon before this one has at the port, be it at another address.

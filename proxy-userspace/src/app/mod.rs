@@ -81,7 +81,7 @@ async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
     let mut host = netns::watch().await?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
-    let mut set_up = SetUp::new(config, &host, &pins, low, left, true).await?;
+    let mut set_up = SetUp::new(config, &pins, low, left, true).await?;
     set_up.kernel.forward_log()?;
     if predecessor.is_none() {
         set_up.attach()?;
@@ -134,9 +134,10 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
     set_up.follow(&mut host.links);
     let held = continuity::hold(config, &mut set_up, items, predecessor).await?;
     let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
-    let entrance = set_up.entrance();
     let control = control::Control {
         config,
+        entrance: set_up.entrance(),
+        unkept: set_up.upkeep().start().await?,
         counters: set_up.kernel.counters()?,
         withheld: Withheld::new(longest_header_timeout(config)),
         heart,
@@ -153,7 +154,6 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         lock,
         claims,
         drain,
-        entrance,
     };
     control.run(workers).await
 }
@@ -200,9 +200,16 @@ async fn direct(
 ) -> Result<Direct> {
     let device = &set_up.spoof.device.name;
     let facts = facts::watch(config, device, kernel::has_reqsk_kfunc()).await?;
-    let served = set_up.routes.served(config);
     let (loaded, addresses) = (set_up.direct, host.addresses.clone());
-    let mut direct = Direct::new(&mut set_up.kernel, loaded, served, facts, addresses, limits)?;
+    let services = (config, set_up.routes.clone());
+    let mut direct = Direct::new(
+        &mut set_up.kernel,
+        loaded,
+        services,
+        facts,
+        addresses,
+        limits,
+    )?;
     direct.judge(config)?;
     direct.look_for_earlier(config)?;
     Ok(direct)

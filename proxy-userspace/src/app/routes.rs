@@ -10,68 +10,81 @@ use proxy_common::{Listener, Steered};
 
 use crate::{
     config::{self, Config, ConfigError},
+    facts::Facts,
     header::Versions,
     kernel::Kernel,
-    netns::{Addresses, Host, SpoofNs, SteerNets},
-    relay::{OwnAddresses, Route, Service, Target},
+    netns::{Addresses, Host, SpoofNs, SteerNets, Way, way_to},
+    relay::{self, Application, OwnAddresses, Service, Target},
 };
 
-/// The way to each target: by a steer address if it is on this host, straight on if it isn't.
-#[derive(Default)]
+/// The way to each target: by a steer address while it is on this host, straight on while it isn't.
+#[derive(Clone, Default)]
 pub struct Routes {
-    routes: Vec<Route>,
+    applications: Vec<Arc<Application>>,
     addresses: Vec<IpAddr>,
 }
 
 impl Routes {
     /// Targets of different ports share a steer address; those of the same port can't, as the
     /// application shall see its own port.
-    pub fn plan(config: &Config, spoof: &SpoofNs, host: &Host) -> Result<Self, ConfigError> {
+    pub async fn plan(config: &Config, spoof: &SpoofNs) -> Result<Self> {
         let mut routes = Self::default();
         for target in config.services.iter().flat_map(config::Service::targets) {
             if target.is_ipv6() && !spoof.families.v6 {
                 tracing::warn!("IPv6 is switched off on this host: target {target} is not served");
-            } else if target.ip().is_loopback() || host.addresses.contains(&target.ip()) {
-                routes.add(target, &spoof.steer)?;
-            } else {
-                let steered = target;
-                let target = Target(target);
-                routes.routes.push(Route { steered, target });
+            } else if routes.to(target).is_none() {
+                let is_here = is_here(target.ip()).await?;
+                config.is_free(target, is_here)?;
+                routes.add(target, &spoof.steer, is_here)?;
             }
+        }
+        let unserved = |service: &&config::Service| {
+            let mut targets = service.targets();
+            targets.all(|target| routes.to(target).is_none())
+        };
+        if let Some(service) = config.services.iter().find(unserved) {
+            return Err(ConfigError::NoFamily(service.name.clone()).into());
         }
         Ok(routes)
     }
 
-    fn add(&mut self, target: SocketAddr, nets: &SteerNets) -> Result<(), ConfigError> {
-        if self.to(target).is_some() {
-            return Ok(());
-        }
+    fn add(
+        &mut self,
+        target: SocketAddr,
+        nets: &SteerNets,
+        is_here: bool,
+    ) -> Result<(), ConfigError> {
         let net = nets.of(&target.ip());
-        let free = |steered: &SocketAddr| self.routes.iter().all(|route| route.steered != *steered);
-        let steered = (0..u16::MAX)
+        let mut all = self.applications.iter();
+        let mut is_free = |steer: &SocketAddr| all.all(|known| known.steer != *steer);
+        let steer = (0..u16::MAX)
             .map_while(|n| Some(SocketAddr::new(net?.address(n)?, target.port())))
-            .find(free);
-        let Some(steered) = steered else {
+            .find(|steer| is_free(steer));
+        let Some(steer) = steer else {
             let net = net.map_or_else(|| "of IPv6".into(), ToString::to_string);
             return Err(ConfigError::SteerNetTooSmall(net));
         };
-        if !self.addresses.contains(&steered.ip()) {
-            self.addresses.push(steered.ip());
+        if !self.addresses.contains(&steer.ip()) {
+            self.addresses.push(steer.ip());
         }
-        self.routes.push(Route {
-            steered,
-            target: Target(target),
-        });
+        let application = Application::new(Target(target), steer, is_here);
+        self.applications.push(Arc::new(application));
         Ok(())
     }
 
-    pub fn to(&self, target: SocketAddr) -> Option<Route> {
-        let mut routes = self.routes.iter();
-        routes.find(|route| route.target.0 == target).copied()
+    pub fn to(&self, target: SocketAddr) -> Option<&Arc<Application>> {
+        let mut all = self.applications.iter();
+        all.find(|application| application.target.0 == target)
     }
 
-    /// To a service's targets, IPv4 and IPv6.
-    fn of(&self, service: &config::Service) -> [Option<Route>; 2] {
+    /// Where who answers from a steer address listens.
+    pub fn target_behind(&self, steer: SocketAddr) -> Option<Target> {
+        let mut all = self.applications.iter();
+        Some(all.find(|application| application.steer == steer)?.target)
+    }
+
+    /// A service's, for IPv4 clients and for IPv6 clients.
+    fn of(&self, service: &config::Service) -> [Option<&Arc<Application>>; 2] {
         let (v4, v6) = (
             service.target4.map(Into::into),
             service.target6.map(Into::into),
@@ -83,18 +96,26 @@ impl Routes {
         &self.addresses
     }
 
-    /// Tells the programs where the targets are.
+    /// Has new connections go to where the targets are now.
+    pub fn settle(&self, facts: &Facts) {
+        for application in &self.applications {
+            application.set_here(facts.is_here(application.target.0));
+        }
+    }
+
+    /// Tells the programs of the targets, wherever they may be.
     pub fn fill(&self, kernel: &mut Kernel) -> Result<()> {
-        self.routes.iter().try_for_each(|route| {
-            if route.is_steered() {
-                kernel.add_target(route.steered, route.target.0)
-            } else {
-                kernel.add_remote(route.steered)
+        self.applications.iter().try_for_each(|application| {
+            let target = application.target.0;
+            kernel.add_target(application.steer, target)?;
+            if target.ip().is_loopback() {
+                return Ok(());
             }
+            kernel.add_remote(target)
         })
     }
 
-    /// The services as the programs know them, in the configuration's order.
+    /// The services as the programs know them by now, in the configuration's order.
     pub fn served(&self, config: &Config) -> Vec<Listener> {
         let services = config.services.iter();
         services.map(|service| served(service, self)).collect()
@@ -103,28 +124,30 @@ impl Routes {
     /// The services as the relay knows them, in the configuration's order.
     pub fn services(&self, config: &Config) -> Vec<Arc<Service>> {
         let service = |service: &config::Service| {
-            let [route4, route6] = self.of(service);
             Arc::new(Service {
                 name: service.name.clone(),
                 policy: service.header.policy,
                 clients: service.clients,
                 header_timeout: service.header.timeout,
                 connect_timeout: service.connect_timeout,
-                route4,
-                route6,
+                applications: self.of(service).map(Option::<&Arc<_>>::cloned),
             })
         };
         config.services.iter().map(service).collect()
     }
 }
 
+async fn is_here(target: IpAddr) -> Result<bool> {
+    Ok(target.is_loopback() || matches!(way_to(target).await?, Way::Here))
+}
+
 /// What the programs have to know of a service; that it is direct is still to be said.
 fn served(service: &config::Service, routes: &Routes) -> Listener {
-    let ways = routes.of(service);
-    let [v4, v6] = ways.map(|route| {
-        let here = route.filter(Route::is_steered);
+    let applications = routes.of(service);
+    let [v4, v6] = applications.map(|application| {
+        let here = application.filter(|it| it.is_here());
         here.map_or_else(Steered::default, |here| Steered {
-            steer: here.steered.into(),
+            steer: here.steer.into(),
             target: here.target.0.into(),
         })
     });
@@ -133,7 +156,7 @@ fn served(service: &config::Service, routes: &Routes) -> Listener {
     let mut served = Listener::new(service.id, v4, v6).with_header_seconds(seconds.max(1));
     served.set(Listener::HEADER_V1, versions != Versions::V2);
     served.set(Listener::HEADER_V2, versions != Versions::V1);
-    let is_remote = ways.iter().flatten().any(|route| !route.is_steered());
+    let is_remote = applications.iter().flatten().any(|it| !it.is_here());
     served.set(Listener::REMOTE, is_remote);
     served
 }
@@ -154,7 +177,14 @@ impl Own {
 }
 
 impl OwnAddresses for Own {
-    fn contains(&self, address: &IpAddr) -> bool {
-        self.addresses.contains(address) || self.steer.contains(address)
+    fn find(&self, address: &IpAddr) -> Option<relay::Own> {
+        if self.steer.contains(address) {
+            return Some(relay::Own::Steer);
+        }
+        let is_unicast = self.addresses.is_unicast(address)?;
+        Some(match is_unicast {
+            true => relay::Own::Unicast,
+            false => relay::Own::Broadcast,
+        })
     }
 }

@@ -10,7 +10,7 @@ use super::{direct::Direct, routes::Routes};
 use crate::{
     config::{self, Config},
     kernel::{self, Inheritance, Kernel, LowFds, Placement},
-    netns::{Host, LinkEvent, SpoofNs},
+    netns::{LinkEvent, SpoofNs, Upkeep},
 };
 
 /// What can be continued.
@@ -38,7 +38,6 @@ impl SetUp {
     /// left, if there was one: then its programs see all packets until these do.
     pub async fn new(
         config: &Config,
-        host: &Host,
         pins: &Path,
         low: LowFds,
         left: Option<Left>,
@@ -53,7 +52,7 @@ impl SetUp {
         let wants_steer_device = serves && direct && via_lo;
         let (spoof, inheritance) = spoof(config, left, via_lo, wants_steer_device).await?;
         let spoof = Arc::new(spoof);
-        let routes = Routes::plan(config, &spoof, host)?;
+        let routes = Routes::plan(config, &spoof).await?;
         if inheritance.is_some() {
             spoof.add_addresses(routes.addresses()).await?;
         }
@@ -73,6 +72,10 @@ impl SetUp {
     /// killed daemon has left would use them at once, to send to the real clients.
     pub async fn open(&self) -> Result<()> {
         self.spoof.add_addresses(self.routes.addresses()).await
+    }
+
+    pub fn upkeep(&self) -> Upkeep {
+        self.spoof.upkeep(self.routes.addresses())
     }
 
     pub fn entrance(&self) -> Entrance {

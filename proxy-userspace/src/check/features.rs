@@ -50,7 +50,13 @@ fn tc() -> Finding {
 
 fn bpffs() -> Finding {
     const SUBJECT: &str = "bpffs";
-    if kernel::is_bpffs_mounted() {
+    if kernel::is_bpffs_mounted() && kernel::is_bpffs_read_only() {
+        Finding::fail(
+            SUBJECT,
+            "read-only at /sys/fs/bpf: the allowlist can't be pinned there",
+            "mount -o remount,rw /sys/fs/bpf",
+        )
+    } else if kernel::is_bpffs_mounted() {
         Finding::ok(SUBJECT, "mounted at /sys/fs/bpf")
     } else {
         Finding::warn(

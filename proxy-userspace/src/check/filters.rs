@@ -6,12 +6,16 @@ use crate::app::setup::is_lo_strict;
 
 /// All there is to say, for a check.
 pub fn check() -> Vec<Finding> {
-    vec![rp_filter(), firewall()]
+    vec![rp_filter(), firewall(), bans()]
 }
 
 /// Looks at the firewall only where it matters: a large one takes its time to read.
 pub fn brief() -> Vec<Finding> {
-    if is_lo_strict() { check() } else { Vec::new() }
+    if is_lo_strict() {
+        vec![rp_filter(), firewall()]
+    } else {
+        Vec::new()
+    }
 }
 
 fn rp_filter() -> Finding {
@@ -28,13 +32,39 @@ fn rp_filter() -> Finding {
     }
 }
 
-fn firewall() -> Finding {
-    const SUBJECT: &str = "firewall";
-    let (device, fitting) = if is_lo_strict() {
+/// The device that clients' packets enter by, and how a rule names it.
+fn entrance() -> (&'static str, &'static str) {
+    if is_lo_strict() {
         ("truepeer0", r#"iifname "truepeer*""#)
     } else {
         ("lo", "iif lo")
-    };
+    }
+}
+
+/// Whether a ban of a client's address is seen before what lets all of its packets in.
+fn bans() -> Finding {
+    const SUBJECT: &str = "bans";
+    let (device, _) = entrance();
+    match nftables::bans_behind(device) {
+        Ok(None) => Finding::ok(
+            SUBJECT,
+            format!("no ban stands behind a rule that accepts {device}"),
+        ),
+        Ok(Some(chain)) => Finding::warn(
+            SUBJECT,
+            format!(
+                "chain {chain} accepts {device}, by which clients' packets enter, before it bans \
+                 addresses: the bans keep no client of truepeer's out"
+            ),
+            "put the bans in front of that rule, or into a chain of their own of a lower priority",
+        ),
+        Err(why) => Finding::warn(SUBJECT, format!("unknown: {why}"), "see `nft list ruleset`"),
+    }
+}
+
+fn firewall() -> Finding {
+    const SUBJECT: &str = "firewall";
+    let (device, fitting) = entrance();
     match nftables::input_chain_against(device) {
         Ok(None) => Finding::ok(
             SUBJECT,

@@ -47,6 +47,19 @@ fn explain(listen: SocketAddr, error: &io::Error, running: Option<&admin::Status
     }
 }
 
+/// What a start says that can't listen there.
+pub fn unusable(listen: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("listening at {listen}, which is taken{}", by(listen)),
+        _ => format!("listening at {listen}"),
+    }
+}
+
+/// Who listens there already, if that can be told.
+fn by(listen: SocketAddr) -> String {
+    holder::of(listen).map_or_else(String::new, |holder| format!(" by {holder}"))
+}
+
 fn taken(listen: SocketAddr, running: Option<&admin::Status>) -> Finding {
     let serves = |status: &&admin::Status| {
         status
@@ -58,10 +71,9 @@ fn taken(listen: SocketAddr, running: Option<&admin::Status>) -> Finding {
         let message = format!("{listen} is served by this instance, pid {}", status.pid);
         return Finding::ok(SUBJECT, message);
     }
-    let by = holder::of(listen).map_or_else(String::new, |holder| format!(" by {holder}"));
     Finding::fail(
         SUBJECT,
-        format!("{listen} is taken{by}"),
+        format!("{listen} is taken{}", by(listen)),
         "end what listens there, or choose another address or port",
     )
 }

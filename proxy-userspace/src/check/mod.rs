@@ -9,6 +9,7 @@ mod listen;
 mod nftables;
 mod path;
 mod routes;
+mod steer_nets;
 mod steering;
 mod targets;
 
@@ -18,6 +19,7 @@ use anyhow::{Result, bail};
 use futures_util::future::join_all;
 
 pub use finding::{Finding, Status};
+pub use listen::unusable;
 use steering::Steering;
 
 use crate::{
@@ -38,11 +40,12 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
         findings.extend(targets::plainly(service).await);
     }
     let mut host = netns::watch().await?;
+    findings.extend(steer_nets::check(config).await);
     findings.extend(steer(config, &mut host).await?);
     // At the same time: a neighbour that isn't there takes seconds.
     let clients = clients
         .iter()
-        .map(|client| routes::client(*client, &host.addresses));
+        .map(|client| routes::client(*client, config, &host.addresses));
     findings.extend(join_all(clients).await);
     Ok(findings)
 }

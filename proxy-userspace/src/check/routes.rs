@@ -9,7 +9,7 @@ use super::Finding;
 use crate::{
     config::{Config, Service},
     netns::{Addresses, NextHop, Way, answers, way_to},
-    relay::{OwnAddresses, check_client},
+    relay::{Fallback, Martian, Own, OwnAddresses, check_client},
 };
 
 /// Nobody's addresses: of the blocks for documentation.
@@ -82,30 +82,72 @@ async fn default_route(nobody: IpAddr) -> Finding {
 }
 
 /// The host's own addresses as the relay wants to know them.
-struct Own<'a>(&'a Addresses);
+struct Host<'a>(&'a Addresses);
 
-impl OwnAddresses for Own<'_> {
-    fn contains(&self, address: &IpAddr) -> bool {
-        self.0.contains(address)
+impl OwnAddresses for Host<'_> {
+    fn find(&self, address: &IpAddr) -> Option<Own> {
+        let is_unicast = self.0.is_unicast(address)?;
+        Some(if is_unicast {
+            Own::Unicast
+        } else {
+            Own::Broadcast
+        })
     }
 }
 
-/// Whether replies to this very client can be steered.
-pub async fn client(client: IpAddr, own: &Addresses) -> Finding {
+/// Whether this very client is served, and replies to it can be steered.
+pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding {
     const SUBJECT: &str = "client";
     let client = client.to_canonical();
-    if let Err(martian) = check_client(client, &Own(own)) {
-        let next = "name an address that a client can have";
-        return Finding::fail(
-            SUBJECT,
-            format!("{client} is {martian}: it is refused"),
-            next,
-        );
+    if let Some(finding) = untargeted(client, config) {
+        return finding;
+    }
+    match check_client(client, &Host(own)) {
+        Ok(()) => {}
+        Err(Martian::Own) => {
+            let message = format!("{client} is this host's own: it is connected from as it is");
+            return Finding::ok(SUBJECT, message);
+        }
+        Err(martian) => {
+            let message = format!("{client} is {martian}: it is refused");
+            return Finding::fail(SUBJECT, message, "name an address that a client can have");
+        }
     }
     let found = reach(client).await;
     found.unwrap_or_else(|error| {
         let next = format!("see `ip route get {client}`");
         Finding::warn(SUBJECT, format!("{client}: unknown: {error:#}"), next)
+    })
+}
+
+/// What becomes of a client that no target is of the family of.
+fn untargeted(client: IpAddr, config: &Config) -> Option<Finding> {
+    const SUBJECT: &str = "client";
+    let without = config.services.iter().find(|service| {
+        let mut targets = service.targets();
+        targets.all(|target| target.is_ipv4() != client.is_ipv4())
+    });
+    let service = without?;
+    let flag = if client.is_ipv4() {
+        "--target4"
+    } else {
+        "--target6"
+    };
+    Some(match service.clients.on_no_target {
+        Fallback::Unspoofed => Finding::ok(
+            SUBJECT,
+            format!(
+                "{client} is served from this host's own address, by the other family's target"
+            ),
+        ),
+        Fallback::Reject => Finding::fail(
+            SUBJECT,
+            format!(
+                "service {} has no target for {client}: it is refused",
+                service.name
+            ),
+            format!("give {flag}, or --on-no-target unspoofed"),
+        ),
     })
 }
 

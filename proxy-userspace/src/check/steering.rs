@@ -23,8 +23,7 @@ impl Steering {
             ..config.clone()
         };
         let pins = Unmounted::new()?;
-        let mut set_up =
-            SetUp::new(&config, host, &pins.path(), LowFds::default(), None, false).await?;
+        let mut set_up = SetUp::new(&config, &pins.path(), LowFds::default(), None, false).await?;
         set_up.attach()?;
         set_up.follow(&mut host.links);
         set_up.open().await?;
@@ -40,7 +39,7 @@ impl Steering {
     }
 
     pub fn route(&self, target: SocketAddr) -> Option<Route> {
-        self.0.routes.to(target)
+        Some(self.0.routes.to(target)?.route())
     }
 }
 

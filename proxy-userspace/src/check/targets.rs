@@ -14,7 +14,7 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
     config::Service,
-    netns::SpoofNs,
+    netns::{SpoofNs, TcpSockets, device_name, netlink},
     relay::{Route, Spoofed},
     sys,
 };
@@ -29,11 +29,14 @@ pub async fn plainly(service: &Service) -> Vec<Finding> {
     for target in service.targets() {
         let found = match within(service, TcpStream::connect(target)).await {
             Ok(_) => Finding::ok(SUBJECT, "the application accepts connections"),
-            Err(error) => Finding::fail(
-                SUBJECT,
-                cause(&error),
-                "start the application, or correct the target",
-            ),
+            Err(error) => match bound(target).await {
+                Some(device) => by_one_device(SUBJECT, &device),
+                None => Finding::fail(
+                    SUBJECT,
+                    cause(&error),
+                    "start the application, or correct the target",
+                ),
+            },
         };
         findings.push(found.of(&service.name, Some(target)));
     }
@@ -61,12 +64,31 @@ async fn attempt(service: &Service, steering: &Steering, route: Route) -> Findin
     let client = client_for(&route);
     match within(service, connect(steering.spoof(), client, route)).await {
         Ok(()) => Finding::ok(SPOOFED, format!("reached from client {}", client.ip())),
-        Err(error) => Finding::fail(
-            SPOOFED,
-            format!("not reached from client {}: {}", client.ip(), cause(&error)),
-            next_after(&error, client.ip()),
-        ),
+        Err(error) => match bound(route.target.0).await {
+            Some(device) => by_one_device(SPOOFED, &device),
+            None => Finding::fail(
+                SPOOFED,
+                format!("not reached from client {}: {}", client.ip(), cause(&error)),
+                next_after(&error, client.ip()),
+            ),
+        },
     }
+}
+
+/// The one device that the application listens on, if that is why it isn't reached.
+async fn bound(target: SocketAddr) -> Option<String> {
+    let device = TcpSockets::open().and_then(|mut it| it.device_of_listener(target));
+    device_name(&netlink().ok()?, device.ok()??).await.ok()
+}
+
+fn by_one_device(subject: &'static str, device: &str) -> Finding {
+    Finding::fail(
+        subject,
+        format!(
+            "the application listens by {device} alone: what it answers clients can't be steered"
+        ),
+        "have it listen without SO_BINDTODEVICE (in systemd's units: BindToDevice=)",
+    )
 }
 
 fn next_after(error: &io::Error, client: IpAddr) -> String {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 
 use super::{
@@ -23,14 +23,24 @@ pub fn allow(args: AllowArgs) -> Result<ExitCode> {
             args.instance.service
         );
     }
-    let mut list = Allowlist::open(&args.instance.instance)?;
+    let instance = &args.instance.instance;
     match args.verb {
-        AllowVerb::List => print(&list, service),
-        AllowVerb::Add(args) => add(&mut list, service, &args.prefixes),
-        AllowVerb::Remove(args) => remove(&mut list, service, &args.prefixes),
-        AllowVerb::Replace(args) => replace(&mut list, service, &args.prefixes),
-        AllowVerb::Test(args) => test(&list, service, &args.prefixes),
+        AllowVerb::List => print(&existing(instance)?, service),
+        AllowVerb::Add(args) => add(&mut Allowlist::open(instance)?, service, &args.prefixes),
+        AllowVerb::Remove(args) => remove(&mut existing(instance)?, service, &args.prefixes),
+        AllowVerb::Replace(args) => {
+            replace(&mut Allowlist::open(instance)?, service, &args.prefixes)
+        }
+        AllowVerb::Test(args) => test(&existing(instance)?, service, &args.prefixes),
     }
+}
+
+/// Who only looks makes none.
+fn existing(instance: &str) -> Result<Allowlist> {
+    let found = Allowlist::find(instance)?;
+    found.with_context(|| {
+        format!("instance {instance} has no allowlist: see `truepeer status --all`")
+    })
 }
 
 fn print(list: &Allowlist, service: u32) -> Result<ExitCode> {

@@ -10,6 +10,7 @@ use std::{
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use super::address;
 use crate::{
     config::{Direct, parse_prefix},
     header::{Policy, Versions},
@@ -33,12 +34,14 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Show or change who may connect, live and also while nothing runs
     Allow(AllowArgs),
-    /// Show what the running daemon serves and has counted
-    Status(ShowArgs),
+    /// Show what the running daemon serves and has counted, or which instances there are
+    Status(StatusArgs),
     /// List the connections that are open, with what their headers said
     Connections(ShowArgs),
     /// Have the running daemon read its --allow-file again
     Reload(InstanceArgs),
+    /// Remove what an instance has left that doesn't run any more: its allowlist, its files
+    Forget(InstanceArgs),
     /// Holds what a daemon has, and outlives it. Only daemons start it
     #[command(hide = true)]
     Keeper(InstanceArgs),
@@ -54,19 +57,19 @@ pub struct InstanceArgs {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Where balancers connect to
-    #[arg(short, long, value_name = "ADDR:PORT", required = true, num_args = 1.., value_parser = socket_addr::<SocketAddr>)]
+    #[arg(short, long, value_name = "ADDR:PORT", required = true, num_args = 1.., value_parser = address::parse::<SocketAddr>)]
     pub listen: Vec<SocketAddr>,
     /// The application's IPv4 address, for IPv4 clients
-    #[arg(short = '4', long, value_name = "ADDR:PORT", required_unless_present = "target6", value_parser = socket_addr::<SocketAddrV4>)]
+    #[arg(short = '4', long, value_name = "ADDR:PORT", required_unless_present = "target6", value_parser = address::parse::<SocketAddrV4>)]
     pub target4: Option<SocketAddrV4>,
     /// The application's IPv6 address, for IPv6 clients
-    #[arg(short = '6', long, value_name = "[ADDR]:PORT", value_parser = socket_addr::<SocketAddrV6>)]
+    #[arg(short = '6', long, value_name = "[ADDR]:PORT", value_parser = address::parse::<SocketAddrV6>)]
     pub target6: Option<SocketAddrV6>,
     /// What balancers speak
     #[arg(short, long, value_enum, default_value_t)]
     pub protocol: Protocol,
     /// A balancer's address or network; nobody else can connect
-    #[arg(long, value_name = "CIDR", num_args = 1.., value_parser = prefix)]
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = prefix)]
     pub allow: Vec<IpNet>,
     /// A file of such, one a line
     #[arg(long, value_name = "FILE", num_args = 1.., visible_aliases = ["allowed-subnets", "allowed-networks"])]
@@ -105,7 +108,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub take_over: bool,
     /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub maxconn: Option<NonZeroUsize>,
     /// Have the kernel make the application's connection of the balancer's by itself
     #[arg(long, value_enum, default_value_t)]
@@ -114,7 +117,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHETHER", hide = true, value_parser = handover)]
     pub handover: Option<String>,
     /// Worker threads [default: one per core]
-    #[arg(long, value_name = "N", visible_alias = "listeners")]
+    #[arg(long, value_name = "N", visible_alias = "listeners", value_parser = count)]
     pub workers: Option<NonZeroUsize>,
     /// Network of the IPv4 addresses that applications answer to [default: 169.254.80.80/28]
     #[arg(long, value_name = "CIDR", value_parser = steer::<false>)]
@@ -237,8 +240,17 @@ pub enum AllowVerb {
 
 #[derive(Debug, Args)]
 pub struct Prefixes {
-    #[arg(value_name = "CIDR", required = true, value_parser = prefix)]
+    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = prefix)]
     pub prefixes: Vec<IpNet>,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// List the instances of this host, also those that don't run
+    #[arg(long, conflicts_with = "instance")]
+    pub all: bool,
+    #[command(flatten)]
+    pub show: ShowArgs,
 }
 
 #[derive(Debug, Args)]
@@ -254,14 +266,9 @@ fn prefix(text: &str) -> Result<IpNet, String> {
     parse_prefix(text).ok_or_else(|| "write a CIDR prefix or an address, as in 192.0.2.0/24".into())
 }
 
-/// Like std's parser, but a port is digits only: `+80` and `080` are somebody's mistake.
-fn socket_addr<A: std::str::FromStr>(text: &str) -> Result<A, String> {
-    let port = text.rsplit(':').next().unwrap_or_default();
-    let plain = port == "0" || !port.starts_with(['+', '0']);
-    let parsed = text.parse().ok().filter(|_| plain);
-    parsed.ok_or_else(|| {
-        "write ADDRESS:PORT with a port up to 65535, as in 127.0.0.1:80 or [::1]:80".into()
-    })
+fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "write a number from 1 on, or leave it out".into())
 }
 
 fn header_max_len(text: &str) -> Result<usize, String> {

@@ -1,11 +1,13 @@
 //! The command line: what was typed, and which exit code says how it went.
 
+mod address;
 mod allow;
 mod args;
 mod check;
 mod connections;
 #[cfg(test)]
 mod documents;
+mod instances;
 mod run;
 mod status;
 
@@ -30,9 +32,11 @@ pub fn main() -> ExitCode {
         args::Command::Run(args) => run::run(*args),
         args::Command::Check(args) => check::check(*args),
         args::Command::Allow(args) => allow::allow(args),
-        args::Command::Status(args) => status::status(&args),
+        args::Command::Status(args) if args.all => instances::list(args.show.json),
+        args::Command::Status(args) => status::status(&args.show),
         args::Command::Connections(args) => connections::connections(&args),
         args::Command::Reload(args) => status::reload(&args),
+        args::Command::Forget(args) => instances::forget(&args),
         args::Command::Keeper(args) => keep(&args),
     };
     outcome.unwrap_or_else(|error| {

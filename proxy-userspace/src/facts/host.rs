@@ -1,4 +1,4 @@
-//! What netlink tells of the host: rules of routing, IPsec policies, VRFs, addresses.
+//! What netlink tells of the host: rules of routing, IPsec policies, VRFs, where targets are.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
@@ -17,6 +17,7 @@ use rtnetlink::{
 };
 
 use super::{Family, Packets};
+use crate::netns::{Way, way_to};
 
 /// One that isn't the kernel's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +164,17 @@ fn name(link: &LinkMessage) -> Option<String> {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,
     })
+}
+
+/// Those of the targets' addresses that are this host's.
+pub async fn here(targets: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>> {
+    let mut here = BTreeSet::new();
+    for target in targets {
+        if let Way::Here = way_to(*target).await? {
+            here.insert(*target);
+        }
+    }
+    Ok(here)
 }
 
 /// Those that packets for this host alone have.

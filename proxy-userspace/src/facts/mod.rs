@@ -78,8 +78,10 @@ pub struct Facts {
     /// Names of the VRF devices.
     pub vrfs: Vec<String>,
     pub firewall: Firewall,
-    /// The namespace's own unicast addresses.
+    /// The namespace's own unicast addresses: nobody can be spoofed from there.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of the targets' addresses that are this host's, be it by a route alone.
+    pub here: BTreeSet<IpAddr>,
     /// Targets that a listener with Multipath TCP hears, or has been the last to hear.
     pub multipath: BTreeSet<SocketAddr>,
 }

@@ -108,8 +108,9 @@ impl Facts {
         }
     }
 
-    fn is_here(&self, target: SocketAddr) -> bool {
-        target.ip().is_loopback() || self.addresses.contains(&target.ip())
+    /// Whether what listens at `target` is on this host.
+    pub fn is_here(&self, target: SocketAddr) -> bool {
+        target.ip().is_loopback() || self.here.contains(&target.ip())
     }
 
     fn ipsec_reason(&self, packets: Packets) -> Option<Reason> {

@@ -1,7 +1,7 @@
 //! Reading the facts, and following them: most by event, settings and listeners by looking again and
 //! again.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use rtnetlink::Handle;
@@ -11,12 +11,11 @@ use tokio::{
 };
 
 use super::{
-    Facts, Firewall, host, listeners::Listeners, netlink, netlink::Bell, nftables::Ruleset,
-    sysctls::Settings,
+    Facts, Firewall, host, listeners::Listeners, netlink, nftables::Ruleset, sysctls::Settings,
 };
 use crate::{
-    config::{Config, Direct},
-    netns,
+    config::{Config, Direct, Service},
+    netns::{self, Bell},
     privileges::{self, Role},
 };
 
@@ -25,9 +24,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// After an event: most changes come in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How long the firewall isn't read again: bans that come and go in large sets all the time would
-/// have that done without a pause.
-const FIREWALL_PAUSE: Duration = Duration::from_millis(250);
+/// How long firewall and routing aren't read again: bans or routes that come and go in large numbers all
+/// the time would have that done without a pause.
+const READ_PAUSE: Duration = Duration::from_millis(250);
 
 /// The facts as they are now, of the calling thread's network namespace. `device` is truepeer's own
 /// device, `kfunc` whether the kernel has `bpf_sk_assign_tcp_reqsk`.
@@ -175,7 +174,10 @@ struct Reader {
     settings: Settings,
     listeners: Listeners,
     routing: Handle,
-    /// When the firewall may be read again.
+    /// Addresses of the targets, but for loopback's.
+    targets: BTreeSet<IpAddr>,
+    /// When they may be read again.
+    routing_from: Instant,
     firewall_from: Instant,
 }
 
@@ -185,6 +187,8 @@ impl Reader {
             settings: Settings::new(device),
             listeners: Listeners::new(config)?,
             routing: netns::netlink()?,
+            targets: targets(config),
+            routing_from: Instant::now(),
             firewall_from: Instant::now(),
         })
     }
@@ -201,6 +205,7 @@ impl Reader {
             vrfs: host::vrfs(&self.routing).await?,
             firewall: firewall(wanted).await?,
             addresses: host::addresses(&self.routing).await?,
+            here: host::here(&self.targets).await?,
             multipath: self.listeners.multipath(&BTreeSet::new()),
         })
     }
@@ -209,11 +214,13 @@ impl Reader {
     async fn refresh(&mut self, facts: &mut Facts, stale: &mut Stale) -> Result<()> {
         facts.sysctls = self.settings.read();
         facts.multipath = self.listeners.multipath(&facts.multipath);
-        if stale.routing {
+        if stale.routing && self.routing_from <= Instant::now() {
             facts.routing_rules = host::routing_rules(&self.routing).await?;
             facts.vrfs = host::vrfs(&self.routing).await?;
             facts.addresses = host::addresses(&self.routing).await?;
+            facts.here = host::here(&self.targets).await?;
             stale.routing = false;
+            self.routing_from = Instant::now() + READ_PAUSE;
         }
         if stale.ipsec {
             facts.ipsec = netlink::ipsec_policies().await?;
@@ -222,10 +229,16 @@ impl Reader {
         if stale.firewall && self.firewall_from <= Instant::now() {
             facts.firewall = firewall(facts.wanted).await?;
             stale.firewall = false;
-            self.firewall_from = Instant::now() + FIREWALL_PAUSE;
+            self.firewall_from = Instant::now() + READ_PAUSE;
         }
         Ok(())
     }
+}
+
+fn targets(config: &Config) -> BTreeSet<IpAddr> {
+    let targets = config.services.iter().flat_map(Service::targets);
+    let addresses = targets.map(|target| target.ip());
+    addresses.filter(|address| !address.is_loopback()).collect()
 }
 
 /// On a thread of its own: it waits for a program, and gives it a capability that nobody else shall

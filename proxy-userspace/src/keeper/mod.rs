@@ -29,7 +29,7 @@ pub use item::{Item, Items};
 pub use kind::Kind;
 pub use message::Orders;
 pub use process::main;
-pub use take::{Taken, take};
+pub use take::{Taken, is_there, take};
 
 use std::{path::PathBuf, time::Duration};
 

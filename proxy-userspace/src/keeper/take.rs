@@ -31,6 +31,11 @@ pub async fn take(instance: &str) -> Result<Option<Taken>> {
     take_at(&path(instance), instance).await
 }
 
+/// Whether something waits to be taken.
+pub fn is_there(instance: &str) -> Result<bool> {
+    Ok(dial(&path(instance))?.is_some())
+}
+
 pub(super) async fn take_at(path: &Path, instance: &str) -> Result<Option<Taken>> {
     // One that ends before it has answered has a successor, or there is nothing left to take.
     while let Some(channel) = dial(path)? {

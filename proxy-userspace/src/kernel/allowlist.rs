@@ -1,6 +1,11 @@
 //! The allowlist: a trie per family, pinned, and changed while the programs read it.
 
-use std::{fmt, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+    net::IpAddr,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
@@ -67,6 +72,26 @@ impl Allowlist {
         })
     }
 
+    /// The same, if there is one.
+    pub fn find(instance: &str) -> Result<Option<Self>> {
+        if pins::directory(instance).join(map::ALLOW4).exists() {
+            return Self::open(instance).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The instances that have one, be it that they don't run.
+    pub fn instances() -> Result<BTreeSet<String>> {
+        pins::instances()
+    }
+
+    /// Removes an instance's; returns how many prefixes it had.
+    pub fn forget(instance: &str) -> Result<usize> {
+        let list = Self::find(instance)?;
+        pins::remove(instance)?;
+        list.map_or(Ok(0), |list| Ok(list.entries()?.len()))
+    }
+
     pub fn entries(&self) -> Result<Vec<Entry>> {
         let mut entries = self.v4.entries::<Ipv4Net>()?;
         entries.extend(self.v6.entries::<Ipv6Net>()?);
@@ -77,17 +102,16 @@ impl Allowlist {
     /// Replaces what the configuration put there; live prefixes stay. Adds before it removes, so
     /// that no balancer is refused in between.
     pub fn configure(&mut self, service: u32, prefixes: &[IpNet]) -> Result<()> {
-        let before = self.entries()?;
+        let before = self.entries()?.into_iter();
+        let before = before.filter(|it| it.service == service && it.origin == Origin::Config);
+        let mut stale: HashSet<_> = before.map(|entry| entry.prefix).collect();
         for prefix in prefixes {
-            self.insert(service, *prefix, Origin::Config)?;
+            if !stale.remove(prefix) {
+                self.insert(service, *prefix, Origin::Config)?;
+            }
         }
-        let stale = |entry: &&Entry| {
-            entry.origin == Origin::Config
-                && entry.service == service
-                && !prefixes.contains(&entry.prefix)
-        };
-        for entry in before.iter().filter(stale) {
-            self.remove(service, entry.prefix)?;
+        for prefix in stale {
+            self.remove(service, prefix)?;
         }
         Ok(())
     }

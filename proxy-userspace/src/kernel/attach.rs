@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    mem,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -265,7 +265,11 @@ impl Devices {
             match tc.attach(ebpf, name, on, hook) {
                 Ok(attachment) => attached.push(attachment),
                 Err(error) => {
-                    tracing::warn!("replies by {} are not steered: {error:#}", link.name);
+                    if is_gone(&error) {
+                        tracing::debug!(device = link.name, "gone before it was attached to");
+                    } else {
+                        tracing::warn!("replies by {} are not steered: {error:#}", link.name);
+                    }
                     return tc.release(attached);
                 }
             }
@@ -273,6 +277,14 @@ impl Devices {
         tracing::debug!(device = link.name, "steering replies");
         self.attached.insert(link.index, (link.is_port, attached));
     }
+}
+
+/// The device: its end is told as well.
+fn is_gone(error: &anyhow::Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.raw_os_error() == Some(libc::ENODEV))
 }
 
 /// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a

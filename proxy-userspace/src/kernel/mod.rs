@@ -29,5 +29,8 @@ pub use life::say_closing;
 pub use link::LinkPlace;
 pub use load::{Claim, Kernel, Placement};
 pub use low::LowFds;
-pub use pins::{Unmounted, directory as pins, is_mounted as is_bpffs_mounted};
+pub use pins::{
+    Unmounted, directory as pins, is_mounted as is_bpffs_mounted,
+    is_read_only as is_bpffs_read_only,
+};
 pub use share::{Change, Inheritance, LINK, map_name, shared_map};

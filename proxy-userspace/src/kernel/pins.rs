@@ -1,6 +1,7 @@
 //! Where the allowlist is pinned: `/sys/fs/bpf/truepeer/<instance>/`.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::{AsRawFd as _, OwnedFd},
@@ -9,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use rustix::{
-    fs::{CWD, StatFs, statfs},
+    fs::{CWD, StatFs, StatVfsMountFlags, statfs, statvfs},
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags},
 };
 
@@ -18,7 +19,32 @@ const BPFFS: &str = "/sys/fs/bpf";
 const MAGIC: u32 = 0xcafe_4a11;
 
 pub fn directory(instance: &str) -> PathBuf {
-    Path::new(BPFFS).join("truepeer").join(instance)
+    all().join(instance)
+}
+
+fn all() -> PathBuf {
+    Path::new(BPFFS).join("truepeer")
+}
+
+/// Those that have pins.
+pub fn instances() -> Result<BTreeSet<String>> {
+    let entries = match fs::read_dir(all()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries.with_context(|| format!("reading {} (needs root)", all().display()))?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect()
+}
+
+/// All pins of an instance, if it has any.
+pub fn remove(instance: &str) -> Result<()> {
+    let directory = directory(instance);
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub fn create_directory(instance: &str) -> Result<PathBuf> {
@@ -44,6 +70,11 @@ fn ensure_mounted() -> io::Result<()> {
 
 pub fn is_mounted() -> bool {
     statfs(BPFFS).is_ok_and(|StatFs { f_type, .. }| u32::try_from(f_type) == Ok(MAGIC))
+}
+
+/// Whether nothing can be pinned there.
+pub fn is_read_only() -> bool {
+    statvfs(BPFFS).is_ok_and(|it| it.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn mount() -> io::Result<()> {

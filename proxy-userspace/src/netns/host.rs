@@ -54,7 +54,7 @@ pub async fn configure(device: &Device) -> Result<Configured> {
 
 /// Whether the device has IPv6 now: `lo` tells whether the host wants any, as some have it off on
 /// new devices only.
-fn enable_v6(device: &Device) -> bool {
+pub fn enable_v6(device: &Device) -> bool {
     let key = |device: &str| format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
     let is_off =
         |device: &str| fs::read_to_string(key(device)).is_ok_and(|value| value.trim_ascii() != "0");
@@ -122,11 +122,10 @@ pub async fn add_addresses(device: &Device, v4: u32, addresses: &[IpAddr]) -> Re
             .with_context(|| format!("adding steer address {address} beside {}", device.name))?;
     }
     for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
-        if let Some(address) = addresses.iter().find(|address| family(address))
-            && !routes::has_default(&netlink, address).await?
-        {
-            routes::add_default(&netlink, device, address)
+        if let Some(address) = addresses.iter().find(|address| family(address)) {
+            routes::keep_default(&netlink, device, address)
                 .await
+                .or_else(if_new)
                 .with_context(|| format!("adding a default route by {}", device.name))?;
         }
     }
@@ -134,7 +133,7 @@ pub async fn add_addresses(device: &Device, v4: u32, addresses: &[IpAddr]) -> Re
 }
 
 /// A daemon before this one may have added it.
-fn if_new(error: rtnetlink::Error) -> Result<(), rtnetlink::Error> {
+pub fn if_new(error: rtnetlink::Error) -> Result<(), rtnetlink::Error> {
     match &error {
         rtnetlink::Error::NetlinkError(message)
             if message.to_io().kind() == io::ErrorKind::AlreadyExists =>

@@ -85,7 +85,8 @@ fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
     }
 }
 
-pub(super) async fn name(netlink: &Handle, index: u32) -> Result<String> {
+/// The name of the device of this index.
+pub async fn name(netlink: &Handle, index: u32) -> Result<String> {
     let mut links = netlink.link().get().match_index(index).execute();
     let link = links.try_next().await.context("reading a device")?;
     let mut attributes = link.into_iter().flat_map(|link| link.attributes);

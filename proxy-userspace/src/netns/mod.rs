@@ -2,6 +2,7 @@
 //! address is local, joined to the host by one veth pair. All of it by netlink; all of it gone with the
 //! processes.
 
+mod bell;
 mod host;
 mod lookup;
 mod routes;
@@ -9,6 +10,7 @@ mod sockets;
 mod spoof;
 mod steer;
 mod tun;
+mod upkeep;
 mod watch;
 
 use std::{
@@ -18,10 +20,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
+pub use bell::{Bell, is_unsupported};
 pub use host::keep_forwarding;
-pub use lookup::{NextHop, Way, answers, way_to};
+pub use lookup::{NextHop, Way, answers, name as device_name, way_to};
 pub use sockets::{Local, SocketState, TcpSocket, TcpSockets};
 pub use steer::{Families, SteerNet, SteerNets};
+pub use upkeep::Upkeep;
 pub use watch::{Addresses, Host, Link, LinkEvent, watch};
 
 use crate::sys;
@@ -33,7 +37,7 @@ pub struct Device {
     pub name: String,
     pub index: u32,
     /// Tells instances on one host apart: their devices and their default steer addresses.
-    pub number: u8,
+    pub number: u16,
 }
 
 impl Device {
@@ -121,6 +125,15 @@ impl SpoofNs {
     /// The same at the veth: without any IPv4 address it takes no packets of clients.
     pub async fn add_to_veth(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
         host::add_addresses(&self.device, self.device.index, addresses).await
+    }
+
+    /// What keeps the devices as they are from here on, with these addresses on them.
+    pub fn upkeep(&self, addresses: &[std::net::IpAddr]) -> Upkeep {
+        Upkeep {
+            device: self.device.clone(),
+            steer_device: self.steer_device.as_ref().map(|device| device.index),
+            addresses: addresses.to_vec(),
+        }
     }
 
     /// For the keeper to hold.

@@ -66,6 +66,13 @@ impl FromStr for SteerNet {
         if !Self::HOST_BITS.contains(&host_bits) {
             return Err("the network is too large: leave at most 16 bits for addresses".into());
         }
+        if !is_assignable(net.addr()) {
+            return Err(
+                "no device can have such an address: choose a private network, as in \
+                 169.254.80.80/28 or fd74:7275:6570::1/112"
+                    .into(),
+            );
+        }
         Ok(Self {
             first: net.addr(),
             net,
@@ -79,6 +86,21 @@ impl fmt::Display for SteerNet {
     }
 }
 
+fn is_assignable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_loopback() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.is_unicast_link_local()
+                || v6.to_ipv4_mapped().is_some())
+        }
+    }
+}
+
 /// One network per family; none while nobody chose one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SteerNets {
@@ -89,11 +111,16 @@ pub struct SteerNets {
 impl SteerNets {
     /// Link-local and unique-local addresses that nobody else is likely to use. Each device
     /// number has networks of its own, so that instances don't take each other's replies.
-    pub(super) fn or_default(self, device: u8) -> Self {
+    pub(super) fn or_default(self, device: u16) -> Self {
         Self {
             v4: self.v4.or_else(|| net(v4(device).into(), 28)),
             v6: self.v6.or_else(|| net(v6(device).into(), 112)),
         }
+    }
+
+    /// Those that were chosen, or the first instance's.
+    pub fn or_first(self) -> Self {
+        self.or_default(0)
     }
 
     pub fn of(&self, family: &IpAddr) -> Option<&SteerNet> {
@@ -115,20 +142,18 @@ impl SteerNets {
     }
 }
 
-/// Device numbers whose default IPv4 network lies within 169.254.80.0/24.
-pub(super) const DEVICES: std::ops::Range<u8> = 0..11;
+/// More than a host can have instances; their default IPv4 networks end far below 169.254.169.254,
+/// where clouds have something of theirs.
+pub(super) const DEVICES: std::ops::Range<u16> = 0..1024;
 
-fn v4(device: u8) -> Ipv4Addr {
-    Ipv4Addr::new(
-        169,
-        254,
-        80,
-        80_u8.saturating_add(device.saturating_mul(16)),
-    )
+fn v4(device: u16) -> Ipv4Addr {
+    const FIRST: Ipv4Addr = Ipv4Addr::new(169, 254, 80, 80);
+    const SIZE: u32 = 16;
+    Ipv4Addr::from(u32::from(FIRST) + SIZE * u32::from(device))
 }
 
-fn v6(device: u8) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd74, 0x7275, 0x6570, 0, 0, 0, device.into(), 1)
+fn v6(device: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd74, 0x7275, 0x6570, 0, 0, 0, device, 1)
 }
 
 fn net(first: IpAddr, prefix_len: u8) -> Option<SteerNet> {
@@ -161,5 +186,14 @@ mod tests {
         assert_eq!(net.address(16), None);
         assert!("10.0.0.0/8".parse::<SteerNet>().is_err());
         assert!("10.0.0.1".parse::<SteerNet>().is_err());
+        for nobodys in [
+            "127.0.0.0/28",
+            "224.0.0.0/28",
+            "fe80::/112",
+            "ff02::/112",
+            "::1/128",
+        ] {
+            assert!(nobodys.parse::<SteerNet>().is_err(), "{nobodys}");
+        }
     }
 }

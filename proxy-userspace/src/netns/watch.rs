@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
+    mem,
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -10,8 +11,8 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::Ipv4Net;
 use rtnetlink::{
-    MulticastGroup,
-    packet_core::{NetlinkMessage, NetlinkPayload},
+    Handle, MulticastGroup,
+    packet_core::NetlinkPayload,
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
@@ -47,12 +48,24 @@ impl Addresses {
         map.contains_key(address)
     }
 
+    /// Whether one of the host's own is a device's, or else a broadcast address.
+    pub fn is_unicast(&self, address: &IpAddr) -> Option<bool> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        Some(!map.get(address)?.unicast.is_empty())
+    }
+
     /// All of them, and whether each is a device's own.
     pub fn unicast_or_not(&self) -> Vec<(IpAddr, bool)> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let each = map.iter();
         each.map(|(address, holders)| (*address, !holders.unicast.is_empty()))
             .collect()
+    }
+
+    fn replace(&self, with: Self) {
+        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut with = with.0.write().unwrap_or_else(PoisonError::into_inner);
+        *map = mem::take(&mut *with);
     }
 
     fn add(&self, message: &AddressMessage) {
@@ -111,51 +124,85 @@ pub async fn watch() -> Result<Host> {
     let (connection, netlink, mut changes) =
         rtnetlink::new_multicast_connection(&groups).context("subscribing to netlink")?;
     tokio::spawn(connection);
-    let addresses = Addresses::default();
-    let mut known = netlink.address().get().execute();
-    while let Some(message) = known.try_next().await.context("reading addresses")? {
-        addresses.add(&message);
-    }
     let (events, links) = mpsc::unbounded_channel();
-    let mut known = netlink.link().get().execute();
-    while let Some(message) = known.try_next().await.context("reading devices")? {
-        tell(&events, present(&message));
-    }
-    let host = Host {
-        addresses: addresses.clone(),
-        links,
+    let mut watch = Watch {
+        netlink,
+        addresses: Addresses::default(),
+        events,
+        present: BTreeSet::new(),
     };
+    watch.read().await?;
+    let addresses = watch.addresses.clone();
     tokio::spawn(async move {
         while let Some((message, _)) = changes.next().await {
-            apply(message, &addresses, &events);
+            watch.apply(message.payload).await;
         }
         tracing::error!("netlink closed: new devices and addresses go unnoticed");
     });
-    Ok(host)
+    Ok(Host { addresses, links })
 }
 
-/// Nobody listens any more once the daemon stops.
-fn tell(events: &mpsc::UnboundedSender<LinkEvent>, event: Option<LinkEvent>) {
-    let _ = event.map(|event| events.send(event));
+struct Watch {
+    netlink: Handle,
+    addresses: Addresses,
+    events: mpsc::UnboundedSender<LinkEvent>,
+    /// The devices that were told of.
+    present: BTreeSet<u32>,
 }
 
-fn apply(
-    message: NetlinkMessage<RouteNetlinkMessage>,
-    addresses: &Addresses,
-    events: &mpsc::UnboundedSender<LinkEvent>,
-) {
-    let NetlinkPayload::InnerMessage(message) = message.payload else {
-        return;
-    };
-    match message {
-        RouteNetlinkMessage::NewLink(message) => tell(events, present(&message)),
-        RouteNetlinkMessage::DelLink(message) => {
-            let index = message.header.index;
-            tell(events, Some(LinkEvent::Gone { index }));
+impl Watch {
+    /// All of it. What is gone since the last time is told as well.
+    async fn read(&mut self) -> Result<()> {
+        let fresh = Addresses::default();
+        let mut known = self.netlink.address().get().execute();
+        while let Some(message) = known.try_next().await.context("reading addresses")? {
+            fresh.add(&message);
         }
-        RouteNetlinkMessage::NewAddress(message) => addresses.add(&message),
-        RouteNetlinkMessage::DelAddress(message) => addresses.remove(&message),
-        _ => {}
+        self.addresses.replace(fresh);
+        let mut gone = mem::take(&mut self.present);
+        let mut known = self.netlink.link().get().execute();
+        while let Some(message) = known.try_next().await.context("reading devices")? {
+            gone.remove(&message.header.index);
+            self.is_there(&message);
+        }
+        gone.into_iter().for_each(|index| self.is_gone(index));
+        Ok(())
+    }
+
+    async fn apply(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>) {
+        match payload {
+            NetlinkPayload::InnerMessage(message) => match message {
+                RouteNetlinkMessage::NewLink(message) => self.is_there(&message),
+                RouteNetlinkMessage::DelLink(message) => self.is_gone(message.header.index),
+                RouteNetlinkMessage::NewAddress(message) => self.addresses.add(&message),
+                RouteNetlinkMessage::DelAddress(message) => self.addresses.remove(&message),
+                _ => {}
+            },
+            // There were more changes than the kernel keeps for us.
+            NetlinkPayload::Overrun(_) => {
+                if let Err(error) = self.read().await {
+                    tracing::error!("new devices and addresses may go unnoticed: {error:#}");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_there(&mut self, message: &LinkMessage) {
+        self.present.insert(message.header.index);
+        if let Some(event) = present(message) {
+            self.tell(event);
+        }
+    }
+
+    fn is_gone(&mut self, index: u32) {
+        self.present.remove(&index);
+        self.tell(LinkEvent::Gone { index });
+    }
+
+    /// Nobody listens any more once the daemon stops.
+    fn tell(&self, event: LinkEvent) {
+        let _ = self.events.send(event);
     }
 }
 

@@ -5,9 +5,19 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-/// Knows this host's own addresses, broadcast addresses included.
+/// Knows this host's own addresses.
 pub trait OwnAddresses: Send + Sync {
-    fn contains(&self, address: &IpAddr) -> bool;
+    fn find(&self, address: &IpAddr) -> Option<Own>;
+}
+
+/// What an address of this host's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Of one of its devices.
+    Unicast,
+    Broadcast,
+    /// One that applications answer from.
+    Steer,
 }
 
 /// Why a claimed address can't be a client's. An application would trust most of these.
@@ -19,8 +29,9 @@ pub enum Martian {
     Broadcast,
     /// An IPv6 link-local address means nothing without its link.
     LinkLocal,
-    /// One of this host's own.
+    /// One of this host's own. It can be connected from, without being spoofed.
     Own,
+    Steer,
 }
 
 impl Martian {
@@ -32,6 +43,7 @@ impl Martian {
             Self::Broadcast => "client_broadcast",
             Self::LinkLocal => "client_link_local",
             Self::Own => "client_own_address",
+            Self::Steer => "client_steer_address",
         }
     }
 }
@@ -45,6 +57,7 @@ impl fmt::Display for Martian {
             Self::Broadcast => "a broadcast address",
             Self::LinkLocal => "a link-local address",
             Self::Own => "one of this host's own addresses",
+            Self::Steer => "an address that truepeer steers replies by",
         })
     }
 }
@@ -61,10 +74,13 @@ pub fn check(address: IpAddr, own: &dyn OwnAddresses) -> Result<(), Martian> {
         Martian::Broadcast
     } else if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
         Martian::LinkLocal
-    } else if own.contains(&address) {
-        Martian::Own
     } else {
-        return Ok(());
+        match own.find(&address) {
+            None => return Ok(()),
+            Some(Own::Unicast) => Martian::Own,
+            Some(Own::Broadcast) => Martian::Broadcast,
+            Some(Own::Steer) => Martian::Steer,
+        }
     };
     Err(martian)
 }
@@ -81,11 +97,16 @@ fn is_unspecified(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    struct Own;
+    struct Host;
 
-    impl OwnAddresses for Own {
-        fn contains(&self, address: &IpAddr) -> bool {
-            *address == Ipv4Addr::new(10, 0, 0, 5) || *address == Ipv4Addr::new(10, 0, 0, 255)
+    impl OwnAddresses for Host {
+        fn find(&self, address: &IpAddr) -> Option<Own> {
+            match address.to_string().as_str() {
+                "10.0.0.5" => Some(Own::Unicast),
+                "10.0.0.255" => Some(Own::Broadcast),
+                "169.254.80.80" => Some(Own::Steer),
+                _ => None,
+            }
         }
     }
 
@@ -106,10 +127,11 @@ mod tests {
             ("255.255.255.255", Err(Martian::Broadcast)),
             ("fe80::1", Err(Martian::LinkLocal)),
             ("10.0.0.5", Err(Martian::Own)),
-            ("10.0.0.255", Err(Martian::Own)),
+            ("10.0.0.255", Err(Martian::Broadcast)),
+            ("169.254.80.80", Err(Martian::Steer)),
         ] {
             let address = address.parse().expect("an address");
-            assert_eq!(check(address, &Own), expected, "{address}");
+            assert_eq!(check(address, &Host), expected, "{address}");
         }
     }
 }

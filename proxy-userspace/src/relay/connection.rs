@@ -91,7 +91,7 @@ async fn connect(
             spoofed.connect(way.client, service, shared).await
         } else {
             // On the heap, as it is rare.
-            Box::pin(upstream::plain(route, shared)).await
+            Box::pin(upstream::plain(route, way.own, shared)).await
         }
     };
     timeout(service.connect_timeout, connecting)

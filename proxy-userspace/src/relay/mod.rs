@@ -5,6 +5,7 @@
 
 mod accept;
 mod addr;
+mod application;
 mod client;
 mod connection;
 mod direction;
@@ -24,7 +25,8 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
-pub use client::{Martian, OwnAddresses, check as check_client};
+pub use application::{Application, Route};
+pub use client::{Martian, Own, OwnAddresses, check as check_client};
 pub use open::{Connection, Connections, Moved};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report};
@@ -40,32 +42,18 @@ pub struct Service {
     pub clients: ClientPolicy,
     pub header_timeout: Duration,
     pub connect_timeout: Duration,
-    pub route4: Option<Route>,
-    pub route6: Option<Route>,
-}
-
-/// The way to an application.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// Where spoofed connections go: an address that steers the replies back.
-    pub steered: SocketAddr,
-    /// Where the application listens.
-    pub target: Target,
-}
-
-impl Route {
-    /// Whether the application is on this host. One elsewhere is connected to by its own address.
-    pub fn is_steered(&self) -> bool {
-        self.steered != self.target.0
-    }
+    /// For IPv4 clients, and for IPv6 clients.
+    pub applications: [Option<Arc<Application>>; 2],
 }
 
 impl Service {
     /// The ways for a client's family and for the other one.
     fn routes(&self, client: &Client) -> (Option<Route>, Option<Route>) {
+        let [v4, v6] = self.applications.each_ref();
+        let [v4, v6] = [v4, v6].map(|it| it.as_deref().map(Application::route));
         match client.0 {
-            SocketAddr::V4(_) => (self.route4, self.route6),
-            SocketAddr::V6(_) => (self.route6, self.route4),
+            SocketAddr::V4(_) => (v4, v6),
+            SocketAddr::V6(_) => (v6, v4),
         }
     }
 }

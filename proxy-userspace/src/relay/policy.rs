@@ -1,6 +1,8 @@
 //! What becomes of a connection whose client can't be spoofed.
 
-use super::{Balancer, Client, End, OwnAddresses, Route, Service, client};
+use std::net::IpAddr;
+
+use super::{Balancer, Client, End, Martian, OwnAddresses, Route, Service, client};
 
 /// A service's answers where the header names no client that the application could be shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Way {
     pub client: Client,
     pub route: Route,
     pub spoofed: bool,
+    /// The client's address where that is this host's: it is connected from as it is.
+    pub own: Option<IpAddr>,
 }
 
 impl Way {
@@ -47,10 +51,13 @@ impl Way {
             return Err(End::Local);
         }
         let client = claimed.unwrap_or(Client(balancer.0));
-        let spoofable = match client::check(client.0.ip(), own) {
+        let address = client.0.ip();
+        let checked = client::check(address, own);
+        let own = (checked == Err(Martian::Own)).then_some(address);
+        let spoofable = match checked {
             Ok(()) => true,
             // A balancer on this very host needs no spoofing, and it couldn't be done either.
-            Err(_) if claimed.is_none() => false,
+            Err(_) if own.is_some() || claimed.is_none() => false,
             Err(_) if service.clients.on_martian == Fallback::Unspoofed => false,
             Err(martian) => return Err(End::Client { client, martian }),
         };
@@ -61,42 +68,45 @@ impl Way {
             }
             (None, _) => return Err(End::NoTarget(client)),
         };
+        let is_of_family = |own: &IpAddr| own.is_ipv4() == route.target.0.is_ipv4();
         Ok(Self {
             client,
             route,
             spoofed,
+            own: own.filter(is_of_family),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, time::Duration};
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::{header::Policy, relay::Target};
+    use crate::{
+        header::Policy,
+        relay::{Application, Own, Target},
+    };
 
-    struct NoneOwn;
+    struct Host;
 
-    impl OwnAddresses for NoneOwn {
-        fn contains(&self, _: &IpAddr) -> bool {
-            false
+    impl OwnAddresses for Host {
+        fn find(&self, address: &IpAddr) -> Option<Own> {
+            (address.to_string() == "198.51.100.2").then_some(Own::Unicast)
         }
     }
 
     /// Has an IPv4 target only.
     fn service(clients: ClientPolicy) -> Service {
+        let target = Target(([127, 0, 0, 1], 80).into());
+        let application = Application::new(target, ([169, 254, 80, 80], 80).into(), true);
         Service {
             name: "default".into(),
             policy: Policy::default(),
             clients,
             header_timeout: Duration::MAX,
             connect_timeout: Duration::MAX,
-            route4: Some(Route {
-                steered: ([169, 254, 80, 80], 80).into(),
-                target: Target(([127, 0, 0, 1], 80).into()),
-            }),
-            route6: None,
+            applications: [Some(Arc::new(application)), None],
         }
     }
 
@@ -105,7 +115,7 @@ mod tests {
         let claimed =
             claimed.map(|ip| Client((ip.parse::<IpAddr>().expect("an address"), 1).into()));
         let balancer = Balancer(([198, 51, 100, 1], 2).into());
-        Way::find(claimed, balancer, &service(clients), &NoneOwn)
+        Way::find(claimed, balancer, &service(clients), &Host)
             .map(|way| way.spoofed)
             .map_err(|end| end.name())
     }
@@ -135,6 +145,7 @@ mod tests {
             (Some("127.0.0.1"), default, Err("client_loopback")),
             (Some("127.0.0.1"), on_no_target, Err("client_loopback")),
             (Some("127.0.0.1"), on_martian, Ok(false)),
+            (Some("198.51.100.2"), default, Ok(false)),
             (Some("::1"), on_martian, Err("no_target")),
         ] {
             assert_eq!(outcome(claimed, policy), expected, "{claimed:?} {policy:?}");

@@ -209,13 +209,12 @@ pub fn poll_read(
     }
 }
 
-/// What leaves room in the buffer has emptied the socket: tokio waits for more, and doesn't ask in
-/// vain first.
+/// What leaves nothing has emptied the socket: tokio waits for more, and doesn't ask in vain first.
 fn try_read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut last = None;
     let read = from.try_io(Interest::READABLE, || {
-        let read = rustix::io::read(from, &mut *buffer)?;
-        if read == 0 || read == buffer.len() {
+        let (read, is_left) = sys::inq::read(from, buffer)?;
+        if read == 0 || is_left {
             return Ok(read);
         }
         last = Some(read);

@@ -6,7 +6,10 @@
 
 use std::{cell::RefCell, io, os::fd::OwnedFd};
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::{
+    io::{Errno, ioctl_fionread},
+    pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
+};
 use tokio::{io::Interest, net::TcpStream, task::coop::consume_budget};
 
 use super::{
@@ -53,17 +56,22 @@ impl Pipe {
         });
     }
 
-    /// What the socket has. The pipe is empty, so "would block" speaks of the socket.
-    fn fill(&self, from: &TcpStream) -> io::Result<usize> {
-        from.try_io(Interest::READABLE, || {
-            Ok(splice(
+    /// What the socket has. The pipe is empty, so "would block" speaks of the socket; none: it has what
+    /// can't be spliced, which is an urgent byte.
+    fn fill(&self, from: &TcpStream) -> io::Result<Option<usize>> {
+        let splice = || {
+            splice(
                 from,
                 None,
                 &self.into,
                 None,
                 CAPACITY,
                 SpliceFlags::NONBLOCK,
-            )?)
+            )
+        };
+        from.try_io(Interest::READABLE, || match splice() {
+            Err(Errno::AGAIN) if ioctl_fionread(from)? > 0 => Ok(None),
+            spliced => Ok(Some(spliced?)),
         })
     }
 
@@ -89,10 +97,11 @@ pub async fn relay(direction: &Direction<'_>) -> io::Result<Next> {
     };
     let mut small = 0;
     let next = loop {
-        let piece = fill(&pipe, direction.from).await?;
-        if piece == 0 {
-            break Next::End;
-        }
+        let piece = match fill(&pipe, direction.from).await? {
+            None => break Next::Piece,
+            Some(0) => break Next::End,
+            Some(piece) => piece,
+        };
         // Emptied before the source is waited for again: a slow starter would wait for ever.
         empty(&pipe, direction, piece).await?;
         small = if piece < SMALL { small + 1 } else { 0 };
@@ -104,7 +113,7 @@ pub async fn relay(direction: &Direction<'_>) -> io::Result<Next> {
     Ok(next)
 }
 
-async fn fill(pipe: &Pipe, from: &TcpStream) -> io::Result<usize> {
+async fn fill(pipe: &Pipe, from: &TcpStream) -> io::Result<Option<usize>> {
     loop {
         // A fast stream is always ready; others of this worker want their turn.
         consume_budget().await;

@@ -51,8 +51,8 @@ impl Report for Recorder {
 struct NoneOwn;
 
 impl OwnAddresses for NoneOwn {
-    fn contains(&self, _: &IpAddr) -> bool {
-        false
+    fn find(&self, _: &IpAddr) -> Option<Own> {
+        None
     }
 }
 
@@ -123,18 +123,14 @@ impl Site {
 }
 
 fn service(app: SocketAddr) -> Service {
-    let route = Route {
-        steered: app,
-        target: Target(app),
-    };
+    let application = Application::new(Target(app), app, true);
     Service {
         name: "default".into(),
         policy: Policy::default(),
         clients: ClientPolicy::default(),
         header_timeout: Duration::from_secs(600),
         connect_timeout: Duration::from_secs(600),
-        route4: Some(route),
-        route6: None,
+        applications: [Some(Arc::new(application)), None],
     }
 }
 

@@ -133,10 +133,14 @@ fn is_busy(error: &io::Error) -> bool {
     )
 }
 
-/// From this host's own address, without any steering.
-pub async fn plain(route: &Route, shared: &Shared) -> io::Result<TcpStream> {
+/// From this host's own address, without any steering: from `own`, or from the one that leads there.
+pub async fn plain(route: &Route, own: Option<IpAddr>, shared: &Shared) -> io::Result<TcpStream> {
     let target = route.target.0;
     let socket = shared.host_sockets.socket(target.ip()).await?;
+    if let Some(own) = own {
+        // Any port: the client's is its own socket's.
+        socket.bind(&SocketAddr::new(own, 0).into())?;
+    }
     connect(socket, target).await
 }
 

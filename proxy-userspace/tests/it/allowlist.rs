@@ -3,12 +3,12 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, Pair, TRUEPEER_PORT,
 };
@@ -16,8 +16,10 @@ use crate::lab::app::Echo;
 use crate::lab::header::Version;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
+use crate::lab::scale::scaled;
 use crate::lab::stream::{read_greeting, round_trip};
 use crate::lab::truepeer::Truepeer;
+use crate::lab::{Lab, PINS};
 
 /// Served, from `source`?
 fn served(lab: &Lab, source: SocketAddr) -> Result<()> {
@@ -292,5 +294,76 @@ fn a_bad_entry_changes_nothing() -> Result<()> {
         }
     }
     assert_eq!(lab.allow(&["list"])?.text, before.text);
+    Ok(())
+}
+
+/// As Windows writes files, and people command lines.
+#[test]
+fn byte_order_marks_and_commas_are_taken() -> Result<()> {
+    let lab = Lab::new()?;
+    let file = NamedTempFile::new()?;
+    fs::write(&file, "\u{feff}192.0.2.1\r\n192.0.2.2\r\n")?;
+    let path = file.path().to_str().context("UTF-8")?;
+    let truepeer = with_file(&lab, path).args(["--allow", "192.0.2.3,192.0.2.4", "192.0.2.5"]);
+    let _truepeer = truepeer.start()?;
+    lab.allow(&["add", "192.0.2.6,192.0.2.7"])?.expect(0, &[])?;
+    let all = (1..=7).map(|last| format!("192.0.2.{last}/32"));
+    let all: Vec<_> = all.collect();
+    let all: Vec<_> = all.iter().map(String::as_str).collect();
+    lab.allow(&["list"])?.expect(0, &all)
+}
+
+/// Half a million take a look at each, and not at each beside each.
+#[test]
+fn a_long_file_is_read_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let file = NamedTempFile::new()?;
+    let count: u32 = scaled(20_000, 500_000);
+    let lines = (0..count).map(|n| format!("{}\n", std::net::Ipv4Addr::from(n | 10 << 24)));
+    fs::write(&file, lines.collect::<String>())?;
+    let path = file.path().to_str().context("UTF-8")?;
+    let _truepeer = with_file(&lab, path).start()?;
+    let said = lab.truepeer_raw(&["reload", "--instance", lab.instance()])?;
+    said.expect(0, &[&format!("{count} prefixes")])
+}
+
+#[test]
+fn who_only_looks_makes_no_allowlist() -> Result<()> {
+    let lab = Lab::new()?;
+    for verb in [
+        &["list"][..],
+        &["test", "192.0.2.1"],
+        &["remove", "192.0.2.1"],
+    ] {
+        let said = lab.allow(verb)?;
+        said.expect(1, &[lab.instance(), "truepeer status --all"])?;
+        ensure!(!Path::new(PINS).join(lab.instance()).exists(), "{verb:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_instance_is_listed_until_it_is_forgotten() -> Result<()> {
+    let lab = Lab::new()?;
+    let listed = |state: &str| -> Result<()> {
+        let said = lab.truepeer_raw(&["status", "--all"])?;
+        let mut lines = said.text.lines();
+        let line = lines.find(|line| line.split_whitespace().next() == Some(lab.instance()));
+        let line = line.unwrap_or("nothing");
+        ensure!(line.contains(state), "{line} where {state} should be");
+        Ok(())
+    };
+    let forget = ["forget", "--instance", lab.instance()];
+    lab.truepeer_raw(&forget)?
+        .expect(1, &["nothing is known"])?;
+    let truepeer = lab.truepeer().start()?;
+    listed("running, pid")?;
+    lab.truepeer_raw(&forget)?
+        .expect(1, &["is running already"])?;
+    stop(truepeer)?;
+    listed("stopped")?;
+    lab.truepeer_raw(&forget)?.expect(0, &["2 prefixes"])?;
+    listed("nothing")?;
+    ensure!(!Path::new(PINS).join(lab.instance()).exists());
     Ok(())
 }

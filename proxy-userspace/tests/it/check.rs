@@ -15,12 +15,13 @@ use crate::lab::poll;
 use crate::lab::stream::{read_greeting, round_trip};
 use crate::lab::truepeer::Said;
 use crate::lab::{Lab, PINS};
+use crate::steering::site::nft;
 
 /// A lab in which nothing is wrong.
 fn healthy() -> Result<(Lab, [Echo; 2])> {
     let lab = Lab::new()?;
     // Mounts bpffs, if this is the first test to need it.
-    lab.allow(&["list"])?.expect(0, &[])?;
+    lab.allow(&["add", "192.0.2.77"])?.expect(0, &[])?;
     let [v4, v6] = LOOPBACK.both(APP_PORT);
     let apps = [
         Echo::greeting(&lab.host, v4)?,
@@ -149,11 +150,98 @@ fn a_client_on_the_link_that_is_not_there() -> Result<()> {
 #[test]
 fn clients_that_nobody_can_be() -> Result<()> {
     let (lab, _apps) = healthy()?;
-    let bad = ["127.0.0.1", "198.51.100.2", "224.0.0.1", "2001:db8:e::2"];
+    let bad = ["127.0.0.1", "198.51.100.255", "224.0.0.1", "fe80::9"];
     let said = lab.truepeer().args(["--client"]).args(bad).check()?;
     said.expect(1, &[])?;
     bad.iter()
-        .try_for_each(|client| line(&said, "FAIL client", &[client, "refused"]))
+        .try_for_each(|client| line(&said, "FAIL client", &[client, "refused"]))?;
+    let own = HOST.both(0).map(|own| own.ip().to_string());
+    let said = lab.truepeer().args(["--client"]).args(&own).check()?;
+    all_ok(&said)?;
+    own.iter()
+        .try_for_each(|client| line(&said, "ok client", &[client, "this host's own"]))
+}
+
+#[test]
+fn clients_without_a_target_of_their_family() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    let only_v4 = lab.truepeer().no_targets().args(["-4", "127.0.0.1:8080"]);
+    let only_v4 = only_v4.args(["--client", "2001:db8:c::9"]);
+    let said = only_v4.check()?;
+    said.expect(1, &[])?;
+    line(&said, "FAIL client", &["2001:db8:c::9", "--target6"])?;
+    let said = only_v4.args(["--on-no-target", "unspoofed"]).check()?;
+    said.expect(0, &[])?;
+    line(&said, "ok client", &["2001:db8:c::9"])
+}
+
+/// As ufw and firewalld have it: a client's packets enter by lo.
+#[test]
+fn bans_behind_what_accepts_lo() -> Result<()> {
+    const INPUT: &str = "{ type filter hook input priority 0 ; }";
+    for ban in ["ip saddr 203.0.113.9 drop", "jump banned"] {
+        let (lab, _apps) = healthy()?;
+        nft(
+            &lab.host,
+            &format!(
+                "add table inet f
+                 add chain inet f banned
+                 add rule inet f banned ip saddr {{ 203.0.113.9 }} reject
+                 add chain inet f input {INPUT}
+                 add rule inet f input {ban}
+                 add rule inet f input iif lo accept"
+            ),
+        )?;
+        line(&lab.truepeer().check()?, "ok bans", &[])?;
+        nft(&lab.host, &format!("add rule inet f input {ban}"))?;
+        let said = lab.truepeer().check()?;
+        line(&said, "warn bans", &["inet f input", "lo"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_app_that_listens_by_one_device_alone() -> Result<()> {
+    for (device, at) in [("edge", "198.51.100.2:8080"), ("lo", "127.0.0.1:8080")] {
+        let lab = Lab::new()?;
+        let _app = App::by_device(&lab.host, at.parse()?, device)?;
+        let said = lab.truepeer().no_targets().args(["-4", at]).check()?;
+        said.expect(1, &[])?;
+        line(&said, "FAIL spoofed", &[device, "SO_BINDTODEVICE"])?;
+    }
+    Ok(())
+}
+
+/// Where a daemon couldn't pin its allowlist.
+#[test]
+fn a_bpffs_that_is_read_only() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    let said = lab.truepeer().with_read_only_bpffs().check()?;
+    said.expect(1, &[])?;
+    line(&said, "FAIL bpffs", &["read-only", "remount,rw"])
+}
+
+/// The network of a device, or a neighbour's address.
+#[test]
+fn steer_networks_that_are_others() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    for (flag, net) in [
+        ("--steer4", "198.51.100.16/28"),
+        ("--steer6", "2001:db8:e::1:0/112"),
+    ] {
+        let said = lab.truepeer().args([flag, net]).check()?;
+        said.expect(1, &[])?;
+        line(&said, "FAIL steer network", &[net, "edge", flag])?;
+    }
+    lab.edge.ip("address add 169.254.80.80/16 dev host")?;
+    lab.host.ip("route add 169.254.0.0/16 dev edge")?;
+    let said = lab.truepeer().check()?;
+    said.expect(1, &[])?;
+    line(
+        &said,
+        "FAIL steer network",
+        &["169.254.80.80", "answers on edge", "--steer4"],
+    )
 }
 
 /// The firewall lets `lo` in, as every one does, but a strict `lo` is no way for clients' packets.

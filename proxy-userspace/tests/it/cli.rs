@@ -49,6 +49,27 @@ fn mistakes_are_exit_code_2() -> Result<()> {
 }
 
 #[test]
+fn no_service_listens_where_a_target_is() -> Result<()> {
+    let lab = Lab::new()?;
+    for (listen, target) in [
+        ("0.0.0.0:2222", "127.0.0.1:2222"),
+        ("[::]:2222", "127.0.0.1:2222"),
+        ("[::]:2222", "[::1]:2222"),
+        ("198.51.100.2:2222", "198.51.100.2:2222"),
+        // the host's own
+        ("0.0.0.0:2222", "198.51.100.2:2222"),
+        ("[::]:2222", "[2001:db8:e::2]:2222"),
+    ] {
+        let flag = if target.starts_with('[') { "-6" } else { "-4" };
+        let line = ["run", "-l", listen, flag, target, "--allow", "198.51.100.1"];
+        let said = lab.truepeer_raw(&line)?;
+        said.expect(2, &[listen, target])
+            .with_context(|| format!("{line:?}"))?;
+    }
+    lab.no_device_left()
+}
+
+#[test]
 fn bad_values_are_named() -> Result<()> {
     let lab = Lab::new()?;
     for (flag, value) in [
@@ -80,6 +101,8 @@ fn bad_values_are_named() -> Result<()> {
         ("--drain-timeout", ""),
         ("--maxconn", "few"),
         ("--workers", "many"),
+        ("--workers", "0"),
+        ("--maxconn", "0"),
         ("--instance", "../up"),
     ] {
         let said = lab.truepeer_raw(&run_with(flag, value))?;

@@ -78,7 +78,7 @@ fn other_refusals() -> Vec<(&'static str, Vec<u8>)> {
         ("client_multicast", claim("224.0.0.1")),
         ("client_broadcast", claim("255.255.255.255")),
         ("client_link_local", claim("fe80::9")),
-        ("client_own_address", claim("198.51.100.2")),
+        ("client_steer_address", claim("169.254.80.80")),
         ("local_refused", v2_raw(0x20, 0, b"")),
         ("no_target", claim("2001:db8:c::9")),
         ("connect_failed", claim("203.0.113.9")),

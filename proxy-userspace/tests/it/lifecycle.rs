@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::lab::app::Echo;
 use crate::lab::header::Version;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
-use crate::lab::stream::{expect_end, has_closed, read_greeting, round_trip};
+use crate::lab::stream::{expect_end, expect_reset, has_closed, read_greeting, round_trip};
 
 struct Served {
     lab: Lab,
@@ -64,6 +65,34 @@ fn an_idle_daemon_stops_and_leaves_nothing() -> Result<()> {
         assert_eq!(truepeer.wait_exit()?.code(), Some(0), "{signal:?}");
         served.lab.no_device_left()?;
         served.lab.no_socket_left()?;
+    }
+    Ok(())
+}
+
+/// Nothing can be served without them, so it is better to be started again.
+#[test]
+fn without_one_of_its_devices_it_ends_and_says_so() -> Result<()> {
+    let own = |lab: &Lab| -> Result<Vec<String>> {
+        let all = lab.host.devices()?.into_iter();
+        Ok(all.filter(|name| name.starts_with("truepeer")).collect())
+    };
+    for number in 0.. {
+        let served = Served::new()?;
+        let mut truepeer = served.start(&[])?;
+        let mut open = served.open(41000)?;
+        let devices = own(&served.lab)?;
+        ensure!(!devices.is_empty(), "it has no device");
+        let Some(device) = devices.get(number) else {
+            break;
+        };
+        served.lab.host.ip(&format!("link del {device}"))?;
+        ensure!(truepeer.wait_exit()?.code() == Some(1), "{device}");
+        truepeer.wait_line(&format!("device {device} was removed"))?;
+        // Without its address the application may not be able to say that it is over: then the next
+        // byte does.
+        let is_over = open.write_all(b"still there?").is_err();
+        ensure!(is_over || expect_reset(&mut open).is_ok(), "{device}");
+        served.lab.no_device_left()?;
     }
     Ok(())
 }

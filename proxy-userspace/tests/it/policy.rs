@@ -13,6 +13,7 @@ use crate::lab::app::App;
 use crate::lab::header::{Version, v2, v2_raw};
 use crate::lab::proc::Proc;
 use crate::lab::stream::expect_reset;
+use crate::lab::talk::Talk;
 
 /// An app for each of `targets` (`-4`, `-6`), and truepeer in front of them.
 fn served(targets: &[SocketAddr], args: &[&str]) -> Result<(Lab, Vec<App>, Proc)> {
@@ -159,14 +160,7 @@ fn a_client_without_a_target_of_its_family_can_be_served_from_this_host() -> Res
 fn a_client_that_cant_exist_can_be_served_from_this_host() -> Result<()> {
     let targets = LOOPBACK.both(APP_PORT);
     let (lab, apps, _truepeer) = served(&targets, &["--on-martian", "unspoofed"])?;
-    for martian in [
-        "127.0.0.1",
-        "224.0.0.1",
-        "198.51.100.2",
-        "::1",
-        "ff02::1",
-        "fe80::1",
-    ] {
+    for martian in ["127.0.0.1", "224.0.0.1", "::1", "ff02::1", "fe80::1"] {
         let martian = SocketAddr::new(martian.parse()?, 41000);
         let app = &apps[usize::from(martian.is_ipv6())];
         for version in Version::BOTH {
@@ -183,6 +177,30 @@ fn a_client_that_cant_exist_can_be_served_from_this_host() -> Result<()> {
         assert_eq!(apps[usize::from(client.is_ipv6())].accept()?.1, client);
     }
     Ok(())
+}
+
+/// A host that calls its own public name, or a container behind its bridge: from no other address, and
+/// never from loopback.
+#[test]
+fn a_client_on_this_very_host_is_served_from_its_address() -> Result<()> {
+    let targets = LOOPBACK.both(APP_PORT);
+    let (lab, apps, truepeer) = served(&targets, &[])?;
+    for own in HOST.both(41000) {
+        for version in Version::BOTH {
+            let balancer = lab.balancer(&version.header(own, FRONT.like(own, FRONT_PORT)))?;
+            let (app, peer) = apps[usize::from(own.is_ipv6())].accept()?;
+            assert_eq!(peer.ip(), own.ip());
+            Talk { balancer, app }.round_trip()?;
+        }
+    }
+    let counts = lab.counts()?;
+    assert_eq!(
+        (&counts["opened"], &counts["unspoofed"]),
+        (&json!(4), &json!(4))
+    );
+    // but from none that isn't a device's own
+    expect_reset(&mut lab.balancer(&claim("198.51.100.255:41000".parse()?))?)?;
+    truepeer.wait_line("client_broadcast").map(drop)
 }
 
 /// The client's family and that of the balancer's connection have nothing to do with each other.

@@ -78,8 +78,9 @@ fn threads(truepeer: &Proc) -> Result<Vec<(String, BTreeMap<String, String>)>> {
 fn has_only_what_the_table_says(truepeer: &Proc, sets: &[&str]) -> Result<()> {
     let threads = threads(truepeer)?;
     ensure!(
-        threads.len() == 5,
-        "not a main thread, one for facts, one for the sign of life and two workers: {threads:?}"
+        threads.len() == 6,
+        "not a main thread, two that look after the host, one for the sign of life and two workers: \
+         {threads:?}"
     );
     for (name, status) in threads {
         let kind = match &*name {

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, nlas::Nla};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetResponse, StateFlags, nlas::Nla};
 use rtnetlink::packet_core::{Nla as _, NlasIterator};
 
-use super::TcpSockets;
+use super::{Local, TcpSockets};
 
 // Of linux/inet_diag.h.
 const ULP_INFO: u16 = 19;
@@ -30,6 +30,20 @@ impl TcpSockets {
             has = Some(is_multipath(&found));
         })?;
         Ok(has)
+    }
+
+    /// The device that whoever hears `local` is bound to (SO_BINDTODEVICE), as its index; none where
+    /// somebody hears it by every device, or nobody.
+    pub fn device_of_listener(&mut self, local: SocketAddr) -> Result<Option<u32>> {
+        let mut devices = Vec::new();
+        let ports = [Local::Port(local.port())];
+        self.dump(StateFlags::LISTEN, &ports, &mut |socket| {
+            let at = socket.local.ip();
+            if at == local.ip() || at.is_unspecified() {
+                devices.push(socket.id.interface_id);
+            }
+        })?;
+        Ok(devices.first().copied().filter(|_| !devices.contains(&0)))
     }
 }
 

@@ -51,6 +51,8 @@ pub const BALANCER: Pair = Pair::new([198, 51, 100, 1], [0x2001, 0xdb8, 0xe, 0, 
 /// A neighbour of the balancer that no allowlist has unless a test says so.
 pub const NEIGHBOUR: Pair = Pair::new([198, 51, 100, 7], [0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 7]);
 pub const HOST: Pair = Pair::new([198, 51, 100, 2], [0x2001, 0xdb8, 0xe, 0, 0, 0, 0, 2]);
+/// Nobody's, unless a test gives it to the host.
+pub const LATER: Pair = Pair::new([192, 0, 2, 99], [0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x99]);
 pub const LOOPBACK: Pair = Pair::new([127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1]);
 pub const WILDCARD: Pair = Pair::new([0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]);
 

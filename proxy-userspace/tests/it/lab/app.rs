@@ -19,23 +19,35 @@ pub struct App(TcpListener);
 impl App {
     /// `[::]` takes IPv4 too, as it does by default on Linux.
     pub fn listen(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::open(netns, addr, Protocol::TCP, false)
+        Self::open(netns, addr, Protocol::TCP, false, None)
+    }
+
+    /// By one device alone.
+    pub fn by_device(netns: &Netns, addr: SocketAddr, device: &str) -> Result<Self> {
+        Self::open(netns, addr, Protocol::TCP, false, Some(device))
     }
 
     /// With Multipath TCP, as far as the other side has it too; may be one of several listeners.
     pub fn multipath(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::open(netns, addr, Protocol::MPTCP, true)
+        Self::open(netns, addr, Protocol::MPTCP, true, None)
     }
 
     /// One of several listeners at the same port, by SO_REUSEPORT.
     pub fn share(netns: &Netns, addr: SocketAddr) -> Result<Self> {
-        Self::open(netns, addr, Protocol::TCP, true)
+        Self::open(netns, addr, Protocol::TCP, true, None)
     }
 
-    fn open(netns: &Netns, addr: SocketAddr, protocol: Protocol, shared: bool) -> Result<Self> {
+    fn open(
+        netns: &Netns,
+        addr: SocketAddr,
+        protocol: Protocol,
+        shared: bool,
+        device: Option<&str>,
+    ) -> Result<Self> {
         let listener = netns.enter(|| -> io::Result<TcpListener> {
             let socket = stream_socket(protocol, addr)?;
             socket.set_reuse_port(shared)?;
+            socket.bind_device(device.map(str::as_bytes))?;
             socket.bind(&addr.into())?;
             socket.listen(BACKLOG)?;
             Ok(socket.into())

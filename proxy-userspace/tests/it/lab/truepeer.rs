@@ -54,7 +54,7 @@ impl Lab {
             allow: vec![BALANCER.v4.to_string(), BALANCER.v6.to_string()],
             more: Vec::new(),
             capabilities: None,
-            in_container: false,
+            mounts: None,
             in_time_namespace: false,
             orphan_timeout: "0s",
             service_manager: None,
@@ -126,7 +126,8 @@ pub struct Truepeer {
     allow: Vec<String>,
     more: Vec<OsString>,
     capabilities: Option<Vec<String>>,
-    in_container: bool,
+    /// What a shell changes about its own mounts first.
+    mounts: Option<&'static str>,
     in_time_namespace: bool,
     orphan_timeout: &'static str,
     service_manager: Option<PathBuf>,
@@ -214,7 +215,20 @@ impl Truepeer {
 
     /// Starts it as container runtimes do: with mounts of its own, /proc/sys read-only, and no TUN.
     pub fn in_container(mut self) -> Self {
-        self.in_container = true;
+        self.mounts = Some(
+            "mount -o bind /dev/null /dev/net/tun \
+             && mount -o bind /proc/sys /proc/sys \
+             && mount -o remount,bind,ro /proc/sys",
+        );
+        self
+    }
+
+    /// Starts it where nothing can be pinned.
+    pub fn with_read_only_bpffs(mut self) -> Self {
+        self.mounts = Some(
+            "mount -o bind /sys/fs/bpf /sys/fs/bpf \
+             && mount -o remount,bind,ro /sys/fs/bpf",
+        );
         self
     }
 
@@ -241,12 +255,10 @@ impl Truepeer {
             unshare.arg(plain.get_program()).args(plain.get_args());
             return Ok(unshare);
         }
-        if self.in_container {
-            let script = "mount -o bind /dev/null /dev/net/tun \
-                          && mount -o bind /proc/sys /proc/sys \
-                          && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
+        if let Some(mounts) = self.mounts {
+            let script = format!("{mounts} && exec \"$0\" \"$@\"");
             let mut unshare = Command::new("unshare");
-            unshare.args(["--mount", "sh", "-c", script]);
+            unshare.args(["--mount", "sh", "-c", &script]);
             unshare.arg(plain.get_program()).args(plain.get_args());
             return Ok(unshare);
         }

@@ -46,8 +46,9 @@ fn both_paths_agree(family: Family) -> Result<()> {
     let mut served = 0;
     for port in (FIRST_PORT..).take(count.into()) {
         let script = Script::make(&mut random, family, port);
-        let direct = script.play(&lab, family(HOST, TRUEPEER_PORT))?;
-        let daemon = script.play(&lab, family(HOST, OTHER_PORT))?;
+        let play =
+            |port| Ok::<_, anyhow::Error>(of_any_port(script.play(&lab, family(HOST, port))?));
+        let (direct, daemon) = (play(TRUEPEER_PORT)?, play(OTHER_PORT)?);
         ensure!(
             direct == daemon,
             "port {port}, {script:02x?}: {} and {} bytes, {:?} and {:?}",
@@ -81,6 +82,19 @@ fn everybody_is_behind_the_balancer(lab: &Lab) -> Result<()> {
          route add 198.51.100.128/25 via 198.51.100.1 dev edge onlink
          route add 2001:db8:e::/65 via fe80::1 dev edge
          route add 2001:db8:e:0:8000::/65 via fe80::1 dev edge")
+}
+
+/// A client that is the host's own comes from another port than it says.
+fn of_any_port(mut heard: Vec<u8>) -> Vec<u8> {
+    for own in HOST.both(0) {
+        let own = own.to_string();
+        let start = format!("you are {}", own.trim_end_matches('0'));
+        if heard.starts_with(start.as_bytes()) {
+            let line = heard.iter().position(|byte| *byte == b'\n');
+            heard.drain(start.len()..line.unwrap_or(heard.len()));
+        }
+    }
+    heard
 }
 
 fn first_line(heard: &[u8]) -> String {

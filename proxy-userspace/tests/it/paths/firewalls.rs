@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
+use super::counted::{Counting, Times};
 use super::{CLIENT_PORT, MIB, Plan, Site, only, paths};
 use crate::lab::Lab;
 use crate::lab::addr::APP_PORT;
 use crate::lab::header::Version;
+use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
 use crate::lab::payload::Payload;
 use crate::lab::poll;
@@ -29,6 +31,7 @@ paths! {
     conntrack_forgets_what_has_ended;
     a_ban_of_the_client_keeps_it_out;
     a_ban_of_the_client_cuts_it_off;
+    a_masquerade_that_comes_meanwhile;
 }
 
 only! {
@@ -81,6 +84,31 @@ fn nat_for_containers(plan: Plan<'_>) -> Result<()> {
         nft(&lab.host, STATEFUL)?;
         nft(&lab.host, NAT)
     })
+}
+
+/// Conntrack hasn't seen the connection begin: it takes the application's words for the beginning, and
+/// gives them the uplink's address. Nothing of them leaves for the client.
+fn a_masquerade_that_comes_meanwhile(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    let capture = Leaks::watch(&site.lab.edge)?;
+    let renamed = Counting::start(&site.lab, "reply_renamed")?;
+    masquerade(&site.lab)?;
+    talk.app.write_all(b"whom do they come from?")?;
+    renamed.wait(Times::AtLeast(2))?;
+    // Something that the capture is to see.
+    let _other = site.connect(0)?;
+    capture.saw_none()
+}
+
+/// Hides the host's own and all others' packets behind the uplink's address.
+pub fn masquerade(lab: &Lab) -> Result<()> {
+    nft(
+        &lab.host,
+        "add table inet hide
+         add chain inet hide post { type nat hook postrouting priority 100 ; }
+         add rule inet hide post oifname edge masquerade",
+    )
 }
 
 fn conntrack_in_bulk(plan: Plan<'_>) -> Result<()> {

@@ -33,8 +33,12 @@ mod several;
 mod short;
 mod site;
 mod stalls;
+mod strangers;
 mod sums;
+mod targets;
 mod trials;
+mod upkeep;
+mod urgent;
 
 use std::net::SocketAddr;
 

@@ -3,11 +3,12 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 
 use super::site::{ip, second_uplink};
 use super::{Bound, CLIENT_PORT, LOOPBACK_V4, Talk, WILDCARD_V6, holds, rows, sees};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, WILDCARD};
+use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, TRUEPEER_PORT, WILDCARD};
 use crate::lab::app::App;
 use crate::lab::header::Version;
 use crate::lab::netns::Netns;
@@ -217,6 +218,30 @@ fn an_uplink_that_comes_and_goes() -> Result<()> {
         old.iter_mut().try_for_each(Talk::round_trip)?;
     }
     Ok(())
+}
+
+/// The daemon is asleep while so much changes that the kernel doesn't keep all of it for it.
+#[test]
+fn an_uplink_behind_more_changes_than_netlink_keeps() -> Result<()> {
+    const DEVICES: usize = 400;
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
+    let truepeer = lab.truepeer().start()?;
+    truepeer.signal(Signal::STOP)?;
+    let come_and_go = "link add name passing type bridge\nlink del passing\n";
+    lab.host.ip(&come_and_go.repeat(DEVICES))?;
+    second_uplink(&lab)?;
+    truepeer.signal(Signal::CONT)?;
+    wait_for_reply_program(&lab, &truepeer, "second")?;
+    poll::until("SYNs to be let in again", || {
+        let (balancer, service) = (BALANCER.v4(0), HOST.v4(TRUEPEER_PORT));
+        Ok(lab.edge.connect_from(balancer, service).ok())
+    })?;
+    through_192_0_2_1(&lab.host)?;
+    let clients = CLIENT.both(CLIENT_PORT);
+    clients
+        .iter()
+        .try_for_each(|client| sees(&lab, &app, *client))
 }
 
 /// Some are made elsewhere and moved in, or get another name.

@@ -1,12 +1,13 @@
-//! Several services with one target port: each needs its own.
+//! Several instances on one host; of one target port, each needs its own.
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
 
 use super::{CLIENT_PORT, Talk};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair};
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair, TRUEPEER_PORT};
 use crate::lab::app::App;
 use crate::lab::header::Version;
 
@@ -47,4 +48,28 @@ fn same_port_at_two_addresses(family: fn(Pair, u16) -> SocketAddr) -> Result<()>
         talk.round_trip()?;
     }
     apps.iter().try_for_each(App::saw_nobody)
+}
+
+/// More instances than have ever run side by side here, some of them just ended: the kernel may still
+/// be taking their devices down.
+#[test]
+fn a_dozen_instances_at_once_and_again() -> Result<()> {
+    let lab = Lab::new()?;
+    let suffixes: Vec<_> = (0..12).map(|number| format!("-{number}x")).collect();
+    for _ in 0..2 {
+        let start = |(port, suffix): (u16, &String)| {
+            let truepeer = lab.truepeer().by_daemon().instance_suffix(suffix);
+            truepeer.listen([HOST.v4(port)]).start()
+        };
+        let running: Result<Vec<_>> = (TRUEPEER_PORT..).zip(&suffixes).map(start).collect();
+        for mut truepeer in running? {
+            truepeer.signal(Signal::TERM)?;
+            ensure!(
+                truepeer.wait_exit()?.code() == Some(0),
+                "{:?}",
+                truepeer.log()
+            );
+        }
+    }
+    Ok(())
 }

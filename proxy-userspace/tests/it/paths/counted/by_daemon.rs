@@ -1,6 +1,6 @@
 //! What the programs do for connections that the daemon relays.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,7 @@ use crate::lab::addr::{APP_PORT, NEIGHBOUR};
 use crate::lab::forge::{SYN, Segment};
 use crate::lab::netns::Netns;
 use crate::lab::raw;
+use crate::paths::firewalls;
 
 pub const ROWS: &[Row<Site>] = &[
     // Once it was looked for, the kernel finds the app by itself.
@@ -26,7 +27,15 @@ pub const ROWS: &[Row<Site>] = &[
     Row("deliver_no_target", Once, another_port_of_the_steer_address),
     // The namespace looks for routers as well.
     Row("inject_stray", AtLeast(1), nobody_s_packet),
+    // The last, as the host isn't what it was.
+    Row("reply_renamed", AtLeast(1), is_masqueraded),
 ];
+
+fn is_masqueraded(site: &Site, port: u16) -> Result<()> {
+    let mut talk = site.open(port)?;
+    firewalls::masquerade(&site.lab)?;
+    Ok(talk.app.write_all(b"whom do they come from?")?)
+}
 
 fn is_not_allowed(site: &Site, _: u16) -> Result<()> {
     let stranger = site.of(NEIGHBOUR, 0);

@@ -1,0 +1,151 @@
+//! Addresses with ports, as people type them: what is wrong with this one, and what to write instead.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+/// The families that a flag takes, and what it is called for the other one.
+pub trait Family: Sized {
+    fn of(addr: SocketAddr) -> Result<Self, String>;
+}
+
+impl Family for SocketAddr {
+    fn of(addr: SocketAddr) -> Result<Self, String> {
+        Ok(addr)
+    }
+}
+
+impl Family for std::net::SocketAddrV4 {
+    fn of(addr: SocketAddr) -> Result<Self, String> {
+        match addr {
+            SocketAddr::V4(v4) => Ok(v4),
+            SocketAddr::V6(v6) => Err(format!("that is an IPv6 address: write --target6 {v6}")),
+        }
+    }
+}
+
+impl Family for std::net::SocketAddrV6 {
+    fn of(addr: SocketAddr) -> Result<Self, String> {
+        match addr {
+            SocketAddr::V6(v6) => Ok(v6),
+            SocketAddr::V4(v4) => Err(format!("that is an IPv4 address: write --target4 {v4}")),
+        }
+    }
+}
+
+pub fn parse<A: Family>(text: &str) -> Result<A, String> {
+    let (host, port) = split(text)?;
+    let address = address(host, port)?;
+    A::of(SocketAddr::new(address, self::port(port)?))
+}
+
+/// Address and port, as far as there are both.
+fn split(text: &str) -> Result<(&str, &str), String> {
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Err(format!(
+            "an IPv6 address stands in brackets before its port: write [{text}]:PORT"
+        ));
+    }
+    match text.rsplit_once(':') {
+        Some(("", port)) => Err(format!(
+            "there is no address: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all of \
+             both families"
+        )),
+        Some((host, port)) if !port.contains(']') => Ok((host, port)),
+        _ => Err(format!("there is no port: write {text}:PORT")),
+    }
+}
+
+fn address(host: &str, port: &str) -> Result<IpAddr, String> {
+    if let Some((before, _)) = host.split_once('%') {
+        let close = if before.starts_with('[') { "]" } else { "" };
+        return Err(format!(
+            "an address has no zone here: write {before}{close}:{port}, or an address that is no \
+             link-local one"
+        ));
+    }
+    if host.contains('/') {
+        return Err(format!(
+            "{host} is a network: write one address, or 0.0.0.0:{port} for all of them"
+        ));
+    }
+    let inside = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    match (inside, host.parse::<IpAddr>()) {
+        (None, Ok(IpAddr::V6(v6))) => Err(format!(
+            "an IPv6 address stands in brackets before its port: write [{v6}]:{port}"
+        )),
+        (None, Ok(v4)) => Ok(v4),
+        (Some(v6), _) => std::net::Ipv6Addr::from_str(v6)
+            .map(Into::into)
+            .map_err(|_| format!("{v6} is no IPv6 address: write one as in [::1]:{port}")),
+        (None, Err(_)) if host.contains(|c: char| c.is_ascii_alphabetic()) => Err(format!(
+            "{host} is a name: write its address, as in 127.0.0.1:{port} (`getent ahosts {host}` \
+             shows it)"
+        )),
+        (None, Err(_)) => Err(format!(
+            "{host} is no address: write one as in 127.0.0.1:{port}"
+        )),
+    }
+}
+
+/// Digits only: `+80` and `080` are somebody's mistake.
+fn port(text: &str) -> Result<u16, String> {
+    let is_plain = text == "0" || !text.starts_with(['+', '0']);
+    if let Some(port) = text.parse().ok().filter(|_| is_plain) {
+        return Ok(port);
+    }
+    Err(match text.split_once('-') {
+        Some((first, last)) if !first.is_empty() && !last.is_empty() => {
+            "a range of ports can't be written: give each of them".into()
+        }
+        _ => format!("{text:?} is no port: write a number from 1 to 65535"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddrV4, SocketAddrV6};
+
+    use super::*;
+
+    #[test]
+    fn each_mistake_is_told_by_its_own_words() {
+        for (text, expected) in [
+            (":2222", "0.0.0.0:2222"),
+            ("2222", "write 2222:PORT"),
+            ("", "no port"),
+            ("127.0.0.1", "write 127.0.0.1:PORT"),
+            ("[::1]", "write [::1]:PORT"),
+            ("::1", "write [::1]:PORT"),
+            ("2001:db8::9:22", "write [2001:db8::9:22]:PORT"),
+            ("localhost:22", "localhost is a name"),
+            ("[fe80::1%eth0]:22", "write [fe80::1]:22"),
+            ("10.0.0.0/8:22", "10.0.0.0/8 is a network"),
+            ("10.0.0:22", "10.0.0 is no address"),
+            ("[10.0.0.1]:22", "no IPv6 address"),
+            ("127.0.0.1:22-25", "range"),
+            ("127.0.0.1:080", "no port"),
+            ("127.0.0.1:+80", "no port"),
+            ("127.0.0.1:65536", "65535"),
+            ("127.0.0.1:", "no port"),
+        ] {
+            let said = parse::<SocketAddr>(text).expect_err(text);
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn the_other_family_is_another_flag_s() {
+        let said = parse::<SocketAddrV4>("[::1]:22").expect_err("IPv6");
+        assert!(said.contains("--target6 [::1]:22"), "{said}");
+        let said = parse::<SocketAddrV6>("127.0.0.1:22").expect_err("IPv4");
+        assert!(said.contains("--target4 127.0.0.1:22"), "{said}");
+        assert_eq!(
+            parse("127.0.0.1:22"),
+            Ok(SocketAddrV4::new([127, 0, 0, 1].into(), 22))
+        );
+        let v6: SocketAddr = parse("[::1]:22").expect("an address");
+        assert_eq!(v6.to_string(), "[::1]:22");
+    }
+}

@@ -1,0 +1,176 @@
+//! What others change about truepeer's devices on the host is put right again: a device that is down,
+//! addresses that were flushed, the default route that comes and goes with the host's own.
+
+use std::{collections::HashSet, net::IpAddr, thread, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    Handle, LinkUnspec,
+    packet_route::{
+        address::AddressAttribute,
+        link::{LinkFlags, LinkMessage},
+    },
+};
+use tokio::{
+    runtime::Runtime,
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{Bell, Device, host, netlink};
+use crate::privileges::{self, Role};
+
+/// After an event: most changes come in several steps.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Between two looks: where routes come and go all the time, most have nothing to do with us.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Devices of ours, and the steer addresses that they have.
+pub struct Upkeep {
+    pub(super) device: Device,
+    /// The index of the one for IPv4 addresses, if there is one.
+    pub(super) steer_device: Option<u32>,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+impl Upkeep {
+    /// From now on until nobody listens any more, who hears why it can't go on. On a thread of its own:
+    /// the kernel lets it wait while others change devices, for seconds if those are many.
+    pub async fn start(self) -> Result<oneshot::Receiver<anyhow::Error>> {
+        let (begun, beginning) = oneshot::channel();
+        let (failed, failure) = oneshot::channel();
+        thread::Builder::new()
+            .name("upkeep".into())
+            .spawn(move || {
+                // Whoever asked may have gone: then there is nobody to tell.
+                let _ = match here() {
+                    Err(error) => begun.send(Err(error)),
+                    Ok(runtime) => {
+                        let told = begun.send(Ok(()));
+                        runtime.block_on(self.follow_until_closed(failed));
+                        told
+                    }
+                };
+            })
+            .context("starting the thread that looks after truepeer's devices")?;
+        beginning
+            .await
+            .context("the thread that looks after truepeer's devices panicked")??;
+        Ok(failure)
+    }
+
+    async fn follow_until_closed(&self, mut failed: oneshot::Sender<anyhow::Error>) {
+        let outcome = tokio::select! {
+            outcome = self.follow() => outcome,
+            () = failed.closed() => return,
+        };
+        if let Err(error) = outcome {
+            // Nobody listens any more when the daemon stops.
+            let _ = failed.send(error);
+        }
+    }
+
+    async fn follow(&self) -> Result<()> {
+        // Before the first look, so that nothing falls between.
+        let bell = Bell::of_routing().context("subscribing to netlink")?;
+        let netlink = netlink()?;
+        loop {
+            let next = Instant::now() + PAUSE;
+            if let Err(error) = self.look(&netlink).await {
+                tracing::debug!("once more: {error:#}");
+                // Others may have been in the midst of it.
+                sleep(SETTLE).await;
+                self.look(&netlink).await?;
+            }
+            bell.rung().await;
+            sleep_until(next).await;
+            sleep(SETTLE).await;
+        }
+    }
+
+    async fn look(&self, netlink: &Handle) -> Result<()> {
+        self.set_up(netlink, self.device.index, &self.device.name)
+            .await?;
+        if let Some(index) = self.steer_device {
+            self.set_up(netlink, index, &self.device.steer_device())
+                .await?;
+        }
+        // Off for the whole host, it takes IPv6 addresses with it, and lets nobody add one.
+        let has_v6 = host::enable_v6(&self.device);
+        let addresses = self.addresses.iter().copied();
+        let wanted: Vec<_> = addresses.filter(|it| it.is_ipv4() || has_v6).collect();
+        let there = self.there(netlink).await?;
+        let missing = wanted.iter().filter(|address| !there.contains(*address));
+        for address in missing {
+            let device = &self.device.name;
+            tracing::warn!("steer address {address} was removed beside {device}: added again");
+        }
+        let v4 = self.steer_device.unwrap_or(self.device.index);
+        host::add_addresses(&self.device, v4, &wanted).await
+    }
+
+    async fn set_up(&self, netlink: &Handle, index: u32, name: &str) -> Result<()> {
+        let Some(link) = link(netlink, index).await? else {
+            bail!(
+                "device {name} was removed, and with it the way back to every client: leave truepeer's \
+                 devices alone, and start it again"
+            );
+        };
+        if link.header.flags.contains(LinkFlags::Up) {
+            return Ok(());
+        }
+        let up = LinkUnspec::new_with_index(index).up().build();
+        let up = netlink.link().set(up).execute().await;
+        up.with_context(|| format!("setting {name} up again"))?;
+        tracing::warn!("device {name} was down: it is up again");
+        Ok(())
+    }
+
+    /// The addresses that our devices have.
+    async fn there(&self, netlink: &Handle) -> Result<HashSet<IpAddr>> {
+        let mut there = HashSet::new();
+        for index in [Some(self.device.index), self.steer_device]
+            .into_iter()
+            .flatten()
+        {
+            let mut messages = netlink
+                .address()
+                .get()
+                .set_link_index_filter(index)
+                .execute();
+            while let Some(message) = messages.try_next().await.context("reading addresses")? {
+                there.extend(
+                    message
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            AddressAttribute::Address(address) => Some(*address),
+                            _ => None,
+                        }),
+                );
+            }
+        }
+        Ok(there)
+    }
+}
+
+/// What the calling thread works with, without the capabilities that it has no use for.
+fn here() -> Result<Runtime> {
+    privileges::keep(Role::Control)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().context("a runtime")
+}
+
+/// None if there is no such device any more.
+async fn link(netlink: &Handle, index: u32) -> Result<Option<LinkMessage>> {
+    let mut links = netlink.link().get().match_index(index).execute();
+    match links.try_next().await {
+        Err(rtnetlink::Error::NetlinkError(error))
+            if error.to_io().raw_os_error() == Some(libc::ENODEV) =>
+        {
+            Ok(None)
+        }
+        found => found.with_context(|| format!("reading device {index}")),
+    }
+}

@@ -1,0 +1,106 @@
+//! What others do to truepeer's devices and to the host's routes while it runs: clients go on being
+//! served, those that are there and those that come.
+
+use anyhow::{Context, Result, ensure};
+
+use super::site::Site;
+use super::{CLIENT_PORT, Plan, paths};
+use crate::lab::netns::Netns;
+use crate::lab::poll;
+use crate::lab::talk::Talk;
+use crate::steering::site::{ip, sysctl};
+
+paths! {
+    its_device_goes_down;
+    its_addresses_are_flushed;
+    the_default_route_goes_and_comes;
+}
+
+fn its_device_goes_down(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    for (port, device) in (1..).zip(devices(&site.lab.host)?) {
+        ip(&site.lab.host, &format!("link set {device} down"))?;
+        site.truepeer.wait_line(&format!("{device} was down"))?;
+        goes_on(&site, &mut talk, port).with_context(|| device)?;
+    }
+    Ok(())
+}
+
+fn its_addresses_are_flushed(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    let steered = talk.app.local_addr()?.ip().to_canonical();
+    for device in devices(&site.lab.host)? {
+        ip(&site.lab.host, &format!("address flush dev {device}"))?;
+    }
+    let line = format!("steer address {steered} was removed");
+    site.truepeer.wait_line(&line)?;
+    goes_on(&site, &mut talk, 1)
+}
+
+/// Only while the host has none of its own there is one by truepeer's device.
+fn the_default_route_goes_and_comes(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let (family, router) = match plan.is_v4() {
+        true => ("-4", "198.51.100.1"),
+        false => ("-6", "2001:db8:e::1"),
+    };
+    let mut talk = site.warm(CLIENT_PORT)?;
+    for round in 0..2 {
+        ip(&site.lab.host, &format!("{family} route del default"))?;
+        wait_default(&site.lab.host, family, true)?;
+        goes_on(&site, &mut talk, 1 + 2 * round).context("without a default route")?;
+        let add = format!("{family} route add default via {router}");
+        ip(&site.lab.host, &add)?;
+        wait_default(&site.lab.host, family, false)?;
+        goes_on(&site, &mut talk, 2 + 2 * round).context("with one again")?;
+    }
+    Ok(())
+}
+
+/// truepeer's own.
+fn devices(host: &Netns) -> Result<Vec<String>> {
+    let all = host.devices()?.into_iter();
+    let own: Vec<_> = all.filter(|name| name.starts_with("truepeer")).collect();
+    ensure!(!own.is_empty(), "truepeer has no device");
+    Ok(own)
+}
+
+fn wait_default(host: &Netns, family: &str, is_there: bool) -> Result<()> {
+    let shown = format!("ip {family} route show default");
+    poll::until("truepeer's default route to come or go", || {
+        let routes = host.run(&shown)?;
+        Ok((routes.contains("dev truepeer0") == is_there).then_some(()))
+    })
+}
+
+fn goes_on(site: &Site, talk: &mut Talk, port: u16) -> Result<()> {
+    talk.round_trip().context("the open connection")?;
+    let mut new = site.open(CLIENT_PORT + port).context("a new connection")?;
+    new.round_trip()?;
+    site.lab.wait_path(&new, site.path)
+}
+
+/// Of the whole host, and back: nobody is served over IPv6 meanwhile, and everybody afterwards.
+#[test]
+fn ipv6_is_switched_off_and_on() -> Result<()> {
+    use crate::lab::addr::Pair;
+    let site = Plan::direct(Pair::v6).start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    let steered = talk.app.local_addr()?.ip();
+    let key = "ipv6/conf/all/disable_ipv6";
+    sysctl(&site.lab.host, key, "1")?;
+    sysctl(&site.lab.host, key, "0")?;
+    ip(
+        &site.lab.host,
+        "-6 address add fe80::2/64 dev edge nodad
+         -6 address add 2001:db8:e::2/64 dev edge nodad
+         -6 route add default via 2001:db8:e::1",
+    )?;
+    let line = format!("steer address {steered} was removed");
+    site.truepeer.wait_line(&line)?;
+    talk.round_trip().context("the open connection")?;
+    // By whichever path: the host's own address has just come.
+    site.open(CLIENT_PORT + 1)?.round_trip()
+}
