@@ -8,6 +8,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+use tokio::runtime::Runtime;
 
 /// A capability that truepeer needs, and what for.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +98,13 @@ pub fn keep(role: Role) -> Result<()> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).with_context(|| format!("giving up capabilities ({role:?})"))
+}
+
+/// The same for a thread of its own that waits for things: what it works with.
+pub fn runtime(role: Role) -> Result<Runtime> {
+    keep(role)?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().context("a runtime")
 }
 
 /// Lets the programs that the calling thread runs have CAP_NET_ADMIN, whoever the user is. For a

@@ -1,6 +1,6 @@
 //! What instances leave where the control sockets are.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io};
 
 use anyhow::{Context, Result};
 
@@ -8,19 +8,14 @@ use super::{DIRECTORY, path};
 
 /// Those that have run since the machine was booted.
 pub fn known() -> Result<BTreeSet<String>> {
-    names(Path::new(DIRECTORY), ".lock")
-}
-
-/// The names of a directory's entries that end with `extension`, without it.
-fn names(directory: &Path, extension: &str) -> Result<BTreeSet<String>> {
-    let entries = match fs::read_dir(directory) {
+    let entries = match fs::read_dir(DIRECTORY) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
-        entries => entries.with_context(|| format!("reading {}", directory.display()))?,
+        entries => entries.with_context(|| format!("reading {DIRECTORY}"))?,
     };
     let mut names = BTreeSet::new();
     for entry in entries {
         let name = entry?.file_name();
-        let name = name.to_str().and_then(|name| name.strip_suffix(extension));
+        let name = name.to_str().and_then(|name| name.strip_suffix(".lock"));
         names.extend(name.map(Into::into));
     }
     Ok(names)

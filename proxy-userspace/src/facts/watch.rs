@@ -57,12 +57,8 @@ fn watch_here(
     begun: oneshot::Sender<Result<watch::Receiver<Facts>>>,
     beginning: impl Future<Output = Result<Watching>>,
 ) {
-    let runtime = privileges::keep(Role::Control).and_then(|()| {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.enable_all().build().context("a runtime")
-    });
     // Whoever asked may have gone: then there is nobody to tell.
-    let _ = match runtime {
+    let _ = match privileges::runtime(Role::Control) {
         Err(error) => begun.send(Err(error)),
         Ok(runtime) => runtime.block_on(async {
             match beginning.await {

@@ -13,7 +13,6 @@ use rtnetlink::{
     },
 };
 use tokio::{
-    runtime::Runtime,
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
 };
@@ -44,7 +43,7 @@ impl Upkeep {
             .name("upkeep".into())
             .spawn(move || {
                 // Whoever asked may have gone: then there is nobody to tell.
-                let _ = match here() {
+                let _ = match privileges::runtime(Role::Control) {
                     Err(error) => begun.send(Err(error)),
                     Ok(runtime) => {
                         let told = begun.send(Ok(()));
@@ -153,13 +152,6 @@ impl Upkeep {
         }
         Ok(there)
     }
-}
-
-/// What the calling thread works with, without the capabilities that it has no use for.
-fn here() -> Result<Runtime> {
-    privileges::keep(Role::Control)?;
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().context("a runtime")
 }
 
 /// None if there is no such device any more.
