@@ -70,6 +70,7 @@ struct Begun {
 
 async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<Begun> {
     check::at_start(config).await?;
+    routes::check(config).await?;
     let mut predecessor = Predecessor::find(config).await?;
     // A living one has it until it hears of this one.
     let living = predecessor.as_ref().and_then(Predecessor::living);

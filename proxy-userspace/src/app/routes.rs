@@ -33,9 +33,7 @@ impl Routes {
             if target.is_ipv6() && !spoof.families.v6 {
                 tracing::warn!("IPv6 is switched off on this host: target {target} is not served");
             } else if routes.to(target).is_none() {
-                let is_here = is_here(target.ip()).await?;
-                config.is_free(target, is_here)?;
-                routes.add(target, &spoof.steer, is_here)?;
+                routes.add(target, &spoof.steer, is_here(target.ip()).await?)?;
             }
         }
         let unserved = |service: &&config::Service| {
@@ -135,6 +133,14 @@ impl Routes {
         };
         config.services.iter().map(service).collect()
     }
+}
+
+/// Whether no service listens where a target of this host is.
+pub async fn check(config: &Config) -> Result<()> {
+    for target in config.services.iter().flat_map(config::Service::targets) {
+        config.is_free(target, is_here(target.ip()).await?)?;
+    }
+    Ok(())
 }
 
 async fn is_here(target: IpAddr) -> Result<bool> {

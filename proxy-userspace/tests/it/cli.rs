@@ -1,11 +1,12 @@
 //! The command line: exit codes, and what a mistake is answered with.
 
 use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, PINS};
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::app::{App, Echo};
 use crate::lab::header::Version;
@@ -61,11 +62,13 @@ fn no_service_listens_where_a_target_is() -> Result<()> {
         ("[::]:2222", "[2001:db8:e::2]:2222"),
     ] {
         let flag = if target.starts_with('[') { "-6" } else { "-4" };
-        let line = ["run", "-l", listen, flag, target, "--allow", "198.51.100.1"];
+        let mut line = vec!["run", "-l", listen, flag, target, "--allow", "198.51.100.1"];
+        line.extend(["--instance", lab.instance()]);
         let said = lab.truepeer_raw(&line)?;
         said.expect(2, &[listen, target])
             .with_context(|| format!("{line:?}"))?;
     }
+    ensure!(!Path::new(PINS).join(lab.instance()).exists());
     lab.no_device_left()
 }
 
