@@ -112,6 +112,8 @@ counters! {
     ToDaemonFamily => "to_daemon_family",
     /// To the daemon: a client that policy has to judge: a martian, or this host.
     ToDaemonClient => "to_daemon_client",
+    /// To the daemon, which refuses it: the client is denied.
+    ToDaemonDenied => "to_daemon_denied",
     /// To the daemon: this client has a connection to this application from this port.
     ToDaemonBusy => "to_daemon_busy",
     /// To the daemon: the balancer closed without a header, as a health check does.

@@ -56,8 +56,8 @@ pub const MAX_LISTENERS: u32 = 1024;
 pub const MAX_LOCALS: u32 = 1 << 14;
 /// Upper bound of target addresses of all services together.
 pub const MAX_TARGETS: u32 = 1024;
-/// Upper bound of prefixes in one family's allowlist, all services together.
-pub const MAX_ALLOWED: u32 = 1 << 20;
+/// Upper bound of prefixes of one family in a list, all services together.
+pub const MAX_LISTED: u32 = 1 << 20;
 
 /// An address in the one form that both sides compare: four words as they lie in memory.
 #[repr(C)]
@@ -134,12 +134,12 @@ impl Endpoint {
 /// words of network order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Allowed<const N: usize> {
+pub struct Listed<const N: usize> {
     service: u32,
     addr: [u32; N],
 }
 
-impl<const N: usize> Allowed<N> {
+impl<const N: usize> Listed<N> {
     /// Bits in front of the address: the service always matches whole.
     pub const SERVICE_BITS: u32 = 32;
 
@@ -164,11 +164,11 @@ impl<const N: usize> Allowed<N> {
     }
 }
 
-/// Value in an allowlist: who put the prefix there. The programs only ask whether one is there.
+/// Value in a list: who put the prefix there. The programs only ask whether one is there.
 pub mod origin {
-    /// From `--allow` or `--allow-file`: the next start replaces it.
+    /// From a flag or its file: the next start replaces it.
     pub const CONFIG: u32 = 1;
-    /// From `truepeer allow add`: stays until it is removed.
+    /// From `truepeer allow` or `truepeer deny`: stays until it is removed.
     pub const LIVE: u32 = 2;
 }
 
@@ -208,15 +208,15 @@ layout! {
     Host = 16,
     Steer = 20,
 }
-const _: () = assert!(size_of::<Allowed<1>>() == 8 && size_of::<Allowed<4>>() == 20);
+const _: () = assert!(size_of::<Listed<1>>() == 8 && size_of::<Listed<4>>() == 20);
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Addr, Allowed, Endpoint};
+    use super::{Addr, Endpoint, Listed};
     use core::net::{IpAddr, SocketAddr};
 
     // SAFETY: as of `layout`'s.
-    unsafe impl<const N: usize> aya::Pod for Allowed<N> {}
+    unsafe impl<const N: usize> aya::Pod for Listed<N> {}
 
     impl From<IpAddr> for Addr {
         fn from(ip: IpAddr) -> Self {

@@ -19,10 +19,12 @@ pub mod program {
     pub const ACCEPTED: &str = "accepted";
 }
 
-/// Names of the maps in the object file; `ALLOW4` and `ALLOW6` also name the pins.
+/// Names of the maps in the object file; those of the lists also name the pins.
 pub mod map {
     pub const ALLOW4: &str = "allow4";
     pub const ALLOW6: &str = "allow6";
+    pub const DENY4: &str = "deny4";
+    pub const DENY6: &str = "deny6";
     pub const LISTENERS: &str = "listeners";
     pub const SOCKETS: &str = "sockets";
     pub const TARGETS: &str = "targets";

@@ -22,6 +22,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How long open connections may go on without a daemon.
     pub orphan_timeout: Duration,
+    /// Who may ask for its status, besides its own user.
+    pub status_group: Option<u32>,
     /// Whether to continue a daemon of this instance that runs.
     pub take_over: bool,
     pub steer: SteerNets,
@@ -43,12 +45,15 @@ pub enum Direct {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub name: String,
-    /// What the allowlist's entries are filed under.
+    /// What its entries in the lists are filed under.
     pub id: u32,
     pub listen: Vec<SocketAddr>,
     pub target4: Option<SocketAddrV4>,
     pub target6: Option<SocketAddrV6>,
-    pub allow: AllowSource,
+    /// Balancers that may connect.
+    pub allow: PrefixSource,
+    /// Clients that may not.
+    pub deny: PrefixSource,
     pub header: HeaderOptions,
     pub clients: ClientPolicy,
     pub connect_timeout: Duration,
@@ -66,6 +71,23 @@ impl Service {
         let v4 = self.target4.map(SocketAddr::V4);
         v4.into_iter().chain(self.target6.map(SocketAddr::V6))
     }
+
+    /// Balancers that may connect, or an error that admits nobody.
+    pub fn read_allow(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let PrefixSource { prefixes, files } = &self.allow;
+        if prefixes.is_empty() && files.is_empty() {
+            return Err(ConfigError::NoAllowlist);
+        }
+        let allowed = self.allow.read()?;
+        if allowed.is_empty() {
+            let files: Vec<_> = files
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            return Err(ConfigError::EmptyAllowlist(files.join(", ")));
+        }
+        Ok(allowed)
+    }
 }
 
 #[derive(Debug, Error)]
@@ -80,7 +102,7 @@ pub enum ConfigError {
          (anyone at all is written 0.0.0.0/0 and ::/0)"
     )]
     EmptyAllowlist(String),
-    #[error("can't read allowlist {path}: {error}")]
+    #[error("can't read {path}: {error}")]
     Unreadable { path: PathBuf, error: io::Error },
     #[error(
         "{path}:{line}: {found:?} is no CIDR prefix or address: write one a line, as in 192.0.2.0/24"
@@ -115,30 +137,19 @@ pub enum ConfigError {
     SteerNetTooSmall(String),
 }
 
-/// Where a service's allowlist comes from; read at start and again at each reload.
+/// Where a list comes from; read at start and again at each reload.
 #[derive(Clone, Debug, Default)]
-pub struct AllowSource {
+pub struct PrefixSource {
     pub prefixes: Vec<IpNet>,
     pub files: Vec<PathBuf>,
 }
 
-impl AllowSource {
-    /// All prefixes, or an error that admits nobody.
+impl PrefixSource {
+    /// In order, and each once.
     pub fn read(&self) -> Result<Vec<IpNet>, ConfigError> {
-        if self.prefixes.is_empty() && self.files.is_empty() {
-            return Err(ConfigError::NoAllowlist);
-        }
         let mut prefixes = self.prefixes.clone();
         for path in &self.files {
-            prefixes.extend(read_allow_file(path)?);
-        }
-        if prefixes.is_empty() {
-            let files: Vec<_> = self
-                .files
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            return Err(ConfigError::EmptyAllowlist(files.join(", ")));
+            prefixes.extend(read_prefixes(path)?);
         }
         prefixes.sort_unstable();
         prefixes.dedup();
@@ -147,7 +158,7 @@ impl AllowSource {
 }
 
 /// The format of mmproxy and go-mmproxy: a prefix or address a line, blank lines and comments.
-fn read_allow_file(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
+fn read_prefixes(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
     const BYTE_ORDER_MARK: char = '\u{feff}';
     let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),

@@ -51,6 +51,8 @@ pub enum Role {
     Control,
     /// Connects from clients' addresses, in the spoof namespace.
     Worker,
+    /// Writes what others have to say.
+    Writer,
     /// Outlives the daemon: ends what nobody steers any more.
     Keeper,
 }
@@ -58,8 +60,9 @@ pub enum Role {
 impl Role {
     fn needs(self) -> CapabilitySet {
         match self {
-            // It empties the bounding set with this one, if it has it.
-            Self::Start => needed() | CapabilitySet::SETPCAP,
+            // As far as they are there: it empties the bounding set, and gives a socket to a group.
+            Self::Start => needed() | CapabilitySet::SETPCAP | CapabilitySet::CHOWN,
+            Self::Writer => CapabilitySet::empty(),
             Self::Control | Self::Keeper => CapabilitySet::NET_ADMIN,
             Self::Worker => CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE,
         }

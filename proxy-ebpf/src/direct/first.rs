@@ -237,6 +237,9 @@ fn fit<'a>(
     {
         return Err(Counter::ToDaemonClient);
     }
+    if maps::denies(listener.service(), &client) {
+        return Err(Counter::ToDaemonDenied);
+    }
     if u64::from(scratch.segment.payload - header.len) > cut::MOST {
         return Err(Counter::ToDaemonSplit);
     }

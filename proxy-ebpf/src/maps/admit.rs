@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Addr, Allowed, Endpoint, Listener, MAX_ALLOWED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, port_bit,
+    Addr, Endpoint, Listed, Listener, MAX_LISTED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, port_bit,
 };
 
 use super::{
@@ -15,10 +15,17 @@ use super::{
 };
 use crate::clock;
 
+type List<const N: usize> = LpmTrie<Listed<N>, u32>;
+
 #[map(name = "allow4")]
-static ALLOW4: LpmTrie<Allowed<1>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+static ALLOW4: List<1> = LpmTrie::pinned(MAX_LISTED, 0);
 #[map(name = "allow6")]
-static ALLOW6: LpmTrie<Allowed<4>, u32> = LpmTrie::pinned(MAX_ALLOWED, 0);
+static ALLOW6: List<4> = LpmTrie::pinned(MAX_LISTED, 0);
+/// Clients that no connection is made for.
+#[map(name = "deny4")]
+static DENY4: List<1> = LpmTrie::pinned(MAX_LISTED, 0);
+#[map(name = "deny6")]
+static DENY6: List<4> = LpmTrie::pinned(MAX_LISTED, 0);
 #[map(name = "listeners")]
 static LISTENERS: HashMap<Endpoint, Listener> = HashMap::with_max_entries(MAX_LISTENERS, 0);
 #[map(name = "sockets")]
@@ -96,16 +103,27 @@ pub fn is_local(addr: &Addr) -> Option<bool> {
 
 #[inline(always)]
 pub fn allows(service: u32, balancer: &Addr) -> bool {
-    match balancer.v4() {
-        Some(v4) => ALLOW4.get(exact(service, [v4])).is_some(),
-        None => ALLOW6.get(exact(service, balancer.words())).is_some(),
+    has(&ALLOW4, &ALLOW6, service, balancer)
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn denies(service: u32, client: &Addr) -> bool {
+    has(&DENY4, &DENY6, service, client)
+}
+
+#[inline(always)]
+fn has(v4: &List<1>, v6: &List<4>, service: u32, addr: &Addr) -> bool {
+    match addr.v4() {
+        Some(addr) => v4.get(exact(service, [addr])).is_some(),
+        None => v6.get(exact(service, addr.words())).is_some(),
     }
 }
 
 #[inline(always)]
-fn exact<const N: usize>(service: u32, addr: [u32; N]) -> Key<Allowed<N>> {
-    let bits = Allowed::<N>::prefix_len(u32::BITS * N as u32);
-    Key::new(bits, Allowed::new(service, addr))
+fn exact<const N: usize>(service: u32, addr: [u32; N]) -> Key<Listed<N>> {
+    let bits = Listed::<N>::prefix_len(u32::BITS * N as u32);
+    Key::new(bits, Listed::new(service, addr))
 }
 
 /// True at most once a second on each CPU.

@@ -8,8 +8,8 @@ use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use proxy_common::{Addr, Counter, Life, Steer, counter};
 
 pub use admit::{
-    ON_LO, allows, assign, for_each_listener, is_local, is_served, last_up, listener_at, may_log,
-    set_up,
+    ON_LO, allows, assign, denies, for_each_listener, is_local, is_served, last_up, listener_at,
+    may_log, set_up,
 };
 pub use direct::{
     Scratch, add_flows, body, confirm, count_share, find_down, find_up, for_each_down,

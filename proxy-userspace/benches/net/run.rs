@@ -87,7 +87,11 @@ fn rounds(sites: &[Site], app: &App, args: &Args, results: &mut Results) -> Resu
             for site in turns(sites, round) {
                 let figures = scenario.run(site, app, args);
                 let what = || format!("{name} over {}", site.kind.name());
-                results.add(site.kind, figures.with_context(what)?);
+                match figures.with_context(what) {
+                    Ok(figures) => results.add(site.kind, figures),
+                    Err(error) if site.kind.is_peer() => eprintln!("left out: {error:#}"),
+                    Err(error) => return Err(error),
+                }
             }
         }
     }

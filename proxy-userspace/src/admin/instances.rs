@@ -23,7 +23,7 @@ pub fn known() -> Result<BTreeSet<String>> {
 
 /// Removes what an instance has left that doesn't run.
 pub fn forget(instance: &str) -> Result<()> {
-    for extension in ["sock", "keeper.sock", "lock"] {
+    for extension in ["sock", "status.sock", "keeper.sock", "lock"] {
         let file = path(instance, extension);
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,8 +1,8 @@
 //! One daemon per instance.
 
 use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    os::unix::fs::DirBuilderExt as _,
+    fs::{self, File, Permissions, TryLockError},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     time::Duration,
 };
 
@@ -37,15 +37,15 @@ impl Lock {
     pub fn take(instance: &str) -> Result<Self> {
         let path = super::path(instance, "lock");
         let directory = path.parent().unwrap_or(&path);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
+        // Others may pass through to what is theirs in there.
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o755)))
             .with_context(|| format!("making {} (needs root)", directory.display()))?;
         let file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .with_context(|| format!("opening {} (needs root)", path.display()))?;
         match file.try_lock() {

@@ -1,7 +1,7 @@
 //! The control socket: one request, one line of JSON back.
 //!
-//! It lies in a directory that only root can enter; the lock beside it keeps a second daemon of
-//! the same name away.
+//! There are two: one for who may look, and one for who may change something. The lock beside them keeps
+//! a second daemon of the same name away.
 
 mod connections;
 mod instances;
@@ -12,14 +12,14 @@ mod status;
 pub use connections::{ConnectionStatus, HeaderStatus, Table};
 pub use instances::{forget, known};
 pub use lock::Lock;
-pub use socket::{Asked, Listener, Request, ask};
+pub use socket::{Asked, Listener, Request, ask, ask_if_running};
 pub use status::{Limits, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status};
 
 use std::path::{Path, PathBuf};
 
 const DIRECTORY: &str = "/run/truepeer";
 
-/// In the directory that [`Lock`] makes for the daemon's user alone.
+/// In the directory that [`Lock`] makes, where nobody but the daemon's user may put something.
 pub fn path(instance: &str, extension: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{instance}.{extension}"))
 }

@@ -1,14 +1,18 @@
-//! Requests from `truepeer status`, `truepeer connections` and `truepeer reload`.
+//! Requests from `truepeer status`, `connections`, `reload` and `deny`.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{self, BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net::UnixStream,
+    },
     path::PathBuf,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
@@ -23,6 +27,65 @@ pub enum Request {
     Status,
     Connections,
     Reload,
+    /// The deny list has changed.
+    EndDenied,
+}
+
+impl Request {
+    fn door(self) -> Door {
+        match self {
+            Self::Status | Self::Connections => Door::Status,
+            Self::Reload | Self::EndDenied => Door::Control,
+        }
+    }
+}
+
+/// Which of the two sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Of those who may look: a group.
+    Status,
+    /// Of the daemon's user alone.
+    Control,
+}
+
+impl Door {
+    const BOTH: [Self; 2] = [Self::Status, Self::Control];
+
+    fn path(self, instance: &str) -> PathBuf {
+        super::path(
+            instance,
+            match self {
+                Self::Status => "status.sock",
+                Self::Control => "sock",
+            },
+        )
+    }
+
+    /// Who may ask here, by the kernel's word on who has connected: the socket's mode has let in
+    /// whoever is in the group.
+    fn admits(self, stream: &tokio::net::UnixStream) -> io::Result<bool> {
+        let uid = stream.peer_cred()?.uid();
+        let is_own = uid == 0 || uid == geteuid().as_raw();
+        Ok(is_own || self == Self::Status)
+    }
+
+    /// Left by a daemon that was killed; one that runs would have the lock.
+    fn bind(self, instance: &str, group: Option<u32>) -> Result<UnixListener> {
+        let path = self.path(instance);
+        let _ = fs::remove_file(&path);
+        let group = group.filter(|_| self == Self::Status);
+        let open = || {
+            let socket = UnixListener::bind(&path)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            if group.is_some() {
+                chown(&path, None, group)?;
+                fs::set_permissions(&path, Permissions::from_mode(0o660))?;
+            }
+            Ok::<_, io::Error>(socket)
+        };
+        open().with_context(|| format!("opening control socket {}", path.display()))
+    }
 }
 
 /// A request that waits for its line of JSON.
@@ -78,9 +141,9 @@ fn list_pieces<T: Serialize>(items: impl Iterator<Item = T>) -> impl Iterator<It
     })
 }
 
-/// The daemon's end. Dropping it removes the socket's file.
+/// The daemon's end. Dropping it removes the sockets' files.
 pub struct Listener {
-    path: PathBuf,
+    instance: String,
     asked: mpsc::Receiver<Asked>,
 }
 
@@ -93,27 +156,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONG_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Listener {
-    pub fn open(instance: &str) -> Result<Self> {
-        let path = super::path(instance, "sock");
-        // Left by a daemon that was killed; one that runs would have the lock.
-        let _ = fs::remove_file(&path);
-        let socket = UnixListener::bind(&path)
-            .with_context(|| format!("opening control socket {}", path.display()))?;
+    /// `group` may ask for what changes nothing.
+    pub fn open(instance: &str, group: Option<u32>) -> Result<Self> {
         let (sender, asked) = mpsc::channel(1);
-        tokio::spawn(async move {
-            loop {
-                match socket.accept().await {
-                    // Each on its own, so that a slow one keeps nobody else waiting.
-                    Ok((stream, _)) => drop(tokio::spawn(serve(stream, sender.clone()))),
-                    // As while there are too many open files: it waits in the queue.
-                    Err(error) => {
-                        tracing::warn!("control socket: {error}");
-                        sleep(PAUSE).await;
-                    }
-                }
-            }
-        });
-        Ok(Self { path, asked })
+        for door in Door::BOTH {
+            let socket = door.bind(instance, group)?;
+            tokio::spawn(accept(door, socket, sender.clone()));
+        }
+        Ok(Self {
+            instance: instance.to_owned(),
+            asked,
+        })
     }
 
     pub async fn asked(&mut self) -> Option<Asked> {
@@ -123,13 +176,39 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        for door in Door::BOTH {
+            let _ = fs::remove_file(door.path(&self.instance));
+        }
     }
 }
 
-async fn serve(stream: tokio::net::UnixStream, sender: mpsc::Sender<Asked>) -> Result<()> {
+async fn accept(door: Door, socket: UnixListener, sender: mpsc::Sender<Asked>) {
+    loop {
+        match socket.accept().await {
+            // Each on its own, so that a slow one keeps nobody else waiting.
+            Ok((stream, _)) => drop(tokio::spawn(serve(door, stream, sender.clone()))),
+            // As while there are too many open files: it waits in the queue.
+            Err(error) => {
+                tracing::warn!("control socket: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    door: Door,
+    stream: tokio::net::UnixStream,
+    sender: mpsc::Sender<Asked>,
+) -> Result<()> {
+    if !door.admits(&stream)? {
+        bail!("asked by somebody else");
+    }
     let (read, mut write) = stream.into_split();
     let request = timeout(PATIENCE, read_request(read)).await??;
+    if request.door() != door {
+        bail!("asked at the wrong door");
+    }
     let (reply, mut pieces) = mpsc::channel(1);
     let reply = Reply(reply);
     let asked = Asked { request, reply };
@@ -149,21 +228,33 @@ async fn read_request(read: OwnedReadHalf) -> Result<Request> {
     Ok(serde_json::from_str(&line)?)
 }
 
+/// The same, of a daemon that needn't be there.
+pub fn ask_if_running<T: DeserializeOwned>(instance: &str, request: Request) -> Result<Option<T>> {
+    match UnixStream::connect(request.door().path(instance)).map_err(|error| error.kind()) {
+        Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        _ => ask(instance, request).map(Some),
+    }
+}
+
 /// The asking end.
 pub fn ask<T: DeserializeOwned>(instance: &str, request: Request) -> Result<T> {
-    let path = super::path(instance, "sock");
+    let path = request.door().path(instance);
     let mut stream = UnixStream::connect(&path).map_err(|error| {
         let path = path.display();
         match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                anyhow!("no permission to ask instance {instance} at {path}: run as root")
+                let who = match request.door() {
+                    Door::Status => "as root, or as one of the daemon's --status-group",
+                    Door::Control => "as root",
+                };
+                anyhow!("no permission to ask instance {instance} at {path}: run {who}")
             }
             _ => anyhow!("no daemon answers at {path}: is instance {instance} running?"),
         }
     })?;
     stream.set_read_timeout(Some(match request {
         // However long the files are.
-        Request::Reload => LONG_PATIENCE,
+        Request::Reload | Request::EndDenied => LONG_PATIENCE,
         Request::Status | Request::Connections => PATIENCE,
     }))?;
     writeln!(stream, "{}", serde_json::to_string(&request)?)?;

@@ -21,6 +21,8 @@ pub struct Status {
     pub connections: serde_json::Value,
     /// Counts of the eBPF programs, by verdict or reason.
     pub kernel: BTreeMap<String, u64>,
+    /// Because nobody reads the log.
+    pub log_lines_dropped: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,7 +69,7 @@ pub struct Limits {
 pub enum Reloaded {
     /// With so many prefixes from the configuration.
     Prefixes(usize),
-    /// What was wrong; the old allowlist is still in force.
+    /// What was wrong; the old lists are still in force.
     Refused(String),
 }
 
@@ -100,6 +102,9 @@ impl Display for Status {
         writeln!(f, "kernel:")?;
         for (name, count) in self.kernel.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "  {name} {count}")?;
+        }
+        if self.log_lines_dropped > 0 {
+            writeln!(f, "log lines dropped: {}", self.log_lines_dropped)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the host side does while workers serve: signals, changes of the network, requests.
 
-use std::{collections::BTreeMap, future::pending, process, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, mem, process, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use tokio::{
@@ -13,6 +13,7 @@ use super::{
     connections::{self, Open},
     continuity,
     direct::Direct,
+    lists::{self, Lists},
     setup::Entrance,
     withheld::Withheld,
     workers::Workers,
@@ -22,11 +23,11 @@ use crate::{
     config::{Config, Service},
     drain::Drain,
     keeper::{Event, Held},
-    kernel::{Allowlist, Claim, Counters, Heart, Kernel},
+    kernel::{Claim, Counters, Heart, Kernel},
     netns::{self, Device, LinkEvent},
     privileges::{self, Role},
     relay::{Connections, HostSocketRequest},
-    telemetry::{Counts, Telemetry},
+    telemetry::{Counts, Log, Telemetry},
 };
 
 pub struct Control<'a> {
@@ -35,7 +36,7 @@ pub struct Control<'a> {
     pub counters: Counters,
     pub withheld: Withheld,
     pub heart: Heart,
-    pub allowlist: Allowlist,
+    pub lists: Lists,
     pub telemetry: Arc<Telemetry>,
     pub connections: Connections,
     pub direct: Direct,
@@ -45,12 +46,15 @@ pub struct Control<'a> {
     pub asked: Listener,
     pub claims: Vec<Claim>,
     pub drain: Drain,
+    pub log: &'a Log,
     pub entrance: Entrance,
     /// Why truepeer's devices can't be what they were any more.
     pub unkept: oneshot::Receiver<anyhow::Error>,
     /// Last: when this ends by an error, the keeper ends what is left while programs are there.
     pub held: Option<Held>,
     pub lock: Lock,
+    /// What was on its way through the programs as the deny list changed is listed a moment later.
+    pub denied_again: bool,
 }
 
 /// Why it serves no more.
@@ -98,6 +102,7 @@ impl Control<'_> {
         let mut signals = Signals::new()?;
         privileges::keep(Role::Control)?;
         self.direct.count_taken_over(self.config, &self.telemetry);
+        self.end_denied()?;
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
         match end {
@@ -152,7 +157,7 @@ impl Control<'_> {
                 _ = signals.hangup.recv() => match self.reload() {
                     Reloaded::Prefixes(count) => tracing::info!("reloaded: {count} prefixes"),
                     Reloaded::Refused(why) => {
-                        tracing::error!("not reloaded, the old allowlist stays: {why}");
+                        tracing::error!("not reloaded, the old lists stay: {why}");
                     }
                 },
                 Some(ended) = workers.join_next() => {
@@ -271,6 +276,9 @@ impl Control<'_> {
         if withheld > 0 {
             self.telemetry.withheld(withheld);
         }
+        if mem::take(&mut self.denied_again) {
+            self.end_listed_denied()?;
+        }
         Ok(())
     }
 
@@ -282,6 +290,10 @@ impl Control<'_> {
         let answer = match request {
             Request::Status => serde_json::to_string(&self.status()),
             Request::Reload => serde_json::to_string(&self.reload()),
+            Request::EndDenied => {
+                let ended = self.end_denied();
+                serde_json::to_string(&ended.map_err(|error| format!("{error:#}")))
+            }
             Request::Connections => {
                 let open = self.connections.iter();
                 let daemon = open.map(|connection| connections::daemon(&connection));
@@ -328,27 +340,31 @@ impl Control<'_> {
             limits: self.direct.limits(),
             connections: counts(self.telemetry.total()),
             kernel: BTreeMap::from_iter(kernel),
+            log_lines_dropped: self.log.dropped(),
         }
     }
 
     /// Reads all before it changes anything.
     fn reload(&mut self) -> Reloaded {
-        let configured = super::read_allowlists(self.config)
+        let configured = lists::read(self.config)
             .map_err(Into::into)
-            .and_then(|services| self.configure(services));
-        configured.map_or_else(
-            |error| Reloaded::Refused(format!("{error:#}")),
-            Reloaded::Prefixes,
-        )
+            .and_then(|listed| self.lists.configure(&listed));
+        match configured.and_then(|count| self.end_denied().map(|_| count)) {
+            Ok(count) => Reloaded::Prefixes(count),
+            Err(error) => Reloaded::Refused(format!("{error:#}")),
+        }
     }
 
-    fn configure(&mut self, services: super::Allowed) -> Result<usize> {
-        let mut count = 0;
-        for (id, prefixes) in services {
-            self.allowlist.configure(id, &prefixes)?;
-            count += prefixes.len();
-        }
-        Ok(count)
+    /// Resets the open connections of clients that are denied by now; returns how many there were.
+    fn end_denied(&mut self) -> Result<usize> {
+        self.tick()?;
+        self.denied_again = true;
+        self.end_listed_denied()
+    }
+
+    fn end_listed_denied(&mut self) -> Result<usize> {
+        let denied = self.lists.denied.clone();
+        self.end(|open| open.has_client() && denied.has(open.service, open.client))
     }
 }
 

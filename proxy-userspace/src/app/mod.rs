@@ -5,6 +5,7 @@ mod continuity;
 mod control;
 mod direct;
 pub mod listen;
+pub mod lists;
 mod routes;
 pub mod setup;
 mod withheld;
@@ -15,47 +16,38 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result};
 use continuity::Predecessor;
 use direct::{Direct, Limits};
-use ipnet::IpNet;
+use lists::{Listed, Lists};
 use setup::SetUp;
 use tokio::sync::Semaphore;
 use withheld::Withheld;
 
 use crate::{
     admin, check,
-    config::{Config, ConfigError, Service},
+    config::Config,
     drain::Drain,
     facts,
-    kernel::{self, Allowlist, Claim, LowFds},
+    kernel::{self, Claim, LowFds},
     netns,
     privileges::{self, Role},
     relay::{Connections, HostSockets, Shared},
     sys,
-    telemetry::Telemetry,
+    telemetry::{Log, Telemetry},
 };
 
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(config: &Config, log: &Log) -> Result<()> {
     let low = LowFds::hold().context("opening /dev/null")?;
     config.check()?;
     privileges::no_new()?;
-    // Before the allowlists: what a reload could not read shall not be readable at start either.
+    // Before the lists: what a reload could not read shall not be readable at start either.
     privileges::keep(Role::Start)?;
-    let allowed = read_allowlists(config)?;
+    let listed = lists::read(config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // An idle thread of the pool would keep the capabilities of the start.
         .thread_keep_alive(Duration::ZERO)
         .build()?
-        .block_on(serve(config, &allowed, low))
-}
-
-/// The prefixes of each service, by its id.
-pub type Allowed = Vec<(u32, Vec<IpNet>)>;
-
-/// Each service's prefixes, or the error that keeps the daemon from starting.
-pub fn read_allowlists(config: &Config) -> Result<Allowed, ConfigError> {
-    let read = |service: &Service| Ok((service.id, service.allow.read()?));
-    config.services.iter().map(read).collect()
+        .block_on(serve(config, &listed, low, log))
 }
 
 /// What is there before anything is served.
@@ -63,12 +55,12 @@ struct Begun {
     predecessor: Option<Predecessor>,
     /// None while a living predecessor has it.
     lock: Option<admin::Lock>,
-    allowlist: Allowlist,
+    lists: Lists,
     host: netns::Host,
     set_up: SetUp,
 }
 
-async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<Begun> {
+async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun> {
     check::at_start(config).await?;
     routes::check(config).await?;
     let mut predecessor = Predecessor::find(config).await?;
@@ -78,7 +70,7 @@ async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         None => Some(admin::Lock::take(&config.instance)?),
         Some(_) => None,
     };
-    let allowlist = open_allowlist(config, allowed)?;
+    let lists = Lists::open(config, listed)?;
     let mut host = netns::watch().await?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
@@ -93,20 +85,20 @@ async fn begin(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
     Ok(Begun {
         predecessor,
         lock,
-        allowlist,
+        lists,
         host,
         set_up,
     })
 }
 
-async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> Result<()> {
+async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Result<()> {
     let Begun {
         mut predecessor,
         lock,
-        allowlist,
+        lists,
         mut host,
         mut set_up,
-    } = begin(config, allowed, low).await?;
+    } = begin(config, listed, low).await?;
     let limits = limits(config);
     let slots = limits.slots.clone();
     let direct = direct(config, &mut set_up, &host, limits).await?;
@@ -118,6 +110,7 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
     let shared = Arc::new(Shared {
         report: telemetry.clone(),
         own: Arc::new(routes::Own::new(&host, &set_up.spoof)),
+        denied: lists.denied.clone(),
         host_sockets,
         connections: connections.clone(),
         slots,
@@ -143,18 +136,20 @@ async fn serve(config: &Config, allowed: &[(u32, Vec<IpNet>)], low: LowFds) -> R
         withheld: Withheld::new(longest_header_timeout(config)),
         heart,
         kernel: set_up.kernel,
-        allowlist,
+        lists,
         telemetry,
         connections,
         direct,
         device: set_up.spoof.device.clone(),
         links: host.links,
         host_requests,
-        asked: admin::Listener::open(&config.instance)?,
+        asked: admin::Listener::open(&config.instance, config.status_group)?,
         held,
         lock,
         claims,
         drain,
+        denied_again: false,
+        log,
     };
     control.run(workers).await
 }
@@ -170,14 +165,6 @@ fn open_listeners(
     let services = set_up.routes.services(config);
     let left = left.unwrap_or_default();
     listen::listen(config, &services, claims, &mut set_up.kernel, left)
-}
-
-fn open_allowlist(config: &Config, allowed: &[(u32, Vec<IpNet>)]) -> Result<Allowlist> {
-    let mut allowlist = Allowlist::open(&config.instance)?;
-    for (service, prefixes) in allowed {
-        allowlist.configure(*service, prefixes)?;
-    }
-    Ok(allowlist)
 }
 
 fn limits(config: &Config) -> Limits {

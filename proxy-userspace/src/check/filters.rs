@@ -2,11 +2,11 @@
 //! only the spoofed connection proves.
 
 use super::{Finding, nftables};
-use crate::app::setup::is_lo_strict;
+use crate::{app::setup::is_lo_strict, netns::SteerNets};
 
 /// All there is to say, for a check.
-pub fn check() -> Vec<Finding> {
-    vec![rp_filter(), firewall(), bans()]
+pub fn check(steer: SteerNets) -> Vec<Finding> {
+    vec![rp_filter(), firewall(), bans(), nat(steer)]
 }
 
 /// Looks at the firewall only where it matters: a large one takes its time to read.
@@ -60,6 +60,37 @@ fn bans() -> Finding {
         ),
         Err(why) => Finding::warn(SUBJECT, format!("unknown: {why}"), "see `nft list ruleset`"),
     }
+}
+
+/// Whether a rule would give an application's packets another source, once the kernel no longer knows
+/// their connection.
+fn nat(steer: SteerNets) -> Finding {
+    const SUBJECT: &str = "nat";
+    for net in steer.or_first().nets() {
+        let net = net.trunc();
+        match nftables::renaming(&net) {
+            Ok(None) => {}
+            Ok(Some(chain)) => {
+                let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
+                return Finding::warn(
+                    SUBJECT,
+                    format!(
+                        "chain {chain} gives what comes from {net} another source: after `conntrack -F` \
+                         truepeer drops the packets of connections that are open, and they end"
+                    ),
+                    format!("nft insert rule {chain} {family} saddr {net} accept"),
+                );
+            }
+            Err(why) => {
+                let next = "see `nft list ruleset`";
+                return Finding::warn(SUBJECT, format!("unknown: {why}"), next);
+            }
+        }
+    }
+    Finding::ok(
+        SUBJECT,
+        "no rule gives applications' packets another source",
+    )
 }
 
 fn firewall() -> Finding {

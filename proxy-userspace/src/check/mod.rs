@@ -34,7 +34,7 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     findings.extend(features::check());
     findings.extend(routes::check(config).await);
     findings.extend(routes::routers(config).await);
-    findings.extend(filters::check());
+    findings.extend(filters::check(config.steer));
     findings.extend(listen::check(config));
     for service in &config.services {
         findings.extend(targets::plainly(service).await);

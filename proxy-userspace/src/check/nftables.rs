@@ -1,5 +1,8 @@
 //! What nftables does with what comes in.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::facts::as_json;
@@ -24,15 +27,12 @@ impl Objects {
         self.of("rule").filter(move |rule| belongs(rule, chain))
     }
 
-    /// Whether `rule`, or one that it leads to, refuses by source address.
-    fn bans(&self, rule: &Value, depth: u8) -> bool {
-        let statements = rule.get("expr").and_then(Value::as_array);
-        let statements = || statements.into_iter().flatten();
-        let says = |what: &str| statements().any(|statement| statement.get(what).is_some());
-        if (says("drop") || says("reject")) && statements().any(is_by_source) {
+    /// Whether `rule`, or one that it leads to, is `wanted`.
+    fn leads_to(&self, rule: &Value, wanted: &dyn Fn(&Value) -> bool, depth: u8) -> bool {
+        if wanted(rule) {
             return true;
         }
-        let verdicts = statements().flat_map(|it| [it.get("jump"), it.get("goto")]);
+        let verdicts = statements(rule).flat_map(|it| [it.get("jump"), it.get("goto")]);
         let mut targets = verdicts
             .flatten()
             .filter_map(|verdict| verdict.get("target"));
@@ -42,29 +42,100 @@ impl Objects {
                 let next = chains.find(|chain| {
                     chain.get("name") == Some(target) && chain.get("table") == rule.get("table")
                 });
-                next.is_some_and(|chain| self.rules(chain).any(|rule| self.bans(rule, depth - 1)))
+                let leads = |rule| self.leads_to(rule, wanted, depth - 1);
+                next.is_some_and(|chain| self.rules(chain).any(leads))
             })
     }
 }
 
-/// `ip saddr …`
-fn is_by_source(statement: &Value) -> bool {
-    let field = statement.pointer("/match/left/payload/field");
-    field.and_then(Value::as_str) == Some("saddr")
+/// Of jumps: firewalld has three.
+const DEPTH: u8 = 8;
+
+fn statements(rule: &Value) -> impl Iterator<Item = &Value> {
+    let all = rule.get("expr").and_then(Value::as_array);
+    all.into_iter().flatten()
+}
+
+fn says(rule: &Value, what: &str) -> bool {
+    statements(rule).any(|statement| statement.get(what).is_some())
+}
+
+/// Refuses by source address.
+fn bans(rule: &Value) -> bool {
+    (says(rule, "drop") || says(rule, "reject")) && sources(rule).next().is_some()
+}
+
+/// The conditions on the source address.
+fn sources(rule: &Value) -> impl Iterator<Item = &Value> {
+    let matches = statements(rule).filter_map(|statement| statement.get("match"));
+    matches.filter(|condition| {
+        let field = condition.pointer("/left/payload/field");
+        field.and_then(Value::as_str) == Some("saddr")
+    })
+}
+
+/// Gives what comes from `net` another source.
+fn renames(rule: &Value, net: &IpNet) -> bool {
+    let by_iptables = statements(rule).any(|statement| {
+        let name = statement.pointer("/xt/name").and_then(Value::as_str);
+        matches!(name, Some("MASQUERADE" | "SNAT"))
+    });
+    (by_iptables || says(rule, "masquerade") || says(rule, "snat"))
+        && sources(rule).all(|condition| is_met(condition, net))
+}
+
+/// Lets alone what comes from `net`, wherever it goes.
+fn spares(rule: &Value, net: &IpNet) -> bool {
+    let matches = statements(rule).filter(|statement| statement.get("match").is_some());
+    (says(rule, "accept") || says(rule, "return"))
+        && matches.count() == sources(rule).count()
+        && sources(rule).all(|condition| is_met(condition, net))
+}
+
+/// By an address of `net`. What a condition may be besides one prefix is not understood here.
+fn is_met(condition: &Value, net: &IpNet) -> bool {
+    let Some(right) = condition.get("right") else {
+        return true;
+    };
+    let part = |at| right.pointer(at);
+    let prefix = match (part("/prefix/addr"), part("/prefix/len"), right.as_str()) {
+        (Some(addr), Some(len), _) => {
+            let addr = addr.as_str().unwrap_or_default();
+            format!("{addr}/{len}").parse::<IpNet>().ok()
+        }
+        (_, _, Some(addr)) => addr.parse::<IpAddr>().ok().map(IpNet::from),
+        _ => None,
+    };
+    let is_equal = condition.get("op").and_then(Value::as_str) == Some("==");
+    prefix.is_none_or(|prefix| (prefix.contains(net) || net.contains(&prefix)) == is_equal)
+}
+
+/// A chain that gives packets from `net` another source, as `family table chain`.
+pub fn renaming(net: &IpNet) -> Result<Option<String>, String> {
+    let objects = Objects::read()?;
+    let renaming = objects.of("chain").find(|chain| {
+        let is = |key, wanted| chain.get(key).and_then(Value::as_str) == Some(wanted);
+        let family = chain.get("family").and_then(Value::as_str);
+        let other = if net.addr().is_ipv4() { "ip6" } else { "ip" };
+        let mut rules = objects.rules(chain).take_while(|rule| !spares(rule, net));
+        is("type", "nat")
+            && is("hook", "postrouting")
+            && family != Some(other)
+            && rules.any(|rule| objects.leads_to(rule, &|rule| renames(rule, net), DEPTH))
+    });
+    Ok(renaming.map(name))
 }
 
 /// An input chain that refuses by source address only behind a rule that accepts all that comes by
 /// `device`, as `family table chain`.
 pub fn bans_behind(device: &str) -> Result<Option<String>, String> {
-    /// Of jumps: firewalld has three.
-    const DEPTH: u8 = 8;
     let objects = Objects::read()?;
     let behind = objects.of("chain").find(|chain| {
         let is_input = chain.get("hook").and_then(Value::as_str) == Some("input");
         let mut rules = objects
             .rules(chain)
             .skip_while(|rule| !accepts(rule, device));
-        is_input && rules.any(|rule| objects.bans(rule, DEPTH))
+        is_input && rules.any(|rule| objects.leads_to(rule, &bans, DEPTH))
     });
     Ok(behind.map(name))
 }

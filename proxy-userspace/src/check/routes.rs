@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use super::Finding;
 use crate::{
     config::{Config, Service},
+    kernel::{List, Prefixes},
     netns::{Addresses, NextHop, Way, answers, way_to},
     relay::{Fallback, Martian, Own, OwnAddresses, check_client},
 };
@@ -102,6 +103,9 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
     if let Some(finding) = untargeted(client, config) {
         return finding;
     }
+    if let Some(finding) = denied(client, config) {
+        return finding;
+    }
     match check_client(client, &Host(own)) {
         Ok(()) => {}
         Err(Martian::Own) => {
@@ -117,6 +121,23 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
     found.unwrap_or_else(|error| {
         let next = format!("see `ip route get {client}`");
         Finding::warn(SUBJECT, format!("{client}: unknown: {error:#}"), next)
+    })
+}
+
+/// By the configuration, or live.
+fn denied(client: IpAddr, config: &Config) -> Option<Finding> {
+    const SUBJECT: &str = "client";
+    let live = Prefixes::find(&config.instance, List::Deny);
+    let live = live.ok().flatten().and_then(|list| list.entries().ok());
+    let live = live.unwrap_or_default();
+    config.services.iter().find_map(|service| {
+        let live = live.iter().filter(|entry| entry.service == service.id);
+        let mut denied = service.deny.read().unwrap_or_default();
+        denied.extend(live.map(|entry| entry.prefix));
+        let by = denied.into_iter().find(|prefix| prefix.contains(&client))?;
+        let message = format!("{client} is denied by {by}: it is refused");
+        let next = format!("take it out of --deny and --deny-file, or `truepeer deny remove {by}`");
+        Some(Finding::fail(SUBJECT, message, next))
     })
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use nix::unistd::Group;
 
 use super::address;
 use crate::{
@@ -34,13 +35,15 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Show or change who may connect, live and also while nothing runs
     Allow(AllowArgs),
+    /// Refuse clients, and end what they have open; live and also while nothing runs
+    Deny(DenyArgs),
     /// Show what the running daemon serves and has counted, or which instances there are
     Status(StatusArgs),
     /// List the connections that are open, with what their headers said
     Connections(ShowArgs),
-    /// Have the running daemon read its --allow-file again
+    /// Have the running daemon read its --allow-file and --deny-file again
     Reload(InstanceArgs),
-    /// Remove what an instance has left that doesn't run any more: its allowlist, its files
+    /// Remove what an instance has left that doesn't run any more: its lists, its files
     Forget(InstanceArgs),
     /// Holds what a daemon has, and outlives it. Only daemons start it
     #[command(hide = true)]
@@ -74,6 +77,12 @@ pub struct RunArgs {
     /// A file of such, one a line
     #[arg(long, value_name = "FILE", num_args = 1.., visible_aliases = ["allowed-subnets", "allowed-networks"])]
     pub allow_file: Vec<PathBuf>,
+    /// A client's address or network; its connections are reset, whoever the balancer is
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = prefix)]
+    pub deny: Vec<IpNet>,
+    /// A file of such, one a line
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub deny_file: Vec<PathBuf>,
     /// Which version of the PROXY protocol header to take
     #[arg(long, value_enum, default_value_t)]
     pub header: HeaderVersions,
@@ -104,6 +113,9 @@ pub struct RunArgs {
     /// start within this time continues them
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub orphan_timeout: Duration,
+    /// Who may see `status` and `connections`, besides root
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub status_group: Option<u32>,
     /// Continue the instance that runs: no connection is cut, and its daemon ends
     #[arg(long)]
     pub take_over: bool,
@@ -211,12 +223,12 @@ pub struct AllowArgs {
     #[command(subcommand)]
     pub verb: AllowVerb,
     #[command(flatten)]
-    pub instance: AllowInstanceArgs,
+    pub instance: ListArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct AllowInstanceArgs {
-    /// Whose allowlist
+pub struct ListArgs {
+    /// Whose list
     #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = instance)]
     pub instance: String,
     /// Which of its services
@@ -235,6 +247,32 @@ pub enum AllowVerb {
     /// Make these the only ones
     Replace(Prefixes),
     /// Ask whether an address or network may connect; exit 1 if not
+    Test(Prefixes),
+}
+
+#[derive(Debug, Args)]
+#[command(subcommand_negates_reqs = true)]
+pub struct DenyArgs {
+    #[command(subcommand)]
+    pub verb: Option<DenyVerb>,
+    /// The same as `add`
+    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = prefix)]
+    pub prefixes: Vec<IpNet>,
+    #[command(flatten)]
+    pub instance: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DenyVerb {
+    /// Print each prefix and where it comes from
+    List,
+    /// Refuse clients from now on, and end their open connections
+    Add(Prefixes),
+    /// Refuse them no longer
+    Remove(Prefixes),
+    /// Make these the only ones
+    Replace(Prefixes),
+    /// Ask whether an address or network is refused; exit 1 if not
     Test(Prefixes),
 }
 
@@ -275,6 +313,18 @@ fn header_max_len(text: &str) -> Result<usize, String> {
     let range = Policy::SMALLEST_MAX_LEN..=Policy::LARGEST_MAX_LEN;
     let parsed = text.parse().ok().filter(|len| range.contains(len));
     parsed.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
+}
+
+/// By its name or number.
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    match Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err("no such group on this host: make it, or write its number".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A name that is safe as a file's name.

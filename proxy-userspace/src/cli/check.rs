@@ -12,12 +12,13 @@ use crate::{
 };
 
 pub fn check(args: CheckArgs) -> Result<ExitCode> {
-    if args.run.verbose > 0 {
-        telemetry::init(args.run.verbose);
-    }
+    let verbose = args.run.verbose;
+    let _log = (verbose > 0)
+        .then(|| telemetry::init(verbose))
+        .transpose()?;
     let config = run::resolve(args.run);
     config.check()?;
-    app::read_allowlists(&config)?;
+    app::lists::read(&config)?;
     let findings = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?

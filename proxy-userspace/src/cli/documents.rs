@@ -1,12 +1,16 @@
 //! Commands in documents can be typed: those of `truepeer` in blocks for a shell and in units.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use clap::Parser as _;
+use proxy_common::Counter;
 use walkdir::WalkDir;
 
 use super::args::Cli;
+use crate::header::Refusal;
+use crate::relay::{End, Martian};
 
 #[test]
 fn every_command_of_the_documents_parses() {
@@ -40,6 +44,22 @@ fn what_cannot_be_typed_is_found() {
     assert_eq!(found, ["truepeer run --no-such-flag  # text"]);
     assert!(wrong(found[0]).is_some_and(|why| why.contains("--no-such-flag")));
     assert_eq!(wrong("truepeer status --json  # as JSON"), None);
+}
+
+#[test]
+fn the_operators_page_explains_each_name() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operating.md");
+    let page = fs::read_to_string(page).expect("the page can be read");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+    let names = rows.filter_map(|row| row.split(" | ").next());
+    let explained: BTreeSet<_> = names
+        .flat_map(|names| names.split(", "))
+        .map(|name| name.trim_matches('`'))
+        .collect();
+    let counted = Counter::ALL.iter().map(|counter| counter.name());
+    let ended = [End::NAMES, Martian::NAMES, Refusal::ALL].concat();
+    let known: BTreeSet<_> = counted.chain(ended).collect();
+    assert_eq!(explained, known);
 }
 
 fn commands(document: &str) -> impl Iterator<Item = &str> {

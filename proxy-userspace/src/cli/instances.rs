@@ -9,7 +9,7 @@ use super::{args::InstanceArgs, show};
 use crate::{
     admin::{self, Lock, Request, Status, ask},
     keeper,
-    kernel::Allowlist,
+    kernel::{List, Prefixes, forget_lists, listing_instances},
 };
 
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ struct Instance {
     name: String,
     /// Of the daemon, if one runs.
     pid: Option<u32>,
-    /// Prefixes of its allowlist, which stays when it has stopped.
+    /// Of its allowlist, which stays when it has stopped.
     prefixes: usize,
 }
 
@@ -52,21 +52,21 @@ pub fn forget(args: &InstanceArgs) -> Result<ExitCode> {
     if keeper::is_there(instance)? {
         bail!("instance {instance} has open connections that wait for its next start");
     }
-    let prefixes = Allowlist::forget(instance)?;
+    let prefixes = forget_lists(instance)?;
     admin::forget(instance)?;
-    println!("forgot instance {instance}, and {prefixes} prefixes of its allowlist");
+    println!("forgot instance {instance}, and {prefixes} prefixes of its lists");
     Ok(ExitCode::SUCCESS)
 }
 
 fn known() -> Result<BTreeSet<String>> {
     let mut known = admin::known()?;
-    known.extend(Allowlist::instances()?);
+    known.extend(listing_instances()?);
     Ok(known)
 }
 
 fn look(name: String) -> Result<Instance> {
     let status: Option<Status> = ask(&name, Request::Status).ok();
-    let prefixes = match Allowlist::find(&name)? {
+    let prefixes = match Prefixes::find(&name, List::Allow)? {
         Some(list) => list.entries()?.len(),
         None => 0,
     };

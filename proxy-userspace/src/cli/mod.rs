@@ -1,13 +1,13 @@
 //! The command line: what was typed, and which exit code says how it went.
 
 mod address;
-mod allow;
 mod args;
 mod check;
 mod connections;
 #[cfg(test)]
 mod documents;
 mod instances;
+mod prefixes;
 mod run;
 mod status;
 
@@ -31,7 +31,8 @@ pub fn main() -> ExitCode {
     let outcome = match args::Cli::parse().command {
         args::Command::Run(args) => run::run(*args),
         args::Command::Check(args) => check::check(*args),
-        args::Command::Allow(args) => allow::allow(args),
+        args::Command::Allow(args) => prefixes::allow(args),
+        args::Command::Deny(args) => prefixes::deny(args),
         args::Command::Status(args) if args.all => instances::list(args.show.json),
         args::Command::Status(args) => status::status(&args.show),
         args::Command::Connections(args) => connections::connections(&args),
@@ -58,7 +59,7 @@ fn show(what: impl Display) -> io::Result<()> {
 }
 
 fn keep(args: &args::InstanceArgs) -> anyhow::Result<ExitCode> {
-    telemetry::init(0);
+    let _log = telemetry::init(0)?;
     keeper::main(&args.instance)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::args::{Protocol, RunArgs};
 use crate::{
     app,
-    config::{AllowSource, Config, HeaderOptions, Service},
+    config::{Config, HeaderOptions, PrefixSource, Service},
     header::Policy,
     netns::SteerNets,
     relay::ClientPolicy,
@@ -15,14 +15,14 @@ use crate::{
 };
 
 pub fn run(args: RunArgs) -> Result<ExitCode> {
-    telemetry::init(args.verbose);
+    let log = telemetry::init(args.verbose)?;
     if args.mark.is_some() {
         tracing::info!("--mark is not needed: replies are steered without rules");
     }
     if args.close_after.is_some() {
         tracing::info!("--close-after does nothing: TCP connections end by themselves");
     }
-    app::run(&resolve(args))?;
+    app::run(&resolve(args), &log)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -34,9 +34,13 @@ pub fn resolve(args: RunArgs) -> Config {
         listen: args.listen,
         target4: args.target4,
         target6: args.target6,
-        allow: AllowSource {
+        allow: PrefixSource {
             prefixes: args.allow,
             files: args.allow_file,
+        },
+        deny: PrefixSource {
+            prefixes: args.deny,
+            files: args.deny_file,
         },
         header: HeaderOptions {
             policy: Policy {
@@ -58,6 +62,7 @@ pub fn resolve(args: RunArgs) -> Config {
         maxconn: args.maxconn,
         drain_timeout: args.drain_timeout,
         orphan_timeout: args.orphan_timeout,
+        status_group: args.status_group,
         take_over: args.take_over,
         direct: args.direct,
         steer: SteerNets {

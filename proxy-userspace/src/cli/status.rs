@@ -24,11 +24,11 @@ pub fn status(args: &ShowArgs) -> Result<ExitCode> {
 pub fn reload(args: &InstanceArgs) -> Result<ExitCode> {
     match ask(&args.instance, Request::Reload)? {
         Reloaded::Prefixes(count) => {
-            println!("reloaded: {count} prefixes in the allowlist's configuration");
+            println!("reloaded: {count} prefixes in the lists' configuration");
             Ok(ExitCode::SUCCESS)
         }
         Reloaded::Refused(why) => {
-            eprintln!("truepeer: not reloaded, the old allowlist stays: {why}");
+            eprintln!("truepeer: not reloaded, the old lists stay: {why}");
             Ok(ExitCode::from(FAILED))
         }
     }

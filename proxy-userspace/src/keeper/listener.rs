@@ -1,8 +1,9 @@
-//! Where the next daemon finds the keeper: a socket in a directory of the daemon's user alone.
+//! Where the next daemon finds the keeper: a socket of the daemon's user alone.
 
 use std::{
-    fs, io,
-    os::fd::OwnedFd,
+    fs::{self, Permissions},
+    io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -34,6 +35,7 @@ impl Listener {
         let open = || {
             let socket = socket(SocketFlags::NONBLOCK)?;
             bind(&socket, &SocketAddrUnix::new(path)?)?;
+            fs::set_permissions(path, Permissions::from_mode(0o600))?;
             listen(&socket, BACKLOG)?;
             sys::readable(socket)
         };

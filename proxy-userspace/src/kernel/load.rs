@@ -44,7 +44,7 @@ pub struct Placement<'a> {
     pub direct: bool,
 }
 
-/// The loaded programs. Dropping it detaches and unloads them all; the allowlist stays pinned.
+/// The loaded programs. Dropping it detaches and unloads them all; the lists stay pinned.
 pub struct Kernel {
     ebpf: Ebpf,
     devices: Devices,

@@ -1,7 +1,6 @@
 //! The eBPF programs and their maps: the only user of aya.
 
 mod adopt;
-mod allowlist;
 mod attach;
 mod cgroup;
 mod clsact;
@@ -16,10 +15,10 @@ mod load;
 mod log;
 mod low;
 mod pins;
+mod prefixes;
 mod share;
 
 pub use adopt::{Adopted, MapShape};
-pub use allowlist::{Allowlist, Origin, covering};
 pub use counters::Counters;
 pub use direct::{Direct, Flow, Flows, Heard, Known};
 pub use features::{Feature, has_sk_lookup, has_tcx};
@@ -33,4 +32,5 @@ pub use pins::{
     Unmounted, directory as pins, is_mounted as is_bpffs_mounted,
     is_read_only as is_bpffs_read_only,
 };
+pub use prefixes::{List, Origin, Prefixes, covering, forget_lists, listing_instances};
 pub use share::{Change, Inheritance, LINK, map_name, shared_map};

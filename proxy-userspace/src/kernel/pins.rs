@@ -1,4 +1,4 @@
-//! Where the allowlist is pinned: `/sys/fs/bpf/truepeer/<instance>/`.
+//! Where the lists are pinned: `/sys/fs/bpf/truepeer/<instance>/`.
 
 use std::{
     collections::BTreeSet,

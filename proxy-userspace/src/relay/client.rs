@@ -5,9 +5,16 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use super::{Client, Service};
+
 /// Knows this host's own addresses.
 pub trait OwnAddresses: Send + Sync {
     fn find(&self, address: &IpAddr) -> Option<Own>;
+}
+
+/// Knows the clients that an operator refuses.
+pub trait DenyList: Send + Sync {
+    fn has(&self, service: &Service, client: Client) -> bool;
 }
 
 /// What an address of this host's is.
@@ -34,18 +41,30 @@ pub enum Martian {
     Steer,
 }
 
-impl Martian {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Loopback => "client_loopback",
-            Self::Unspecified => "client_unspecified",
-            Self::Multicast => "client_multicast",
-            Self::Broadcast => "client_broadcast",
-            Self::LinkLocal => "client_link_local",
-            Self::Own => "client_own_address",
-            Self::Steer => "client_steer_address",
+/// One list for names and match, so that a variant can't be left out of either.
+macro_rules! names {
+    ($($variant:ident => $name:literal,)*) => {
+        impl Martian {
+            #[cfg(test)]
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
         }
-    }
+    };
+}
+
+names! {
+    Loopback => "client_loopback",
+    Unspecified => "client_unspecified",
+    Multicast => "client_multicast",
+    Broadcast => "client_broadcast",
+    LinkLocal => "client_link_local",
+    Own => "client_own_address",
+    Steer => "client_steer_address",
 }
 
 impl fmt::Display for Martian {

@@ -32,6 +32,12 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     };
     let listed = at.list.enter(connection);
     at.shared.report.opened(&listed.connection);
+    let client = listed.connection.client;
+    let is_claimed = client.0 != balancer.0;
+    if is_claimed && at.shared.denied.has(&at.service, client) {
+        // Whoever ends those that are listed may have done so just before.
+        return End::Denied(client);
+    }
     if at.draining.is_stopped() {
         // Whoever ends all that are listed may have done so just before.
         return End::Stopped;
@@ -58,6 +64,9 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
         payload,
     } = read_header::read(downstream, service).await?;
     let claimed = source.map(|source| Client(canonical(source)));
+    if let Some(client) = claimed.filter(|client| shared.denied.has(service, *client)) {
+        return Err(End::Denied(client));
+    }
     let way = Way::find(claimed, balancer, service, &*shared.own)?;
     let upstream = connect(&way, !payload.is_empty(), service, shared).await?;
     let connection = Connection {

@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, Semaphore};
 pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use application::{Application, Route};
-pub use client::{Martian, Own, OwnAddresses, check as check_client};
+pub use client::{DenyList, Martian, Own, OwnAddresses, check as check_client};
 pub use open::{Connection, Connections, Moved};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report};
@@ -62,6 +62,7 @@ impl Service {
 pub struct Shared {
     pub report: Arc<dyn Report>,
     pub own: Arc<dyn OwnAddresses>,
+    pub denied: Arc<dyn DenyList>,
     pub host_sockets: HostSockets,
     /// Lists those that are open.
     pub connections: Connections,

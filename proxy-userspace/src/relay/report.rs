@@ -44,6 +44,8 @@ pub enum End {
     Local,
     #[error("claimed client {client} is {martian}: refused")]
     Client { client: Client, martian: Martian },
+    #[error("client {0} is denied: see `truepeer deny list`")]
+    Denied(Client),
     #[error("client {0} has no target of its family: give one with {flag}", flag = flag(.0))]
     NoTarget(Client),
     #[error("the application at {target} took longer than the connect timeout")]
@@ -77,25 +79,6 @@ impl End {
         matches!(self, Self::HeaderTimeout { bytes: 0 }).then_some(NOTHING_CAME)
     }
 
-    /// The stable name under which it is counted.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Closed { .. } => "closed",
-            Self::Reset(_) => "reset",
-            Self::Stopped => "stopped",
-            Self::Silent => "silent",
-            Self::HeaderTimeout { .. } => "header_timeout",
-            Self::HeaderCut { .. } => "header_cut",
-            Self::HeaderRead(_) => "header_read",
-            Self::Header(refusal) => refusal.name(),
-            Self::Local => "local_refused",
-            Self::Client { martian, .. } => martian.name(),
-            Self::NoTarget(_) => "no_target",
-            Self::ConnectTimeout { .. } => "connect_timeout",
-            Self::Connect { .. } => "connect_failed",
-        }
-    }
-
     /// Whether nobody has to look into it. Whatever is new is notable until it is listed here.
     pub fn is_normal(&self) -> bool {
         matches!(
@@ -103,4 +86,38 @@ impl End {
             Self::Closed { .. } | Self::Reset(_) | Self::Stopped | Self::Silent
         )
     }
+}
+
+/// One list for names and match, so that a variant can't be left out of either.
+macro_rules! names {
+    ($($variant:ident => $name:literal,)*) => {
+        impl End {
+            #[cfg(test)]
+            pub const NAMES: &[&str] = &[$($name),*];
+
+            /// The stable name under which it is counted.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    Self::Header(refusal) => refusal.name(),
+                    Self::Client { martian, .. } => martian.name(),
+                    $(Self::$variant { .. } => $name,)*
+                }
+            }
+        }
+    };
+}
+
+names! {
+    Closed => "closed",
+    Reset => "reset",
+    Stopped => "stopped",
+    Silent => "silent",
+    HeaderTimeout => "header_timeout",
+    HeaderCut => "header_cut",
+    HeaderRead => "header_read",
+    Local => "local_refused",
+    Denied => "client_denied",
+    NoTarget => "no_target",
+    ConnectTimeout => "connect_timeout",
+    Connect => "connect_failed",
 }

@@ -56,6 +56,12 @@ impl OwnAddresses for NoneOwn {
     }
 }
 
+impl DenyList for NoneOwn {
+    fn has(&self, _: &Service, _: Client) -> bool {
+        false
+    }
+}
+
 struct Site {
     app: TcpListener,
     at: SocketAddr,
@@ -83,6 +89,7 @@ impl Site {
         let shared = Arc::new(Shared {
             report: report.clone(),
             own: Arc::new(NoneOwn),
+            denied: Arc::new(NoneOwn),
             host_sockets,
             connections: connections.clone(),
             slots: Arc::new(Semaphore::new(8)),

@@ -4,8 +4,13 @@ mod burst;
 mod counts;
 mod report;
 
-use std::io::IsTerminal as _;
+use std::{
+    io::{IsTerminal as _, stderr},
+    thread,
+};
 
+use anyhow::{Result, anyhow};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     layer::SubscriberExt as _,
@@ -15,8 +20,24 @@ use tracing_subscriber::{
 pub use counts::Counts;
 pub use report::Telemetry;
 
-/// Logs to stderr, where systemd and containers pick it up. The eBPF programs' lines come along.
-pub fn init(verbose: u8) {
+use crate::privileges::{self, Role};
+
+/// Dropped, it writes what still waits, unless nobody reads.
+pub struct Log {
+    _writer: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Log {
+    /// Lines that there was no room for, as they weren't read.
+    pub fn dropped(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+}
+
+/// Logs to stderr, where systemd and containers pick it up. The eBPF programs' lines come along. Nobody
+/// waits for who reads it.
+pub fn init(verbose: u8) -> Result<Log> {
     let level = match verbose {
         0 => LevelFilter::INFO,
         1 => LevelFilter::DEBUG,
@@ -26,9 +47,31 @@ pub fn init(verbose: u8) {
     let ours = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("truepeer", level);
+    let (writer, guard) = writer()?;
+    let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(writer)
+        .with_ansi(stderr().is_terminal());
     tracing_subscriber::registry().with(ours).with(lines).init();
+    Ok(Log {
+        _writer: guard,
+        dropped,
+    })
+}
+
+/// Its thread has the capabilities of the one that starts it: none.
+fn writer() -> Result<(NonBlocking, WorkerGuard)> {
+    /// About a megabyte.
+    const LINES: usize = 5_000;
+    let start = || {
+        privileges::no_new()?;
+        privileges::keep(Role::Writer)?;
+        let lossy = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(LINES);
+        Ok(lossy.finish(stderr()))
+    };
+    let started = thread::scope(|scope| scope.spawn(start).join());
+    started.map_err(|_| anyhow!("no thread for the log"))?
 }

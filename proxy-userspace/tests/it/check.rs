@@ -200,6 +200,39 @@ fn bans_behind_what_accepts_lo() -> Result<()> {
     Ok(())
 }
 
+/// Docker's rules, which are about its own networks, need no word.
+#[test]
+fn nat_of_applications_packets() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    nft(&lab.host, "add table ip n; add table ip6 n")?;
+    for family in ["ip", "ip6"] {
+        nft(
+            &lab.host,
+            &format!("add chain {family} n post {{ type nat hook postrouting priority 100; }}"),
+        )?;
+    }
+    nft(
+        &lab.host,
+        "add rule ip n post ip saddr 172.17.0.0/16 masquerade",
+    )?;
+    line(&lab.truepeer().check()?, "ok nat", &[])?;
+    for (family, steer) in [("ip", "169.254.80.80/28"), ("ip6", "fd74:7275:6570::/112")] {
+        nft(
+            &lab.host,
+            &format!("add rule {family} n post oif edge masquerade"),
+        )?;
+        let said = lab.truepeer().check()?;
+        line(&said, "warn nat", &[&format!("{family} n post"), steer])?;
+        let next = said.text.lines().find(|line| line.starts_with("warn nat"));
+        let next = next
+            .and_then(|line| line.split_once("nft "))
+            .context("a next step")?;
+        nft(&lab.host, next.1)?;
+        line(&lab.truepeer().check()?, "ok nat", &[])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn an_app_that_listens_by_one_device_alone() -> Result<()> {
     for (device, at) in [("edge", "198.51.100.2:8080"), ("lo", "127.0.0.1:8080")] {

@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tempfile::NamedTempFile;
 
-use crate::lab::{Lab, PINS};
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::app::{App, Echo};
 use crate::lab::header::Version;
 use crate::lab::stream::read_greeting;
+use crate::lab::{Lab, PINS};
 
 #[test]
 fn help_and_version_are_no_errors() -> Result<()> {

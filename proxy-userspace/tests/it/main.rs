@@ -18,6 +18,7 @@ mod lab;
 mod lab_itself;
 mod lab_tools;
 mod lifecycle;
+mod operator;
 mod paths;
 mod policy;
 mod privileges;

@@ -10,7 +10,7 @@ use super::{
     sysctls::{Forwards, Offers},
 };
 use crate::{
-    config::{AllowSource, HeaderOptions, Service},
+    config::{HeaderOptions, PrefixSource, Service},
     header::Policy,
     relay::ClientPolicy,
 };
@@ -27,7 +27,8 @@ fn service() -> Service {
         listen: vec![parsed("198.51.100.2:7000"), parsed("[2001:db8:e::2]:7000")],
         target4: Some(parsed("127.0.0.1:8080")),
         target6: Some(parsed("[::1]:8080")),
-        allow: AllowSource::default(),
+        allow: PrefixSource::default(),
+        deny: PrefixSource::default(),
         header: HeaderOptions {
             policy: Policy::default(),
             timeout: Duration::ZERO,

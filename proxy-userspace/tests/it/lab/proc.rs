@@ -30,6 +30,8 @@ struct Output {
 struct State {
     lines: Vec<String>,
     ended: bool,
+    /// What it says stays in the pipe.
+    is_unread: bool,
 }
 
 impl Proc {
@@ -88,6 +90,11 @@ impl Proc {
         }
     }
 
+    /// From the next line on nobody reads what it says.
+    pub fn leave_unread(&self) {
+        self.output.lock().is_unread = true;
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(self.pid(), signal).with_context(|| format!("signalling {}", self.name))
     }
@@ -131,6 +138,8 @@ impl Proc {
 
 impl Drop for Proc {
     fn drop(&mut self) {
+        self.output.lock().is_unread = false;
+        self.output.changed.notify_all();
         // Both fail only if it has been waited for already.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -149,8 +158,13 @@ impl Output {
     fn collect(&self, reader: PipeReader) {
         for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            self.lock().lines.push(line);
+            let mut state = self.lock();
+            state.lines.push(line);
             self.changed.notify_all();
+            while state.is_unread {
+                let woken = self.changed.wait(state);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
+            }
         }
         self.lock().ended = true;
         self.changed.notify_all();

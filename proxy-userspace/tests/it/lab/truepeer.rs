@@ -2,14 +2,16 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::Lab;
 use super::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
@@ -68,6 +70,23 @@ impl Lab {
         all.extend(args);
         all.extend(["--instance", self.instance()]);
         run(&self.host, command(all)?)
+    }
+
+    /// `truepeer` with any arguments at all, by a user who is in no other group than this.
+    pub fn truepeer_by_group(&self, group: u32, args: &[&str]) -> Result<Said> {
+        const NOBODY: u32 = 65_534;
+        // Where the tests are, others may not get to.
+        let place = TempDir::new()?;
+        fs::set_permissions(&place, Permissions::from_mode(0o755))?;
+        let binary = place.path().join("truepeer");
+        fs::copy(command::<&str>([])?.get_program(), &binary)?;
+        let mut setpriv = Command::new("setpriv");
+        setpriv.arg(format!("--reuid={NOBODY}"));
+        setpriv
+            .arg(format!("--regid={group}"))
+            .arg("--clear-groups");
+        setpriv.arg(binary).args(args);
+        run(&self.host, setpriv)
     }
 
     /// What `truepeer VERB --json` prints of this lab's instance.

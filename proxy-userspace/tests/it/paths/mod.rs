@@ -10,6 +10,7 @@ mod accounts;
 mod blind;
 mod closes;
 mod counted;
+mod denied;
 mod differential;
 mod down;
 mod drain;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Times::{AtLeast, Once};
 use super::{Counting, Row, Site, frames};
-use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, LOOPBACK, Pair};
+use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, LOOPBACK, OTHER_CLIENT, Pair};
 use crate::lab::header::{Version, v2, v2_raw};
 use crate::lab::poll;
 use crate::lab::stream::has_closed;
@@ -29,6 +29,7 @@ pub const ROWS: &[Row<Site>] = &[
     Row("to_daemon_header", Once, not_a_header),
     Row("to_daemon_family", Once, client_of_the_other_family),
     Row("to_daemon_client", Once, martian),
+    Row("to_daemon_denied", Once, denied),
     Row("to_daemon_busy", Once, client_that_is_there),
     Row("to_daemon_silent", Once, close_without_a_header),
     Row("to_daemon_listener", Once, app_that_has_just_gone),
@@ -132,6 +133,18 @@ fn client_of_the_other_family(site: &Site, port: u16) -> Result<()> {
 
 fn martian(site: &Site, port: u16) -> Result<()> {
     refused(site, site.of(LOOPBACK, port), site.of(FRONT, FRONT_PORT))
+}
+
+fn denied(site: &Site, port: u16) -> Result<()> {
+    let client = site.of(OTHER_CLIENT, port);
+    let address = client.ip().to_string();
+    let deny = |verb| -> Result<()> {
+        let args = ["deny", verb, &address, "--instance", site.lab.instance()];
+        site.lab.truepeer_raw(&args)?.expect(0, &[&address])
+    };
+    deny("add")?;
+    refused(site, client, site.of(FRONT, FRONT_PORT))?;
+    deny("remove")
 }
 
 fn refused(site: &Site, client: SocketAddr, front: SocketAddr) -> Result<()> {

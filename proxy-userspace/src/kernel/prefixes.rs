@@ -1,4 +1,5 @@
-//! The allowlist: a trie per family, pinned, and changed while the programs read it.
+//! The lists of balancers that may connect, and of clients that may not: a trie per family, pinned, and
+//! changed while the programs read it.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -10,16 +11,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use proxy_common::{Addr, Allowed, MAX_ALLOWED, map, origin};
+use proxy_common::{Addr, Listed, MAX_LISTED, map, origin};
 
 use super::pins;
 
 /// Who put a prefix there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// `--allow` or `--allow-file`: each start and reload replaces these.
+    /// A flag or its file: each start and reload replaces these.
     Config,
-    /// `truepeer allow add`, or another tool: stays until it is removed.
+    /// `truepeer allow` or `truepeer deny`, or another tool: stays until it is removed.
     Live,
 }
 
@@ -49,7 +50,27 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A prefix in a service's allowlist.
+/// Which list, and what for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// Balancers that may connect.
+    Allow,
+    /// Clients that may not.
+    Deny,
+}
+
+impl List {
+    pub const BOTH: [Self; 2] = [Self::Allow, Self::Deny];
+
+    const fn pins(self) -> [&'static str; 2] {
+        match self {
+            Self::Allow => [map::ALLOW4, map::ALLOW6],
+            Self::Deny => [map::DENY4, map::DENY6],
+        }
+    }
+}
+
+/// A prefix in a service's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub service: u32,
@@ -57,39 +78,55 @@ pub struct Entry {
     pub origin: Origin,
 }
 
-pub struct Allowlist {
+/// One list, of all services.
+pub struct Prefixes {
     v4: Trie<1>,
     v6: Trie<4>,
 }
 
-impl Allowlist {
-    /// The instance's pinned allowlist, made if it isn't there yet.
-    pub fn open(instance: &str) -> Result<Self> {
+/// The instances that have lists, be it that they don't run.
+pub fn listing_instances() -> Result<BTreeSet<String>> {
+    pins::instances()
+}
+
+/// Removes an instance's lists; returns how many prefixes they had.
+pub fn forget_lists(instance: &str) -> Result<usize> {
+    let mut count = 0;
+    for list in List::BOTH {
+        if let Some(prefixes) = Prefixes::find(instance, list)? {
+            count += prefixes.entries()?.len();
+        }
+    }
+    pins::remove(instance)?;
+    Ok(count)
+}
+
+impl Prefixes {
+    /// The instance's pinned list, made if it isn't there yet.
+    pub fn open(instance: &str, list: List) -> Result<Self> {
         let directory = pins::create_directory(instance)?;
+        let [v4, v6] = list.pins().map(|pin| directory.join(pin));
         Ok(Self {
-            v4: Trie::open(&directory.join(map::ALLOW4))?,
-            v6: Trie::open(&directory.join(map::ALLOW6))?,
+            v4: Trie::open(&v4)?,
+            v6: Trie::open(&v6)?,
         })
     }
 
     /// The same, if there is one.
-    pub fn find(instance: &str) -> Result<Option<Self>> {
-        if pins::directory(instance).join(map::ALLOW4).exists() {
-            return Self::open(instance).map(Some);
+    pub fn find(instance: &str, list: List) -> Result<Option<Self>> {
+        let directory = pins::directory(instance);
+        if list.pins().iter().all(|pin| directory.join(pin).exists()) {
+            return Self::open(instance, list).map(Some);
         }
         Ok(None)
     }
 
-    /// The instances that have one, be it that they don't run.
-    pub fn instances() -> Result<BTreeSet<String>> {
-        pins::instances()
-    }
-
-    /// Removes an instance's; returns how many prefixes it had.
-    pub fn forget(instance: &str) -> Result<usize> {
-        let list = Self::find(instance)?;
-        pins::remove(instance)?;
-        list.map_or(Ok(0), |list| Ok(list.entries()?.len()))
+    /// Whether a prefix covers the address.
+    pub fn has(&self, service: u32, address: IpAddr) -> Result<bool> {
+        match address {
+            IpAddr::V4(v4) => self.v4.has(service, Ipv4Net::from(v4)),
+            IpAddr::V6(v6) => self.v6.has(service, Ipv6Net::from(v6)),
+        }
     }
 
     pub fn entries(&self) -> Result<Vec<Entry>> {
@@ -100,7 +137,7 @@ impl Allowlist {
     }
 
     /// Replaces what the configuration put there; live prefixes stay. Adds before it removes, so
-    /// that no balancer is refused in between.
+    /// that nobody's answer changes in between.
     pub fn configure(&mut self, service: u32, prefixes: &[IpNet]) -> Result<()> {
         let before = self.entries()?.into_iter();
         let before = before.filter(|it| it.service == service && it.origin == Origin::Config);
@@ -121,7 +158,7 @@ impl Allowlist {
             IpNet::V4(net) => self.v4.insert(service, net, origin),
             IpNet::V6(net) => self.v6.insert(service, net, origin),
         }
-        .with_context(|| format!("adding {prefix} (at most {MAX_ALLOWED} prefixes fit)"))
+        .with_context(|| format!("adding {prefix} (at most {MAX_LISTED} prefixes fit)"))
     }
 
     /// Whether the prefix was there.
@@ -183,7 +220,7 @@ impl Prefix<4> for Ipv6Net {
 }
 
 /// One family's trie.
-struct Trie<const N: usize>(LpmTrie<MapData, Allowed<N>, u32>);
+struct Trie<const N: usize>(LpmTrie<MapData, Listed<N>, u32>);
 
 impl<const N: usize> Trie<N> {
     fn open(pin: &Path) -> Result<Self> {
@@ -200,14 +237,22 @@ impl<const N: usize> Trie<N> {
     fn create(pin: &Path) -> Result<()> {
         // The kernel wants this of every trie (BPF_F_NO_PREALLOC of linux/bpf.h).
         const NO_PREALLOC: u32 = 1;
-        let trie: LpmTrie<MapData, Allowed<N>, u32> = LpmTrie::create(MAX_ALLOWED, NO_PREALLOC)
-            .context("making an allowlist (needs CAP_BPF)")?;
+        let trie: LpmTrie<MapData, Listed<N>, u32> =
+            LpmTrie::create(MAX_LISTED, NO_PREALLOC).context("making a list (needs CAP_BPF)")?;
         trie.pin(pin)
             .with_context(|| format!("pinning {}", pin.display()))
     }
 
     fn entries<P: Prefix<N>>(&self) -> Result<Vec<Entry>> {
         self.0.iter().map(|found| entry::<N, P>(found?)).collect()
+    }
+
+    fn has(&self, service: u32, prefix: impl Prefix<N>) -> Result<bool> {
+        match self.0.get(&key(service, prefix), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn insert(&mut self, service: u32, prefix: impl Prefix<N>, origin: Origin) -> Result<()> {
@@ -228,16 +273,16 @@ fn is_missing(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound
 }
 
-fn key<const N: usize>(service: u32, prefix: impl Prefix<N>) -> Key<Allowed<N>> {
-    let bits = Allowed::<N>::prefix_len(prefix.len().into());
-    Key::new(bits, Allowed::new(service, prefix.words()))
+fn key<const N: usize>(service: u32, prefix: impl Prefix<N>) -> Key<Listed<N>> {
+    let bits = Listed::<N>::prefix_len(prefix.len().into());
+    Key::new(bits, Listed::new(service, prefix.words()))
 }
 
-fn entry<const N: usize, P: Prefix<N>>((key, value): (Key<Allowed<N>>, u32)) -> Result<Entry> {
+fn entry<const N: usize, P: Prefix<N>>((key, value): (Key<Listed<N>>, u32)) -> Result<Entry> {
     let allowed = key.data();
-    let bits = key.prefix_len().checked_sub(Allowed::<N>::SERVICE_BITS);
+    let bits = key.prefix_len().checked_sub(Listed::<N>::SERVICE_BITS);
     let Some(len) = bits.and_then(|bits| u8::try_from(bits).ok()) else {
-        bail!("an allowlist entry for more than one service: another tool wrote it");
+        bail!("a list entry for more than one service: another tool wrote it");
     };
     Ok(Entry {
         service: allowed.service(),

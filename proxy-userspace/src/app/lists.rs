@@ -1,0 +1,98 @@
+//! The lists of a running daemon: who may connect, and which clients may not.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use crate::{
+    config::{Config, ConfigError, Service},
+    kernel::{List, Prefixes},
+    relay::{self, Client},
+};
+
+/// What the configuration has for a service.
+pub struct Listed {
+    service: u32,
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+}
+
+/// Each service's prefixes, or the error that keeps the daemon from starting.
+pub fn read(config: &Config) -> Result<Vec<Listed>, ConfigError> {
+    let read = |service: &Service| {
+        Ok(Listed {
+            service: service.id,
+            allow: service.read_allow()?,
+            deny: service.deny.read()?,
+        })
+    };
+    config.services.iter().map(read).collect()
+}
+
+pub struct Lists {
+    allow: Prefixes,
+    deny: Prefixes,
+    pub denied: Arc<Denied>,
+}
+
+impl Lists {
+    pub fn open(config: &Config, listed: &[Listed]) -> Result<Self> {
+        let open = |list| Prefixes::open(&config.instance, list);
+        let services = config.services.iter();
+        let services = services.map(|service| (service.name.clone(), service.id));
+        let mut lists = Self {
+            allow: open(List::Allow)?,
+            deny: open(List::Deny)?,
+            denied: Arc::new(Denied {
+                prefixes: open(List::Deny)?,
+                services: services.collect(),
+            }),
+        };
+        lists.configure(listed)?;
+        Ok(lists)
+    }
+
+    /// Returns how many prefixes there are by configuration.
+    pub fn configure(&mut self, listed: &[Listed]) -> Result<usize> {
+        let mut count = 0;
+        for Listed {
+            service,
+            allow,
+            deny,
+        } in listed
+        {
+            self.deny.configure(*service, deny)?;
+            self.allow.configure(*service, allow)?;
+            count += allow.len() + deny.len();
+        }
+        Ok(count)
+    }
+}
+
+/// Looks clients up where the programs do.
+pub struct Denied {
+    prefixes: Prefixes,
+    /// Their names and ids.
+    services: Vec<(String, u32)>,
+}
+
+impl Denied {
+    pub fn has(&self, service: &str, client: Client) -> bool {
+        let mut services = self.services.iter();
+        let Some((_, id)) = services.find(|(name, _)| name == service) else {
+            return false;
+        };
+        let found = self.prefixes.has(*id, client.0.ip());
+        found.unwrap_or_else(|error| {
+            tracing::error!("refusing {client}, as the deny list can't be read: {error:#}");
+            true
+        })
+    }
+}
+
+impl relay::DenyList for Denied {
+    fn has(&self, service: &relay::Service, client: Client) -> bool {
+        self.has(&service.name, client)
+    }
+}

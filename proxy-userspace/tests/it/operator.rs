@@ -1,0 +1,69 @@
+//! Who may ask the daemon, and what it does when nobody listens to what it says.
+
+use std::io::Write as _;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::Lab;
+use crate::lab::addr::{
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
+};
+use crate::lab::app::Echo;
+use crate::lab::header::Version;
+use crate::lab::stream::expect_end;
+
+const GROUP: u32 = 4_711;
+const ANOTHER_GROUP: u32 = 4_712;
+
+#[test]
+fn a_group_may_look_and_change_nothing() -> Result<()> {
+    let lab = Lab::new()?;
+    let group = GROUP.to_string();
+    let truepeer = lab.truepeer().args(["--status-group", &group]).start()?;
+    let ask = |group, verb| lab.truepeer_by_group(group, &[verb, "--instance", lab.instance()]);
+    ask(GROUP, "status")?.expect(0, &[lab.instance(), "service default"])?;
+    ask(GROUP, "connections")?.expect(0, &["CLIENT"])?;
+    ask(GROUP, "reload")?.expect(1, &["no permission", "as root"])?;
+    ask(ANOTHER_GROUP, "status")?.expect(1, &["no permission", "--status-group"])?;
+    drop(truepeer);
+
+    let _without = lab.truepeer().start()?;
+    ask(GROUP, "status")?.expect(1, &["no permission", "--status-group"])
+}
+
+#[test]
+fn a_group_that_is_not_there_is_named() -> Result<()> {
+    let lab = Lab::new()?;
+    let said = lab
+        .truepeer()
+        .args(["--status-group", "no-such-group"])
+        .run_to_end()?;
+    said.expect(2, &["no-such-group", "no such group"])?;
+    let by_name = lab.truepeer().args(["--status-group", "adm"]);
+    by_name.start().map(drop)
+}
+
+/// More than the daemon keeps and a pipe takes.
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() -> Result<()> {
+    const CONNECTIONS: u16 = 4_000;
+    let lab = Lab::new()?;
+    let _app = Echo::start(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let truepeer = lab.truepeer().by_daemon().args(["-v"]).start()?;
+    truepeer.leave_unread();
+    for port in (20_000..).take(CONNECTIONS.into()) {
+        let mut balancer = lab
+            .edge
+            .connect_from(BALANCER.v4(0), HOST.v4(TRUEPEER_PORT))
+            .with_context(|| format!("client's port {port}"))?;
+        let header = Version::V2.header(CLIENT.v4(port), FRONT.v4(FRONT_PORT));
+        balancer.write_all(&header)?;
+        balancer.shutdown(std::net::Shutdown::Write)?;
+        expect_end(&mut balancer).with_context(|| format!("client's port {port}"))?;
+    }
+    let status = lab.shown("status")?;
+    assert_eq!(status["connections"]["opened"], CONNECTIONS);
+    let dropped = status["log_lines_dropped"].as_u64();
+    ensure!(dropped > Some(0), "no line was dropped: {status:#}");
+    Ok(())
+}
