@@ -53,8 +53,6 @@ pub struct Control<'a> {
     /// Last: when this ends by an error, the keeper ends what is left while programs are there.
     pub held: Option<Held>,
     pub lock: Lock,
-    /// What was on its way through the programs as the deny list changed is listed a moment later.
-    pub denied_again: bool,
 }
 
 /// Why it serves no more.
@@ -276,7 +274,7 @@ impl Control<'_> {
         if withheld > 0 {
             self.telemetry.withheld(withheld);
         }
-        if mem::take(&mut self.denied_again) {
+        if mem::take(&mut self.lists.have_changed) {
             self.end_listed_denied()?;
         }
         Ok(())
@@ -358,7 +356,7 @@ impl Control<'_> {
     /// Resets the open connections of clients that are denied by now; returns how many there were.
     fn end_denied(&mut self) -> Result<usize> {
         self.tick()?;
-        self.denied_again = true;
+        self.lists.have_changed = true;
         self.end_listed_denied()
     }
 

@@ -34,6 +34,8 @@ pub struct Lists {
     allow: Prefixes,
     deny: Prefixes,
     pub denied: Arc<Denied>,
+    /// Just now: what was on its way through the programs meanwhile is listed a moment later.
+    pub have_changed: bool,
 }
 
 impl Lists {
@@ -48,6 +50,7 @@ impl Lists {
                 prefixes: open(List::Deny)?,
                 services: services.collect(),
             }),
+            have_changed: false,
         };
         lists.configure(listed)?;
         Ok(lists)

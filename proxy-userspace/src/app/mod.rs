@@ -106,13 +106,12 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
     let heart = set_up.kernel.heart()?;
     let (host_sockets, host_requests) = HostSockets::new();
     let telemetry = Arc::new(telemetry(config));
-    let connections = Connections::default();
     let shared = Arc::new(Shared {
         report: telemetry.clone(),
         own: Arc::new(routes::Own::new(&host, &set_up.spoof)),
         denied: lists.denied.clone(),
         host_sockets,
-        connections: connections.clone(),
+        connections: Connections::default(),
         slots,
         turn: tokio::sync::Mutex::default(),
         neighbours: direct.neighbours()?,
@@ -138,7 +137,7 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         kernel: set_up.kernel,
         lists,
         telemetry,
-        connections,
+        connections: shared.connections.clone(),
         direct,
         device: set_up.spoof.device.clone(),
         links: host.links,
@@ -148,7 +147,6 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         lock,
         claims,
         drain,
-        denied_again: false,
         log,
     };
     control.run(workers).await

@@ -60,9 +60,18 @@ fn says(rule: &Value, what: &str) -> bool {
     statements(rule).any(|statement| statement.get(what).is_some())
 }
 
+/// Of iptables, in nftables' words.
+fn has_target(rule: &Value, names: &[&str]) -> bool {
+    statements(rule).any(|statement| {
+        let name = statement.pointer("/xt/name").and_then(Value::as_str);
+        name.is_some_and(|name| names.contains(&name))
+    })
+}
+
 /// Refuses by source address.
 fn bans(rule: &Value) -> bool {
-    (says(rule, "drop") || says(rule, "reject")) && sources(rule).next().is_some()
+    let refuses = says(rule, "drop") || says(rule, "reject") || has_target(rule, &["REJECT"]);
+    refuses && sources(rule).next().is_some()
 }
 
 /// The conditions on the source address.
@@ -76,11 +85,7 @@ fn sources(rule: &Value) -> impl Iterator<Item = &Value> {
 
 /// Gives what comes from `net` another source.
 fn renames(rule: &Value, net: &IpNet) -> bool {
-    let by_iptables = statements(rule).any(|statement| {
-        let name = statement.pointer("/xt/name").and_then(Value::as_str);
-        matches!(name, Some("MASQUERADE" | "SNAT"))
-    });
-    (by_iptables || says(rule, "masquerade") || says(rule, "snat"))
+    (has_target(rule, &["MASQUERADE", "SNAT"]) || says(rule, "masquerade") || says(rule, "snat"))
         && sources(rule).all(|condition| is_met(condition, net))
 }
 

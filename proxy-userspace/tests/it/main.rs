@@ -5,6 +5,7 @@
 
 mod allowlist;
 mod apps;
+mod bans;
 mod check;
 mod cli;
 mod connections;

@@ -16,6 +16,7 @@ pub mod app;
 pub mod counters;
 pub mod dns;
 pub mod dnsdist;
+pub mod fail2ban;
 pub mod flood;
 pub mod flows;
 pub mod forge;

@@ -101,6 +101,11 @@ LogLevel VERBOSE
         self.proc.wait_line(needle)
     }
 
+    /// Whether its log has a line with `needle` by now.
+    pub fn has_said(&self, needle: &str) -> bool {
+        self.proc.log().iter().any(|line| line.contains(needle))
+    }
+
     /// Logs in over `target` from `source` and runs `remote`.
     pub fn login(
         &self,
@@ -109,15 +114,8 @@ LogLevel VERBOSE
         target: SocketAddr,
         remote: &str,
     ) -> Result<String> {
-        let mut command = Command::new("ssh");
-        command.args(["-F", "none", "-o", "BatchMode=yes"]);
-        command.args(["-o", "StrictHostKeyChecking=no"]);
-        command.args(["-o", "UserKnownHostsFile=/dev/null"]);
-        command.args(["-o", "ConnectTimeout=20"]);
-        command.arg("-i").arg(self.user_key());
-        command.args(["-b", &source.ip().to_string()]);
-        command.args(["-p", &target.port().to_string()]);
-        command.arg(format!("root@{}", target.ip())).arg(remote);
+        let mut command = ssh("root", source, target);
+        command.arg("-i").arg(self.user_key()).arg(remote);
         let output = netns.output(command)?;
         let log = || self.proc.log().join("\n");
         ensure!(
@@ -129,9 +127,35 @@ LogLevel VERBOSE
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// As somebody who tries names does.
+    pub fn try_user(
+        netns: &Netns,
+        user: &str,
+        source: SocketAddr,
+        target: SocketAddr,
+    ) -> Result<()> {
+        let mut command = ssh(user, source, target);
+        command.arg("true");
+        let output = netns.output(command)?;
+        ensure!(!output.status.success(), "{user} was let in");
+        Ok(())
+    }
+
     fn user_key(&self) -> PathBuf {
         self.dir.path().join("user_key")
     }
+}
+
+fn ssh(user: &str, source: SocketAddr, target: SocketAddr) -> Command {
+    let mut command = Command::new("ssh");
+    command.args(["-F", "none", "-o", "BatchMode=yes"]);
+    command.args(["-o", "StrictHostKeyChecking=no"]);
+    command.args(["-o", "UserKnownHostsFile=/dev/null"]);
+    command.args(["-o", "ConnectTimeout=20"]);
+    command.args(["-b", &source.ip().to_string()]);
+    command.args(["-p", &target.port().to_string()]);
+    command.arg(format!("{user}@{}", target.ip()));
+    command
 }
 
 fn make_key(path: &Path) -> Result<()> {
