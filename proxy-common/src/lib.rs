@@ -59,6 +59,10 @@ pub const MAX_TARGETS: u32 = 1024;
 /// Upper bound of prefixes of one family in a list, all services together.
 pub const MAX_LISTED: u32 = 1 << 20;
 
+/// Most routes of a family that a host without a default route may have, for its own traffic to be told
+/// that there is none.
+pub const MAX_ROUTES: u32 = 1 << 14;
+
 /// An address in the one form that both sides compare: four words as they lie in memory.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -17,6 +17,10 @@ pub mod program {
     pub const BEAT: &str = "beat";
     pub const SWEEP: &str = "sweep";
     pub const ACCEPTED: &str = "accepted";
+    pub const CONNECT4: &str = "connect4";
+    pub const CONNECT6: &str = "connect6";
+    pub const SENDMSG4: &str = "sendmsg4";
+    pub const SENDMSG6: &str = "sendmsg6";
 }
 
 /// Names of the maps in the object file; those of the lists also name the pins.
@@ -42,6 +46,9 @@ pub mod map {
     pub const TOLD: &str = "told";
     pub const GIVEN: &str = "given";
     pub const SPENT: &str = "spent";
+    pub const ROUTES4: &str = "routes4";
+    pub const ROUTES6: &str = "routes6";
+    pub const LAST_RESORT: &str = "last_resort";
 }
 
 /// Names of the constants that the daemon sets before it loads the object.
@@ -51,6 +58,7 @@ pub mod global {
     pub const DEVICE: &str = "DEVICE";
     pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
     pub const VIA_LO: &str = "VIA_LO";
+    pub const HOST_NETNS: &str = "HOST_NETNS";
 }
 
 /// Calls of kernel functions, by a number that no helper has: the daemon puts their ids in before it

@@ -28,8 +28,8 @@ use aya_ebpf::{
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
     helpers::{bpf_redirect, bpf_redirect_neigh},
-    macros::{classifier, sk_lookup, sock_ops},
-    programs::{SkLookupContext, SockOpsContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, sk_lookup, sock_ops},
+    programs::{SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
 };
 use ctx::Link;
 use maps::count;
@@ -85,6 +85,26 @@ pub fn refuse_l3(ctx: TcContext) -> i32 {
 pub fn accepted(ctx: SockOpsContext) -> u32 {
     direct::accepted::accepted(&ctx);
     1
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    steer::unrouted::to_v4(&ctx).into()
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    steer::unrouted::to_v6(&ctx).into()
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    steer::unrouted::to_v4(&ctx).into()
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    steer::unrouted::to_v6(&ctx).into()
 }
 
 /// Run by the daemon, twice a second: it is there.

@@ -8,7 +8,10 @@ use std::{
     fs::File,
     io,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::net::UnixDatagram,
+    },
     time::Duration,
 };
 
@@ -23,6 +26,28 @@ pub const KEEPALIVE: Duration = Duration::from_secs(300);
 /// The network namespace of the calling thread.
 pub fn current_netns() -> io::Result<File> {
     File::open("/proc/thread-self/ns/net")
+}
+
+/// By what the kernel tells network namespaces apart, of the calling thread's.
+pub fn netns_cookie() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or_default();
+    // SAFETY: the kernel writes as many bytes as `cookie` has.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    match result {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Moves the calling thread into a network namespace of its own.

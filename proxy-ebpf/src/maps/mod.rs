@@ -18,7 +18,9 @@ pub use direct::{
     note_given, pending, pieces, remember_pieces, scratch, secret, set_life, spend, tell,
     was_given,
 };
-pub use steer::{assign_app, is_remote, is_unmapped, remember_app, target};
+pub use steer::{
+    assign_app, has_route, is_last_resort, is_remote, is_unmapped, remember_app, target,
+};
 
 /// Networks of the steer addresses, set at load.
 #[unsafe(no_mangle)]
@@ -34,6 +36,10 @@ static SPOOF_NETNS: Global<u32> = Global::new(0);
 /// Whether packets enter the host by `lo` (1) or by the veth itself (0).
 #[unsafe(no_mangle)]
 static VIA_LO: Global<u32> = Global::new(1);
+
+/// This namespace's, which other programs of the machine know it by as well.
+#[unsafe(no_mangle)]
+static HOST_NETNS: Global<u64> = Global::new(0);
 
 #[map(name = "counters")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
@@ -61,6 +67,11 @@ pub fn mark() -> u32 {
 #[inline(always)]
 pub fn via_lo() -> bool {
     VIA_LO.load() != 0 && life(Life::PastLo) == 0
+}
+
+#[inline(always)]
+pub fn host_netns() -> u64 {
+    HOST_NETNS.load()
 }
 
 #[inline(always)]

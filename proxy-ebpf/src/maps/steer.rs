@@ -6,12 +6,12 @@ use aya_ebpf::{
     bindings::bpf_sock,
     helpers::bpf_map_update_elem,
     macros::map,
-    maps::{HashMap, SockHash},
+    maps::{Array, HashMap, LpmTrie, SockHash, lpm_trie::Key},
     programs::SkLookupContext,
 };
-use proxy_common::{Endpoint, MAX_TARGETS};
+use proxy_common::{Addr, Endpoint, MAX_ROUTES, MAX_TARGETS};
 
-use super::is_steer;
+use super::{is_steer, load_word};
 
 /// By the steer address and port that leads there; those beyond this host by themselves.
 #[map(name = "targets")]
@@ -23,6 +23,28 @@ static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
 /// Steer addresses of listeners that the kernel won't have in a map; the value says nothing.
 #[map(name = "unmapped")]
 static UNMAPPED: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// Where the host has a route of its own, while ours of last resort is there.
+#[map(name = "routes4")]
+static ROUTES4: LpmTrie<[u32; 1], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0);
+#[map(name = "routes6")]
+static ROUTES6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0);
+/// Whether it is, of IPv4 and of IPv6.
+#[map(name = "last_resort")]
+static LAST_RESORT: Array<u32> = Array::with_max_entries(2, 0);
+
+#[inline(always)]
+pub fn is_last_resort(to: &Addr) -> bool {
+    load_word(LAST_RESORT.get_ptr(to.v4().is_none().into())) != 0
+}
+
+#[inline(always)]
+pub fn has_route(to: &Addr) -> bool {
+    match to.v4() {
+        Some(word) => ROUTES4.get(Key::new(u32::BITS, [word])).is_some(),
+        None => ROUTES6.get(Key::new(u32::BITS * 4, to.words())).is_some(),
+    }
+}
 
 #[inline(always)]
 pub fn target(steered: &Endpoint) -> Option<Endpoint> {

@@ -12,7 +12,7 @@ mod status;
 pub use connections::{ConnectionStatus, HeaderStatus, Table};
 pub use instances::{forget, known};
 pub use lock::Lock;
-pub use socket::{Asked, Listener, Request, ask, ask_if_running};
+pub use socket::{Asked, Listener, Request, ask, ask_if_running, sockets};
 pub use status::{Limits, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status};
 
 use std::path::{Path, PathBuf};

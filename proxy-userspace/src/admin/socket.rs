@@ -88,6 +88,11 @@ impl Door {
     }
 }
 
+/// Where a daemon listens.
+pub fn sockets(instance: &str) -> [PathBuf; 2] {
+    Door::BOTH.map(|door| door.path(instance))
+}
+
 /// A request that waits for its line of JSON.
 pub struct Asked {
     pub request: Request,
@@ -176,8 +181,8 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        for door in Door::BOTH {
-            let _ = fs::remove_file(door.path(&self.instance));
+        for path in sockets(&self.instance) {
+            let _ = fs::remove_file(path);
         }
     }
 }

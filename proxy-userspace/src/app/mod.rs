@@ -130,7 +130,7 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
     let control = control::Control {
         config,
         entrance: set_up.entrance(),
-        unkept: set_up.upkeep().start().await?,
+        unkept: set_up.upkeep()?.start().await?,
         counters: set_up.kernel.counters()?,
         withheld: Withheld::new(longest_header_timeout(config)),
         heart,

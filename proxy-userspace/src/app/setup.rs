@@ -74,8 +74,9 @@ impl SetUp {
         self.spoof.add_addresses(self.routes.addresses()).await
     }
 
-    pub fn upkeep(&self) -> Upkeep {
-        self.spoof.upkeep(self.routes.addresses())
+    pub fn upkeep(&mut self) -> Result<Upkeep> {
+        let last_resort = Box::new(self.kernel.last_resort()?);
+        Ok(self.spoof.upkeep(self.routes.addresses(), last_resort))
     }
 
     pub fn entrance(&self) -> Entrance {

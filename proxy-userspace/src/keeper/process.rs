@@ -46,7 +46,7 @@ pub fn main(instance: &str) -> Result<()> {
             let daemon = Channel::new(daemon).context("started by no daemon")?;
             let listener = Listener::open(&path(instance))?;
             daemon.send(&Message::Ready, &[])?;
-            let control = admin::path(instance, "sock");
+            let control = admin::sockets(instance);
             Keeper::new(listener, control, daemon)?.run().await
         })
 }
@@ -59,8 +59,8 @@ pub(super) struct Keeper {
     taker: Option<Taker>,
     alone: Option<Alone>,
     terminate: Signal,
-    /// The daemon's own socket, which it can't remove any more.
-    control: PathBuf,
+    /// The daemon's own sockets, which it can't remove any more.
+    control: [PathBuf; 2],
     /// Last: who connects while all else is taken down hears the end when nothing is left of it.
     listener: Listener,
 }
@@ -97,7 +97,7 @@ enum Next {
 }
 
 impl Keeper {
-    pub(super) fn new(listener: Listener, control: PathBuf, daemon: Channel) -> Result<Self> {
+    pub(super) fn new(listener: Listener, control: [PathBuf; 2], daemon: Channel) -> Result<Self> {
         Ok(Self {
             held: Items::new(),
             orders: Orders::default(),
@@ -268,7 +268,9 @@ impl Keeper {
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Tun(_)));
         // The next daemon makes its own after this one's listener is gone.
-        let _ = fs::remove_file(&self.control);
+        for socket in &self.control {
+            let _ = fs::remove_file(socket);
+        }
         match ended? {
             0 => tracing::debug!("nothing was left to end"),
             count => tracing::warn!("{count} open connections were reset"),

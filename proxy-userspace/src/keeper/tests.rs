@@ -62,7 +62,7 @@ fn daemon(grace: Duration) -> Result<(Setting, Held, SocketAddr)> {
     let directory = tempfile::tempdir()?;
     let socket = Listener::open(&directory.path().join("keeper.sock"))?;
     let (channel, theirs) = Channel::pair()?;
-    let control = directory.path().join("sock");
+    let control = ["sock", "status.sock"].map(|name| directory.path().join(name));
     let keeper = Keeper::new(socket, control, Channel::new(theirs)?)?;
     let keeper = tokio::spawn(keeper.run());
     let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{
-        Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
+        CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
         tc::SchedClassifierLink,
     },
 };
@@ -21,7 +21,7 @@ use super::{
     LowFds, Placement, cgroup,
     clsact::Clsact,
     features::{Feature, has_tcx},
-    link::{Hook, Link as HookLink, LinkPlace},
+    link::{CgroupHook, Hook, Link as HookLink, LinkPlace},
     share::{self, Change},
 };
 use crate::{
@@ -55,6 +55,13 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
             ),
         }
     }
+    match attach_unrouted(ebpf, tc) {
+        Ok(unrouted) => attached.extend(unrouted),
+        Err(error) => tracing::warn!(
+            "while this host has no default route, its own connects to where it has no route wait for \
+             nothing: {error:#}"
+        ),
+    }
     if placement.via_lo {
         let lo = On {
             name: "lo",
@@ -68,12 +75,36 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
 
 /// To all of the host's sockets: the program picks those of direct connections.
 fn attach_accepted(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
-    let cgroup = cgroup::root().context("opening the root of cgroup2")?;
     let accepted: &mut SockOps = program(ebpf, name::ACCEPTED)?;
     accepted.load()?;
-    let hook = Hook::SockOps(cgroup.as_fd());
-    let link = tc.link(name::ACCEPTED, 0, hook, accepted.fd()?);
-    link.context("attaching accepted to the root of cgroup2")
+    attach_to_sockets(tc, name::ACCEPTED, CgroupHook::SockOps, accepted.fd()?)
+}
+
+/// The programs that keep the host's own traffic from our route of last resort.
+pub const UNROUTED: [(&str, CgroupHook); 4] = [
+    (name::CONNECT4, CgroupHook::Connect4),
+    (name::CONNECT6, CgroupHook::Connect6),
+    (name::SENDMSG4, CgroupHook::Sendmsg4),
+    (name::SENDMSG6, CgroupHook::Sendmsg6),
+];
+
+fn attach_unrouted(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Vec<Attachment>> {
+    let each = UNROUTED.into_iter().map(|(name, hook)| {
+        let unrouted: &mut CgroupSockAddr = program(ebpf, name)?;
+        attach_to_sockets(tc, name, hook, unrouted.fd()?)
+    });
+    each.collect()
+}
+
+fn attach_to_sockets(
+    tc: &mut Tc,
+    name: &str,
+    hook: CgroupHook,
+    program: impl AsFd,
+) -> Result<Attachment> {
+    let cgroup = cgroup::root().context("opening the root of cgroup2")?;
+    let link = tc.link(name, 0, Hook::Cgroup(hook, cgroup.as_fd()), program);
+    link.with_context(|| format!("attaching {name} to the root of cgroup2"))
 }
 
 pub fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -13,6 +13,10 @@ use crate::sys::bpf;
 
 // Of enum bpf_attach_type.
 const SOCK_OPS: u32 = 3;
+const CONNECT4: u32 = 10;
+const CONNECT6: u32 = 11;
+const SENDMSG4: u32 = 14;
+const SENDMSG6: u32 = 15;
 const SK_LOOKUP: u32 = 36;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
@@ -28,8 +32,18 @@ pub enum Hook<'a> {
     TcxEgress(u32),
     /// A network namespace.
     SkLookup(BorrowedFd<'a>),
-    /// A cgroup.
-    SockOps(BorrowedFd<'a>),
+    /// A cgroup's sockets.
+    Cgroup(CgroupHook, BorrowedFd<'a>),
+}
+
+/// What of a cgroup's sockets.
+#[derive(Clone, Copy, Debug)]
+pub enum CgroupHook {
+    SockOps,
+    Connect4,
+    Connect6,
+    Sendmsg4,
+    Sendmsg6,
 }
 
 /// A link's place, in the kernel's words to its holder. Which program is there is another matter.
@@ -49,7 +63,7 @@ impl Hook<'_> {
             Self::TcxIngress(device) | Self::TcxEgress(device) => ("tcx", (*device).into()),
             Self::SkLookup(netns) => ("netns", inode(netns)?),
             // Its number is its id.
-            Self::SockOps(cgroup) => ("cgroup", inode(cgroup)?),
+            Self::Cgroup(_, cgroup) => ("cgroup", inode(cgroup)?),
         };
         Ok(LinkPlace {
             link_type: link_type.into(),
@@ -63,7 +77,13 @@ impl Hook<'_> {
             Self::TcxIngress(_) => TCX_INGRESS,
             Self::TcxEgress(_) => TCX_EGRESS,
             Self::SkLookup(_) => SK_LOOKUP,
-            Self::SockOps(_) => SOCK_OPS,
+            Self::Cgroup(hook, _) => match hook {
+                CgroupHook::SockOps => SOCK_OPS,
+                CgroupHook::Connect4 => CONNECT4,
+                CgroupHook::Connect6 => CONNECT6,
+                CgroupHook::Sendmsg4 => SENDMSG4,
+                CgroupHook::Sendmsg6 => SENDMSG6,
+            },
         }
     }
 }
@@ -77,7 +97,7 @@ impl Link {
         let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
         let (target, flags) = match hook {
             Hook::TcxIngress(device) | Hook::TcxEgress(device) => (device, FIRST),
-            Hook::SkLookup(fd) | Hook::SockOps(fd) => (number(fd), 0),
+            Hook::SkLookup(fd) | Hook::Cgroup(_, fd) => (number(fd), 0),
         };
         let attach_type = hook.attach_type();
         bpf::link_create(program.as_fd(), target, attach_type, flags).map(Self)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap as MapOf, MapData, SockMap},
-    programs::{SchedClassifier, SkLookup},
+    programs::{CgroupSockAddr, SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
 use proxy_common::{Endpoint, Listener, global, map, port_bit, program};
@@ -21,7 +21,9 @@ use super::{
     counters::Counters,
     direct::Direct,
     heart::Heart,
-    kfunc, log,
+    kfunc,
+    last_resort::LastResort,
+    log,
     low::LowFds,
     share::{self, Change, Inheritance},
 };
@@ -86,6 +88,8 @@ impl Kernel {
         let steer = |net: Option<SteerNet>| net.map_or(unset, |net| net.for_programs());
         let (steer4, steer6) = (steer(placement.steer.v4), steer(placement.steer.v6));
         let via_lo = u32::from(placement.via_lo);
+        let host_netns =
+            sys::netns_cookie().context("asking for this network namespace's cookie")?;
         let mut object = OBJECT.to_vec();
         kfunc::resolve(&mut object, &btf)?;
         let mut ebpf = loader
@@ -94,6 +98,7 @@ impl Kernel {
             .override_global(global::DEVICE, &placement.device.index, true)
             .override_global(global::SPOOF_NETNS, &placement.spoof_netns, true)
             .override_global(global::VIA_LO, &via_lo, true)
+            .override_global(global::HOST_NETNS, &host_netns, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
         load_programs(&mut ebpf, placement.direct)?;
@@ -142,6 +147,10 @@ impl Kernel {
 
     pub fn counters(&mut self) -> Result<Counters> {
         Counters::new(take(&mut self.ebpf, map::COUNTERS)?)
+    }
+
+    pub fn last_resort(&mut self) -> Result<LastResort> {
+        LastResort::new(&mut self.ebpf)
     }
 
     pub fn direct(&mut self) -> Result<Direct> {
@@ -247,6 +256,10 @@ fn load_programs(ebpf: &mut Ebpf, direct: bool) -> Result<()> {
     };
     for &name in always.iter().chain(either) {
         let program: &mut SchedClassifier = super::attach::program(ebpf, name)?;
+        program.load().with_context(|| context(name))?;
+    }
+    for name in super::attach::UNROUTED.map(|(name, _)| name) {
+        let program: &mut CgroupSockAddr = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;
     }
     let dispatch: &mut SkLookup = super::attach::program(ebpf, program::DISPATCH)?;

@@ -9,6 +9,7 @@ mod direct;
 mod features;
 mod heart;
 mod kfunc;
+mod last_resort;
 mod life;
 mod link;
 mod load;

@@ -12,7 +12,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Device, Families, netlink, routes};
+use super::{Device, Families, LastResort, netlink, routes};
 
 /// What the host knows of the device and of what is behind it.
 pub struct Configured {
@@ -112,7 +112,12 @@ pub async fn device(index: u32) -> Result<Device> {
 }
 
 /// Those of IPv4 go to the device of the index `v4`, which may be another one.
-pub async fn add_addresses(device: &Device, v4: u32, addresses: &[IpAddr]) -> Result<()> {
+pub async fn add_addresses(
+    device: &Device,
+    v4: u32,
+    addresses: &[IpAddr],
+    last_resort: &mut dyn LastResort,
+) -> Result<()> {
     let netlink = netlink()?;
     for address in addresses {
         let index = if address.is_ipv4() { v4 } else { device.index };
@@ -123,7 +128,7 @@ pub async fn add_addresses(device: &Device, v4: u32, addresses: &[IpAddr]) -> Re
     }
     for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
         if let Some(address) = addresses.iter().find(|address| family(address)) {
-            routes::keep_default(&netlink, device, address)
+            routes::keep_default(&netlink, device, address, last_resort)
                 .await
                 .or_else(if_new)
                 .with_context(|| format!("adding a default route by {}", device.name))?;

@@ -23,6 +23,7 @@ use anyhow::{Context, Result};
 pub use bell::{Bell, is_unsupported};
 pub use host::keep_forwarding;
 pub use lookup::{NextHop, Way, answers, name as device_name, way_to};
+pub use routes::LastResort;
 pub use sockets::{Local, SocketState, TcpSocket, TcpSockets};
 pub use steer::{Families, SteerNet, SteerNets};
 pub use upkeep::Upkeep;
@@ -119,20 +120,25 @@ impl SpoofNs {
     pub async fn add_addresses(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
         let v4 = self.steer_device.as_ref();
         let v4 = v4.map_or(self.device.index, |device| device.index);
-        host::add_addresses(&self.device, v4, addresses).await
+        host::add_addresses(&self.device, v4, addresses, &mut ()).await
     }
 
     /// The same at the veth: without any IPv4 address it takes no packets of clients.
     pub async fn add_to_veth(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
-        host::add_addresses(&self.device, self.device.index, addresses).await
+        host::add_addresses(&self.device, self.device.index, addresses, &mut ()).await
     }
 
     /// What keeps the devices as they are from here on, with these addresses on them.
-    pub fn upkeep(&self, addresses: &[std::net::IpAddr]) -> Upkeep {
+    pub fn upkeep(
+        &self,
+        addresses: &[std::net::IpAddr],
+        last_resort: Box<dyn LastResort>,
+    ) -> Upkeep {
         Upkeep {
             device: self.device.clone(),
             steer_device: self.steer_device.as_ref().map(|device| device.index),
             addresses: addresses.to_vec(),
+            last_resort,
         }
     }
 

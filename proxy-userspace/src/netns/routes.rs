@@ -4,27 +4,53 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
+use ipnet::IpNet;
+use proxy_common::MAX_ROUTES;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
-    packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
+    packet_route::{
+        AddressFamily,
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
+    },
 };
 
 use super::Device;
 
+/// Of routes that are remembered: nobody has as many and no default route, but who has a whole table.
+const MOST: usize = MAX_ROUTES as usize;
 /// The metric behind all that others choose.
 const LAST: u32 = u32::MAX;
+
+/// Hears where the host's own traffic can go while our default route is there.
+pub trait LastResort: Send {
+    /// `others`: all other routes of the family; none: ours isn't there.
+    fn tell(&mut self, is_v6: bool, others: Option<&[IpNet]>);
+}
+
+/// Nobody has to hear of it yet.
+impl LastResort for () {
+    fn tell(&mut self, _: bool, _: Option<&[IpNet]>) {}
+}
 
 /// Has a default route of the family of `steer` by our device if the host has none of its own, and
 /// none if it has one. A reply's way is looked for in the main table alone: no rule of the host's own
 /// can know a steer address.
-pub async fn keep_default(netlink: &Handle, device: &Device, steer: &IpAddr) -> Result<(), Error> {
+pub async fn keep_default(
+    netlink: &Handle,
+    device: &Device,
+    steer: &IpAddr,
+    last_resort: &mut dyn LastResort,
+) -> Result<(), Error> {
     let all = match steer {
         IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
         IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
     };
-    let (mut own, mut has_others) = (None, false);
+    let (mut own, mut has_others, mut others) = (None, false, Vec::new());
     let mut routes = netlink.route().get(all).execute();
     while let Some(route) = routes.try_next().await? {
+        if !is_last_resort(&route) && others.len() <= MOST {
+            others.extend(destination(&route));
+        }
         if !is_default(&route) {
         } else if !is_last_resort(&route) {
             has_others = true;
@@ -35,11 +61,34 @@ pub async fn keep_default(netlink: &Handle, device: &Device, steer: &IpAddr) -> 
             own = Some(route);
         }
     }
-    match own {
-        None if !has_others => add_default(netlink, device, steer).await,
-        Some(route) if has_others => netlink.route().del(route).execute().await,
-        _ => Ok(()),
+    let is_v6 = steer.is_ipv6();
+    if !has_others {
+        last_resort.tell(is_v6, Some(&others));
+        return match own {
+            None => add_default(netlink, device, steer).await,
+            Some(_) => Ok(()),
+        };
     }
+    if let Some(route) = own {
+        netlink.route().del(route).execute().await?;
+    }
+    last_resort.tell(is_v6, None);
+    Ok(())
+}
+
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let any = match route.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut attributes = route.attributes.iter();
+    let given = attributes.find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    });
+    IpNet::new(given.unwrap_or(any), route.header.destination_prefix_length).ok()
 }
 
 fn is_default(RouteMessage { header, .. }: &RouteMessage) -> bool {

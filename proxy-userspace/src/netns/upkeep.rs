@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Bell, Device, host, netlink};
+use super::{Bell, Device, LastResort, host, netlink};
 use crate::privileges::{self, Role};
 
 /// After an event: most changes come in several steps.
@@ -31,12 +31,13 @@ pub struct Upkeep {
     /// The index of the one for IPv4 addresses, if there is one.
     pub(super) steer_device: Option<u32>,
     pub(super) addresses: Vec<IpAddr>,
+    pub(super) last_resort: Box<dyn LastResort>,
 }
 
 impl Upkeep {
     /// From now on until nobody listens any more, who hears why it can't go on. On a thread of its own:
     /// the kernel lets it wait while others change devices, for seconds if those are many.
-    pub async fn start(self) -> Result<oneshot::Receiver<anyhow::Error>> {
+    pub async fn start(mut self) -> Result<oneshot::Receiver<anyhow::Error>> {
         let (begun, beginning) = oneshot::channel();
         let (failed, failure) = oneshot::channel();
         thread::Builder::new()
@@ -59,7 +60,7 @@ impl Upkeep {
         Ok(failure)
     }
 
-    async fn follow_until_closed(&self, mut failed: oneshot::Sender<anyhow::Error>) {
+    async fn follow_until_closed(&mut self, mut failed: oneshot::Sender<anyhow::Error>) {
         let outcome = tokio::select! {
             outcome = self.follow() => outcome,
             () = failed.closed() => return,
@@ -70,7 +71,7 @@ impl Upkeep {
         }
     }
 
-    async fn follow(&self) -> Result<()> {
+    async fn follow(&mut self) -> Result<()> {
         // Before the first look, so that nothing falls between.
         let bell = Bell::of_routing().context("subscribing to netlink")?;
         let netlink = netlink()?;
@@ -88,7 +89,7 @@ impl Upkeep {
         }
     }
 
-    async fn look(&self, netlink: &Handle) -> Result<()> {
+    async fn look(&mut self, netlink: &Handle) -> Result<()> {
         self.set_up(netlink, self.device.index, &self.device.name)
             .await?;
         if let Some(index) = self.steer_device {
@@ -106,7 +107,8 @@ impl Upkeep {
             tracing::warn!("steer address {address} was removed beside {device}: added again");
         }
         let v4 = self.steer_device.unwrap_or(self.device.index);
-        host::add_addresses(&self.device, v4, &wanted).await
+        let last_resort = &mut *self.last_resort;
+        host::add_addresses(&self.device, v4, &wanted, last_resort).await
     }
 
     async fn set_up(&self, netlink: &Handle, index: u32, name: &str) -> Result<()> {

@@ -10,8 +10,9 @@ use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::app::{App, Echo};
 use crate::lab::header::{Version, v2, v2_raw};
-use crate::lab::poll::PATIENCE;
+use crate::lab::poll::{self, PATIENCE};
 use crate::lab::proc::Proc;
+use crate::lab::stall::is_acknowledged;
 use crate::lab::stream::{expect, expect_end, expect_reset, has_closed, read_greeting, read_line};
 
 const CLIENT_PORT: u16 = 41000;
@@ -71,8 +72,13 @@ fn one_byte_at_a_time() -> Result<()> {
     for version in Version::BOTH {
         let (lab, app, _truepeer) = served(&["--workers", "1", "--header-timeout", "60s"])?;
         let mut balancer = lab.balancer(b"")?;
+        balancer.set_nodelay(true)?;
         for byte in good(version) {
             balancer.write_all(&[byte])?;
+            // No two of them are in one segment.
+            poll::until("a byte to arrive", || {
+                Ok(is_acknowledged(&balancer)?.then_some(()))
+            })?;
         }
         assert_eq!(app.accept()?.1, CLIENT.v4(CLIENT_PORT));
     }

@@ -5,15 +5,12 @@ use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
 use crate::lab::Lab;
-use crate::lab::addr::{
-    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
-};
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK};
 use crate::lab::app::Echo;
 use crate::lab::header::Version;
 use crate::lab::poll;
@@ -42,16 +39,6 @@ impl Served {
         let mut stream = self.lab.balancer(&header)?;
         assert_eq!(read_greeting(&mut stream)?, client);
         Ok(stream)
-    }
-
-    /// Waits until new connections don't get through: the sign that a drain has begun.
-    fn wait_for_drain(&self) -> Result<()> {
-        poll::until("new connections to be turned away", || {
-            let quick = Duration::from_millis(200);
-            let (source, target) = (BALANCER.v4(0), HOST.v4(TRUEPEER_PORT));
-            let attempt = self.lab.edge.connect_within(source, target, quick);
-            Ok(attempt.is_err().then_some(()))
-        })
     }
 }
 
@@ -103,7 +90,7 @@ fn sigterm_lets_open_connections_finish() -> Result<()> {
     let mut truepeer = served.start(&[])?;
     let mut open = served.open(41000)?;
     truepeer.signal(Signal::TERM)?;
-    served.wait_for_drain()?;
+    truepeer.wait_line("draining")?;
 
     round_trip(&mut open, b"still served")?;
     ensure!(truepeer.is_running()?, "it left an open connection behind");
@@ -129,7 +116,7 @@ fn stops_at_once(signal: Signal) -> Result<()> {
     let mut truepeer = served.start(&["--drain-timeout", "600s"])?;
     let mut open = served.open(41000)?;
     truepeer.signal(signal)?;
-    served.wait_for_drain()?;
+    truepeer.wait_line("draining")?;
     round_trip(&mut open, b"still served")?;
 
     truepeer.signal(signal)?;
@@ -142,9 +129,11 @@ fn stops_at_once(signal: Signal) -> Result<()> {
 #[test]
 fn the_drain_timeout_ends_a_drain() -> Result<()> {
     let served = Served::new()?;
-    let mut truepeer = served.start(&["--drain-timeout", "1s"])?;
+    let mut truepeer = served.start(&["--drain-timeout", "3s"])?;
     let mut open = served.open(41000)?;
     truepeer.signal(Signal::TERM)?;
+    truepeer.wait_line("draining")?;
+    round_trip(&mut open, b"still served")?;
     assert_eq!(truepeer.wait_exit()?.code(), Some(0));
     ensure!(has_closed(&mut open), "the connection outlived the daemon");
     Ok(())

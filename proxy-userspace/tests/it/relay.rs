@@ -1,21 +1,20 @@
 //! What happens to the bytes of a connection, and to its two ends.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, LOOPBACK};
 use crate::lab::app::{App, Echo};
 use crate::lab::header::Version;
 use crate::lab::payload::Payload;
-use crate::lab::poll::{self, PATIENCE};
+use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::scale::scaled;
+use crate::lab::stall::fill;
 use crate::lab::stream::{
     expect, expect_end, expect_reset, has_closed, read_greeting, read_line, reset, round_trip,
 };
@@ -124,7 +123,7 @@ fn a_stalled_client_stops_the_app() -> Result<()> {
 fn stalled_reader(truepeer: &Proc, mut writer: TcpStream, mut reader: TcpStream) -> Result<()> {
     let payload = Payload::new(5);
     let before = truepeer.memory()?;
-    let taken = write_until_blocked(&mut writer, &payload)?;
+    let taken = fill(&writer, &payload, 0, IN_FLIGHT_MOST)?;
     let grown = truepeer.memory()?.saturating_sub(before);
     ensure!(
         usize::try_from(grown)? < 16 * MIB,
@@ -140,58 +139,23 @@ fn stalled_reader(truepeer: &Proc, mut writer: TcpStream, mut reader: TcpStream)
     })
 }
 
-/// Writes until the connection has taken nothing for a while; returns how much it took.
-fn write_until_blocked(writer: &mut TcpStream, payload: &Payload) -> Result<usize> {
-    writer.set_write_timeout(Some(Duration::from_secs(2)))?;
-    let mut taken = 0;
-    loop {
-        match writer.write(payload.piece(taken, MIB)) {
-            Ok(count) => taken += count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) => bail!("writing to a stalled reader: {error}"),
-        }
-        ensure!(
-            taken < IN_FLIGHT_MOST,
-            "{taken} bytes are on the way to somebody who doesn't read"
-        );
-    }
-    writer.set_write_timeout(Some(PATIENCE))?;
-    Ok(taken)
-}
-
 #[test]
 fn a_slow_starter_gets_everything() -> Result<()> {
-    const LENGTH: usize = 32 * MIB;
+    const REST: usize = 16 * MIB;
     let served = Served::new()?;
     let payload = Payload::new(6);
     let (mut client, mut app) = served.connection(41000)?;
-    let progress = AtomicUsize::new(0);
+    let taken = fill(&client, &payload, 0, IN_FLIGHT_MOST)?;
     thread::scope(|scope| {
         let sender = scope.spawn(|| {
-            for at in (0..LENGTH).step_by(MIB / 4) {
-                payload.send_from(&mut &client, at, at + MIB / 4)?;
-                progress.store(at, Ordering::Relaxed);
-            }
+            payload.send_from(&mut &client, taken, taken + REST)?;
             anyhow::Ok(client.shutdown(Shutdown::Write)?)
         });
-        wait_for_standstill(&progress)?;
-        payload.receive(&mut app, LENGTH)?;
+        payload.receive(&mut app, taken + REST)?;
         sender.join().expect("no panic on the way")
     })?;
-    app.write_all(b"all here\n")?;
-    ensure!(read_line(&mut client)? == "all here");
-    Ok(())
-}
-
-/// Waits until a hundred looks in a row, 5 ms apart, find the same.
-fn wait_for_standstill(progress: &AtomicUsize) -> Result<()> {
-    let (mut last, mut same) = (0, 0);
-    poll::until("the sender to stall", || {
-        let now = progress.load(Ordering::Relaxed);
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        Ok((same == 100).then_some(()))
-    })
+    let reply = Payload::new(7);
+    transfer(&app, &mut client, &reply, MIB)
 }
 
 #[test]
@@ -320,20 +284,14 @@ fn maxconn_holds_and_lets_in_again() -> Result<()> {
         open.push((lab.balancer(&header(port))?, app.accept()?.0));
     }
     let mut third = lab.balancer(&header(41002))?;
-    third.set_read_timeout(Some(Duration::from_secs(1)))?;
-    // It may be closed or kept waiting, but not served.
-    let closed = has_closed(&mut third);
+    poll::until("a third to go where it has to wait", || {
+        let status = lab.shown("status")?;
+        Ok((status["kernel"]["to_daemon_full"] == 1).then_some(()))
+    })?;
     app.saw_nobody()?;
     drop(open);
-    if closed {
-        third = poll::until("room for a third connection", || {
-            let mut again = lab.balancer(&header(41003))?;
-            again.set_read_timeout(Some(Duration::from_millis(500)))?;
-            Ok((!has_closed(&mut again)).then_some(again))
-        })?;
-    }
     let (mut stream, peer) = app.accept()?;
-    assert_eq!(peer.ip(), CLIENT.v4);
+    assert_eq!(peer, CLIENT.v4(41002));
     third.write_all(b"in\n")?;
     ensure!(read_line(&mut stream)? == "in");
     Ok(())

@@ -44,6 +44,7 @@ pub mod server;
 pub mod service;
 pub mod smtp;
 pub mod spray;
+pub mod stall;
 pub mod stream;
 pub mod stunnel;
 pub mod talk;

@@ -1,9 +1,7 @@
 //! What tests do with a connection: ask, answer, and tell how it ended.
 
-use std::ffi::c_int;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -69,18 +67,6 @@ pub fn expect_cut(stream: &mut TcpStream) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
         Err(error) if error.kind() == ErrorKind::ConnectionAborted => Ok(()),
         outcome => bail!("it wasn't cut off: {outcome:?}"),
-    }
-}
-
-/// Whether the other side has acknowledged all that was sent.
-pub fn is_acknowledged(stream: &TcpStream) -> io::Result<bool> {
-    let mut unacknowledged: c_int = 0;
-    // SAFETY: the kernel writes an int through the pointer, which is to one.
-    let result =
-        unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut unacknowledged) };
-    match result {
-        0 => Ok(unacknowledged == 0),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

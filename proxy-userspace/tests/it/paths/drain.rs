@@ -111,9 +111,11 @@ fn a_second_signal_resets_at_once(plan: Plan<'_>) -> Result<()> {
 }
 
 fn the_drain_timeout_resets(plan: Plan<'_>) -> Result<()> {
-    let mut site = with_timeout(plan, "200ms")?;
-    let talk = site.warm(CLIENT_PORT)?;
+    let mut site = with_timeout(plan, "3s")?;
+    let mut talk = site.warm(CLIENT_PORT)?;
     site.truepeer.signal(Signal::TERM)?;
+    site.truepeer.wait_line("draining")?;
+    talk.ping_pong(64, 10)?;
     both_are_reset(talk)?;
     assert_eq!(site.truepeer.wait_exit()?.code(), Some(0));
     site.lab.no_device_left()

@@ -1,18 +1,17 @@
 //! Who doesn't read stops who sends, and nothing on the way takes more than the windows say.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
 use super::{CLIENT_PORT, MIB, Plan, Site, paths};
 use crate::lab::Lab;
 use crate::lab::path::Path;
 use crate::lab::payload::Payload;
-use crate::lab::poll;
+use crate::lab::stall::fill;
 use crate::lab::talk::Side;
 use crate::steering::site::sysctl;
 
@@ -150,28 +149,6 @@ fn a_reader_with_a_small_buffer(plan: Plan<'_>) -> Result<()> {
         SockRef::from(talk.ends(side).1).set_recv_buffer_size(16 << 10)?;
     }
     talk.transfer(&Side::BOTH, MIB)
-}
-
-/// Writes from `start` on until the connection takes no more, and fails if that is more than `most`;
-/// returns where it was. No more is
-/// when thirty looks in a row, 5 ms apart, have found no room.
-fn fill(to: &TcpStream, payload: &Payload, start: usize, most: usize) -> Result<usize> {
-    let (mut at, mut same) = (start, 0);
-    to.set_nonblocking(true)?;
-    poll::until("the sender to stall", || {
-        same += 1;
-        loop {
-            match (&*to).write(payload.piece(at, MIB)) {
-                Ok(count) => (at, same) = (at + count, 0),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => bail!("writing to a stalled reader: {error}"),
-            }
-            ensure!(at - start < most, "nothing stops the sender");
-        }
-        Ok((same == 30).then_some(()))
-    })?;
-    to.set_nonblocking(false)?;
-    Ok(at)
 }
 
 /// What all TCP sockets hold, in bytes.

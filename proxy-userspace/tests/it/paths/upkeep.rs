@@ -1,7 +1,11 @@
 //! What others do to truepeer's devices and to the host's routes while it runs: clients go on being
 //! served, those that are there and those that come.
 
+use std::io;
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Socket, Type};
 
 use super::site::Site;
 use super::{CLIENT_PORT, Plan, paths};
@@ -14,6 +18,7 @@ paths! {
     its_device_goes_down;
     its_addresses_are_flushed;
     the_default_route_goes_and_comes;
+    the_hosts_own_traffic_is_told_that_there_is_no_way;
 }
 
 fn its_device_goes_down(plan: Plan<'_>) -> Result<()> {
@@ -65,6 +70,64 @@ fn devices(host: &Netns) -> Result<Vec<String>> {
     let own: Vec<_> = all.filter(|name| name.starts_with("truepeer")).collect();
     ensure!(!own.is_empty(), "truepeer has no device");
     Ok(own)
+}
+
+/// As without truepeer, whose own route is for replies alone.
+fn the_hosts_own_traffic_is_told_that_there_is_no_way(plan: Plan<'_>) -> Result<()> {
+    const GOES: [Option<i32>; 2] = [Some(libc::EINPROGRESS), None];
+    const IS_TOLD: [Option<i32>; 2] = [Some(libc::ENETUNREACH); 2];
+    let (family, router, network, to) = match plan.is_v4() {
+        true => (
+            "-4",
+            "198.51.100.1",
+            "192.0.2.0/24",
+            &["192.0.2.200:9", "[::ffff:192.0.2.200]:9"][..],
+        ),
+        false => (
+            "-6",
+            "2001:db8:e::1",
+            "2001:db8:2::/64",
+            &["[2001:db8:2::1]:9"][..],
+        ),
+    };
+    let site = plan.start()?;
+    let host = &site.lab.host;
+    let hears = |netns: &Netns, expected| {
+        let mut heard = Vec::new();
+        poll::until("the host's own traffic to hear what it should", || {
+            heard = to.iter().map(|to| send(netns, to)).collect::<Result<_>>()?;
+            Ok(heard.iter().all(|one| *one == expected).then_some(()))
+        })
+        .with_context(|| format!("it heard {heard:?}"))
+    };
+    hears(host, GOES)?;
+    ip(host, &format!("{family} route del default"))?;
+    wait_default(host, family, true)?;
+    hears(host, IS_TOLD)?;
+    // Of others, and where there is a way.
+    hears(&site.lab.client, GOES)?;
+    ip(host, &format!("{family} route add {network} via {router}"))?;
+    hears(host, GOES)?;
+    ip(host, &format!("{family} route del {network}"))?;
+    hears(host, IS_TOLD)?;
+    site.warm(CLIENT_PORT)?.round_trip()?;
+    ip(host, &format!("{family} route add default via {router}"))?;
+    hears(host, GOES)
+}
+
+/// The errors of a connect and of a datagram.
+fn send(netns: &Netns, to: &str) -> Result<[Option<i32>; 2]> {
+    let to: SocketAddr = to.parse()?;
+    netns.enter(|| {
+        let tcp = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), None)?;
+        let udp = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
+        let error = |result: io::Result<()>| result.err().and_then(|error| error.raw_os_error());
+        let connected = error(tcp.connect(&to.into()));
+        Ok([
+            connected,
+            error(udp.send_to(b"words", &to.into()).map(drop)),
+        ])
+    })
 }
 
 fn wait_default(host: &Netns, family: &str, is_there: bool) -> Result<()> {

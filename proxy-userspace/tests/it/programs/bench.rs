@@ -16,7 +16,7 @@ use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::spray::Mac;
-use crate::lab::stream::is_acknowledged;
+use crate::lab::stall::is_acknowledged;
 use crate::lab::talk::Talk;
 
 /// What a program can return, of linux/bpf.h.
