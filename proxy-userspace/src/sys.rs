@@ -154,6 +154,9 @@ pub fn raise_nofile() -> u64 {
     }
 }
 
+/// What a daemon has open before its first connection, and some room.
+pub const LEAST_NOFILE: u64 = 256;
+
 /// What a system call of libc's returned.
 fn succeeded(done: libc::c_int) -> io::Result<()> {
     if done < 0 {

@@ -13,7 +13,7 @@ mod workers;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use continuity::Predecessor;
 use direct::{Direct, Limits};
 use lists::{Listed, Lists};
@@ -36,6 +36,14 @@ use crate::{
 
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
 pub fn run(config: &Config, log: &Log) -> Result<()> {
+    let files = sys::raise_nofile();
+    if files < sys::LEAST_NOFILE {
+        bail!(
+            "{files} files may be open, and truepeer has {} before its first connection: raise the limit, \
+             as by `ulimit -Hn 1048576` or LimitNOFILE= in the unit",
+            sys::LEAST_NOFILE
+        );
+    }
     let low = LowFds::hold().context("opening /dev/null")?;
     config.check()?;
     privileges::no_new()?;

@@ -3,11 +3,14 @@
 use std::{fs, path::Path};
 
 use super::Finding;
-use crate::kernel::{self, Feature};
+use crate::{
+    kernel::{self, Feature},
+    sys,
+};
 
 pub fn check() -> Vec<Finding> {
     let mut findings = needed();
-    findings.extend([bpffs(), cgroup2()]);
+    findings.extend([bpffs(), cgroup2(), open_files()]);
     findings
 }
 
@@ -46,6 +49,19 @@ fn tc() -> Finding {
             Finding::warn(SUBJECT, format!("unknown: {error}"), "see `uname -r`")
         }
     }
+}
+
+fn open_files() -> Finding {
+    const SUBJECT: &str = "open files";
+    let files = sys::raise_nofile();
+    if files < sys::LEAST_NOFILE {
+        let next = "`ulimit -Hn 1048576`, or LimitNOFILE= in the unit";
+        let least = sys::LEAST_NOFILE;
+        let message =
+            format!("{files} are too few: truepeer has {least} before its first connection");
+        return Finding::fail(SUBJECT, message, next);
+    }
+    Finding::ok(SUBJECT, format!("there may be {files}"))
 }
 
 fn bpffs() -> Finding {

@@ -43,6 +43,19 @@ fn a_group_that_is_not_there_is_named() -> Result<()> {
     by_name.start().map(drop)
 }
 
+#[test]
+fn too_few_files_are_named_as_the_cause() -> Result<()> {
+    let lab = Lab::new()?;
+    for files in [40, 100, 200] {
+        let truepeer = lab.truepeer().open_files(files);
+        let said = truepeer.run_to_end()?;
+        said.expect(1, &[&format!("{files} files may be open"), "LimitNOFILE"])?;
+        let line = format!("FAIL open files: {files} are too few");
+        truepeer.check()?.expect(1, &[&line])?;
+    }
+    lab.no_device_left()
+}
+
 /// More than the daemon keeps and a pipe takes.
 #[test]
 fn a_log_that_nobody_reads_holds_nobody_up() -> Result<()> {
