@@ -59,6 +59,8 @@ pub const MAX_TARGETS: u32 = 1024;
 /// Upper bound of prefixes of one family in a list, all services together.
 pub const MAX_LISTED: u32 = 1 << 20;
 
+/// Most devices that wait for programs, or have them, at a start.
+pub const MAX_DEVICES: u32 = 1 << 14;
 /// Most routes of a family that a host without a default route may have, for its own traffic to be told
 /// that there is none.
 pub const MAX_ROUTES: u32 = 1 << 14;

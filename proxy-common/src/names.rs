@@ -17,6 +17,7 @@ pub mod program {
     pub const BEAT: &str = "beat";
     pub const SWEEP: &str = "sweep";
     pub const ACCEPTED: &str = "accepted";
+    pub const UNSTEERED: &str = "unsteered";
     pub const CONNECT4: &str = "connect4";
     pub const CONNECT6: &str = "connect6";
     pub const SENDMSG4: &str = "sendmsg4";
@@ -46,6 +47,7 @@ pub mod map {
     pub const TOLD: &str = "told";
     pub const GIVEN: &str = "given";
     pub const SPENT: &str = "spent";
+    pub const STEERED: &str = "steered";
     pub const ROUTES4: &str = "routes4";
     pub const ROUTES6: &str = "routes6";
     pub const LAST_RESORT: &str = "last_resort";

@@ -28,8 +28,8 @@ use aya_ebpf::{
         tcx_action_base::{TCX_DROP, TCX_NEXT},
     },
     helpers::{bpf_redirect, bpf_redirect_neigh},
-    macros::{cgroup_sock_addr, classifier, sk_lookup, sock_ops},
-    programs::{SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
+    macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops},
+    programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
 };
 use ctx::Link;
 use maps::count;
@@ -85,6 +85,11 @@ pub fn refuse_l3(ctx: TcContext) -> i32 {
 pub fn accepted(ctx: SockOpsContext) -> u32 {
     direct::accepted::accepted(&ctx);
     1
+}
+
+#[cgroup_skb(egress)]
+pub fn unsteered(ctx: SkBuffContext) -> i32 {
+    steer::unsteered::may_leave(&ctx).into()
 }
 
 #[cgroup_sock_addr(connect4)]

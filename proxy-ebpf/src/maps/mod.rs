@@ -19,7 +19,7 @@ pub use direct::{
     was_given,
 };
 pub use steer::{
-    assign_app, has_route, is_last_resort, is_remote, is_unmapped, remember_app, target,
+    assign_app, has_route, is_last_resort, is_remote, is_steered, is_unmapped, remember_app, target,
 };
 
 /// Networks of the steer addresses, set at load.

@@ -3,13 +3,13 @@
 use core::ptr::from_ref;
 
 use aya_ebpf::{
-    bindings::bpf_sock,
+    bindings::{BPF_F_NO_PREALLOC, bpf_sock},
     helpers::bpf_map_update_elem,
     macros::map,
     maps::{Array, HashMap, LpmTrie, SockHash, lpm_trie::Key},
     programs::SkLookupContext,
 };
-use proxy_common::{Addr, Endpoint, MAX_ROUTES, MAX_TARGETS};
+use proxy_common::{Addr, Endpoint, MAX_DEVICES, MAX_ROUTES, MAX_TARGETS};
 
 use super::{is_steer, load_word};
 
@@ -24,6 +24,10 @@ static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
 #[map(name = "unmapped")]
 static UNMAPPED: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
+/// Devices where an application's packets are steered, while a start isn't through with all of them; the
+/// value says nothing.
+#[map(name = "steered")]
+static STEERED: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DEVICES, BPF_F_NO_PREALLOC);
 /// Where the host has a route of its own, while ours of last resort is there.
 #[map(name = "routes4")]
 static ROUTES4: LpmTrie<[u32; 1], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0);
@@ -32,6 +36,11 @@ static ROUTES6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0
 /// Whether it is, of IPv4 and of IPv6.
 #[map(name = "last_resort")]
 static LAST_RESORT: Array<u32> = Array::with_max_entries(2, 0);
+
+#[inline(always)]
+pub fn is_steered(device: u32) -> bool {
+    STEERED.get_ptr(device).is_some()
+}
 
 #[inline(always)]
 pub fn is_last_resort(to: &Addr) -> bool {

@@ -4,3 +4,4 @@ pub mod deliver;
 pub mod inject;
 pub mod reply;
 pub mod unrouted;
+pub mod unsteered;

@@ -10,6 +10,7 @@ mod args;
 mod bars;
 mod connects;
 mod crowd;
+mod devices;
 mod dial;
 mod facts;
 mod figures;

@@ -15,7 +15,7 @@ use crate::report::{self, Notes};
 use crate::results::Results;
 use crate::scenario::Scenario;
 use crate::site::{CONGESTION_CONTROL, Site};
-use crate::{bars, facts, figures, idle, lab, markdown, steering, syscalls, table};
+use crate::{bars, devices, facts, figures, idle, lab, markdown, steering, syscalls, table};
 
 /// The longer allowlist.
 const PREFIXES: usize = 100_000;
@@ -36,6 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
     rounds(&sites, &app, args, &mut results)?;
     allowlists(&lineup.kinds, &app, &recipe, args, &mut results)?;
     changes(&sites, &app, args, &mut results)?;
+    devices(args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
     table::print(&results, &lineup);
     notes.iter().for_each(Notes::print);
@@ -142,6 +143,20 @@ fn changes(sites: &[Site], app: &App, args: &Args, results: &mut Results) -> Res
     for round in 0..args.rounds() {
         eprintln!("changes, round {} of {}", round + 1, args.rounds());
         results.add(site.kind, facts::run(site, app).context("changes")?);
+    }
+    Ok(())
+}
+
+/// Of truepeer alone: nobody else has anything on devices.
+fn devices(args: &Args, results: &mut Results) -> Result<()> {
+    let rounds = if args.wants("devices") {
+        args.rounds()
+    } else {
+        0
+    };
+    for round in 0..rounds {
+        eprintln!("devices, round {} of {rounds}", round + 1);
+        results.add(Kind::Truepeer, devices::run().context("devices")?);
     }
     Ok(())
 }

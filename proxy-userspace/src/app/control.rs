@@ -1,10 +1,15 @@
 //! What the host side does while workers serve: signals, changes of the network, requests.
 
-use std::{collections::BTreeMap, future::pending, mem, process, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::{pending, ready},
+    mem, process,
+    sync::Arc,
+    time::Duration,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
@@ -15,6 +20,7 @@ use super::{
     direct::Direct,
     lists::{self, Lists},
     setup::Entrance,
+    signals::{Signals, stop},
     withheld::Withheld,
     workers::Workers,
 };
@@ -62,35 +68,10 @@ enum End {
     Replaced(i32),
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("listening for signals");
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hangup: on(SignalKind::hangup())?,
-        })
-    }
-}
-
 async fn keeper_event(held: &mut Option<Held>) -> Event {
     match held {
         Some(held) => held.event().await,
         None => pending().await,
-    }
-}
-
-/// SIGTERM or SIGINT.
-async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 
@@ -163,6 +144,7 @@ impl Control<'_> {
                     bail!("a worker ended by itself");
                 }
                 Some(event) = self.links.recv() => self.follow(event),
+                () = ready(()), if self.kernel.is_behind() => self.catch_up(),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
             }
@@ -196,6 +178,7 @@ impl Control<'_> {
                 },
                 Ok(error) = &mut self.unkept => return Err(error),
                 Some(event) = self.links.recv() => self.follow(event),
+                () = ready(()), if self.kernel.is_behind() => self.catch_up(),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
             }
@@ -240,8 +223,18 @@ impl Control<'_> {
         Ok(())
     }
 
+    /// With a device that the start has left for later.
+    fn catch_up(&mut self) {
+        self.kernel.catch_up();
+        self.tell_changes();
+    }
+
     fn follow(&mut self, event: LinkEvent) {
         self.kernel.follow(event, &self.device);
+        self.tell_changes();
+    }
+
+    fn tell_changes(&mut self) {
         let changes = self.kernel.changes();
         if let Some(held) = &mut self.held {
             continuity::tell(held, changes);

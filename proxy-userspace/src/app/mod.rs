@@ -8,6 +8,7 @@ pub mod listen;
 pub mod lists;
 mod routes;
 pub mod setup;
+mod signals;
 mod withheld;
 mod workers;
 
@@ -86,7 +87,8 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
     set_up.kernel.forward_log()?;
     if predecessor.is_none() {
         set_up.attach()?;
-        set_up.follow(&mut host.links);
+        let routed = netns::routed_devices().await?;
+        set_up.follow(&mut host.links, routed.as_ref());
         continuity::end_forgotten(&set_up.spoof).await;
         set_up.open().await?;
     }
@@ -132,7 +134,7 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         // From the first packet on there is somebody to serve it.
         set_up.attach()?;
     }
-    set_up.follow(&mut host.links);
+    set_up.follow(&mut host.links, None);
     let held = continuity::hold(config, &mut set_up, items, predecessor).await?;
     let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
     let control = control::Control {

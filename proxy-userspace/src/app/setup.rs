@@ -1,7 +1,7 @@
 //! What stands before anything is served: namespace, device, routes, programs. `check` makes the
 //! same for its spoofed connections.
 
-use std::{fs, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -92,11 +92,18 @@ impl SetUp {
         self.kernel.attach(&placement)
     }
 
-    /// Follows the devices that are there, so that replies are steered from the first one on.
-    pub fn follow(&mut self, links: &mut UnboundedReceiver<LinkEvent>) {
+    /// Follows the devices that are there, so that replies are steered from the first one on. `routed`:
+    /// those that routes lead to, if the others may wait.
+    pub fn follow(
+        &mut self,
+        links: &mut UnboundedReceiver<LinkEvent>,
+        routed: Option<&HashSet<u32>>,
+    ) {
+        let mut events = Vec::new();
         while let Ok(event) = links.try_recv() {
-            self.kernel.follow(event, &self.spoof.device);
+            events.push(event);
         }
+        self.kernel.follow_all(events, &self.spoof.device, routed);
         self.kernel.drop_left();
     }
 }

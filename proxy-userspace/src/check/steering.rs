@@ -8,7 +8,7 @@ use crate::{
     app::setup::SetUp,
     config::Config,
     kernel::{LowFds, Unmounted},
-    netns::{Host, SpoofNs, SteerNet, SteerNets},
+    netns::{self, Host, SpoofNs, SteerNet, SteerNets},
     relay::Route,
 };
 
@@ -25,7 +25,8 @@ impl Steering {
         let pins = Unmounted::new()?;
         let mut set_up = SetUp::new(&config, &pins.path(), LowFds::default(), None, false).await?;
         set_up.attach()?;
-        set_up.follow(&mut host.links);
+        let routed = netns::routed_devices().await?;
+        set_up.follow(&mut host.links, routed.as_ref());
         set_up.open().await?;
         Ok(Self(set_up))
     }

@@ -2,8 +2,8 @@
 //! those of `clsact`.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
-    io, mem,
+    collections::HashMap,
+    mem,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     programs::{
-        CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
-        tc::SchedClassifierLink,
+        CgroupSkb, CgroupSockAddr, Program, ProgramError, SchedClassifier, SkLookup, SockOps,
+        TcAttachType, tc::SchedClassifierLink,
     },
 };
 use proxy_common::{LO, program as name};
@@ -24,10 +24,7 @@ use super::{
     link::{CgroupHook, Hook, Link as HookLink, LinkPlace},
     share::{self, Change},
 };
-use crate::{
-    netns::{Device, Link, LinkEvent},
-    sys,
-};
+use crate::{netns::Device, sys};
 
 /// The programs that stay where they are.
 pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result<Vec<Attachment>> {
@@ -94,6 +91,13 @@ fn attach_unrouted(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Vec<Attachment>> {
         attach_to_sockets(tc, name, hook, unrouted.fd()?)
     });
     each.collect()
+}
+
+/// The program that lets an application's packets leave by no device but those that it is told of.
+pub fn attach_unsteered(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
+    let unsteered: &mut CgroupSkb = program(ebpf, name::UNSTEERED)?;
+    unsteered.load()?;
+    attach_to_sockets(tc, name::UNSTEERED, CgroupHook::Egress, unsteered.fd()?)
 }
 
 fn attach_to_sockets(
@@ -200,7 +204,7 @@ impl Tc {
 
     /// In front of other programs: one of them may end the chain with a verdict of its own. Ours
     /// pass all packets on that are none of ours.
-    fn attach(
+    pub fn attach(
         &mut self,
         ebpf: &mut Ebpf,
         name: &str,
@@ -224,14 +228,14 @@ impl Tc {
     }
 
     /// The device is gone, and these with it.
-    fn forget(&mut self, index: u32, attached: Vec<Attachment>) {
+    pub fn forget(&mut self, index: u32, attached: Vec<Attachment>) {
         self.release(attached);
         if let By::Clsact(clsact) = &mut self.by {
             clsact.forget(index);
         }
     }
 
-    fn release(&mut self, attached: Vec<Attachment>) {
+    pub fn release(&mut self, attached: Vec<Attachment>) {
         for attachment in attached {
             if let Attachment::Link { name, link } = attachment {
                 link.detach();
@@ -240,105 +244,4 @@ impl Tc {
             }
         }
     }
-}
-
-/// The links on the host's devices, by their index.
-pub struct Devices {
-    /// With whether the device is a port of another one.
-    attached: HashMap<u32, (bool, Vec<Attachment>)>,
-    /// Whether any target is beyond this host, so that its replies come in.
-    remotes: bool,
-    /// Whether connections may be direct.
-    direct: bool,
-}
-
-impl Devices {
-    pub fn new(direct: bool) -> Self {
-        Self {
-            attached: HashMap::new(),
-            remotes: false,
-            direct,
-        }
-    }
-
-    /// Has replies from beyond this host steered as well, on devices that are followed from now on.
-    pub fn follow_remotes(&mut self) {
-        self.remotes = true;
-    }
-
-    /// Follows the host's devices. `lo` and our own never carry a reply to the network.
-    pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
-        match event {
-            LinkEvent::Gone { index } => {
-                if let Some((_, attached)) = self.attached.remove(&index) {
-                    tc.forget(index, attached);
-                }
-            }
-            LinkEvent::Present(link) if own.is_own(&link) || link.index == LO => {}
-            LinkEvent::Present(link) => self.add(ebpf, tc, &link),
-        }
-    }
-
-    fn add(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, link: &Link) {
-        // It may have become a port, or have been one: its links go first, as one program isn't
-        // attached to a hook twice.
-        match self.attached.entry(link.index) {
-            Entry::Occupied(known) if known.get().0 == link.is_port => return,
-            Entry::Occupied(other) => tc.release(other.remove().1),
-            Entry::Vacant(_) => {}
-        }
-        let mut attached = Vec::new();
-        let on = On {
-            name: &link.name,
-            index: link.index,
-        };
-        for (name, hook) in hooks(link, self.remotes, self.direct) {
-            match tc.attach(ebpf, name, on, hook) {
-                Ok(attachment) => attached.push(attachment),
-                Err(error) => {
-                    if is_gone(&error) {
-                        tracing::debug!(device = link.name, "gone before it was attached to");
-                    } else {
-                        tracing::warn!("replies by {} are not steered: {error:#}", link.name);
-                    }
-                    return tc.release(attached);
-                }
-            }
-        }
-        tracing::debug!(device = link.name, "steering replies");
-        self.attached.insert(link.index, (link.is_port, attached));
-    }
-}
-
-/// The device: its end is told as well.
-fn is_gone(error: &anyhow::Error) -> bool {
-    let mut causes = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.any(|cause| cause.raw_os_error() == Some(libc::ENODEV))
-}
-
-/// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a
-/// balancer's packets come in: that is the device above it.
-fn hooks(
-    link: &Link,
-    remotes: bool,
-    direct: bool,
-) -> impl Iterator<Item = (&'static str, TcAttachType)> {
-    let [reply, reply_remote, direct_path, refuse] = if link.ethernet {
-        [name::REPLY, name::REPLY_REMOTE, name::DIRECT, name::REFUSE]
-    } else {
-        [
-            name::REPLY_L3,
-            name::REPLY_REMOTE_L3,
-            name::DIRECT_L3,
-            name::REFUSE_L3,
-        ]
-    };
-    let admit = if direct { direct_path } else { refuse };
-    let ingress = [(remotes, reply_remote), (!link.is_port, admit)];
-    let ingress = ingress
-        .into_iter()
-        .filter_map(|(is_needed, name)| is_needed.then_some((name, TcAttachType::Ingress)));
-    std::iter::once((reply, TcAttachType::Egress)).chain(ingress)
 }

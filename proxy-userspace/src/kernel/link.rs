@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::bpf;
 
 // Of enum bpf_attach_type.
+const CGROUP_EGRESS: u32 = 1;
 const SOCK_OPS: u32 = 3;
 const CONNECT4: u32 = 10;
 const CONNECT6: u32 = 11;
@@ -44,6 +45,7 @@ pub enum CgroupHook {
     Connect6,
     Sendmsg4,
     Sendmsg6,
+    Egress,
 }
 
 /// A link's place, in the kernel's words to its holder. Which program is there is another matter.
@@ -83,6 +85,7 @@ impl Hook<'_> {
                 CgroupHook::Connect6 => CONNECT6,
                 CgroupHook::Sendmsg4 => SENDMSG4,
                 CgroupHook::Sendmsg6 => SENDMSG6,
+                CgroupHook::Egress => CGROUP_EGRESS,
             },
         }
     }

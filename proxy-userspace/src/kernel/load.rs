@@ -1,7 +1,7 @@
 //! Loading the programs for one device, and filling the maps that say what is served.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     os::fd::{AsFd as _, AsRawFd, BorrowedFd},
     path::Path,
@@ -17,8 +17,9 @@ use aya_log::EbpfLogger;
 use proxy_common::{Endpoint, Listener, global, map, port_bit, program};
 
 use super::{
-    attach::{Attachment, Devices, Tc},
+    attach::{Attachment, Tc},
     counters::Counters,
+    devices::Devices,
     direct::Direct,
     heart::Heart,
     kfunc,
@@ -137,6 +138,27 @@ impl Kernel {
     /// What is to be told to the keeper since the last time.
     pub fn changes(&mut self) -> Vec<Change> {
         self.tc.changes()
+    }
+
+    /// Puts programs on the host's devices; what nothing leads to may be left for [`Self::catch_up`].
+    pub fn follow_all(
+        &mut self,
+        events: Vec<LinkEvent>,
+        own: &Device,
+        routed: Option<&HashSet<u32>>,
+    ) {
+        let (ebpf, tc) = (&mut self.ebpf, &mut self.tc);
+        self.devices.follow_all(ebpf, tc, events, own, routed);
+    }
+
+    /// Whether devices have been left for later.
+    pub fn is_behind(&self) -> bool {
+        self.devices.is_behind()
+    }
+
+    /// Puts programs on one of them.
+    pub fn catch_up(&mut self) {
+        self.devices.catch_up(&mut self.ebpf, &mut self.tc);
     }
 
     /// Keeps programs on the host's devices.

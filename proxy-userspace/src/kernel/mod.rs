@@ -5,6 +5,7 @@ mod attach;
 mod cgroup;
 mod clsact;
 mod counters;
+mod devices;
 mod direct;
 mod features;
 mod heart;

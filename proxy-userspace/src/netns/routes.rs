@@ -1,8 +1,12 @@
 //! A way out for replies on a host that has none: the kernel looks for a route to the client before
 //! any program sees the reply.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
+use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use proxy_common::MAX_ROUTES;
@@ -14,7 +18,7 @@ use rtnetlink::{
     },
 };
 
-use super::Device;
+use super::{Device, netlink};
 
 /// Of routes that are remembered: nobody has as many and no default route, but who has a whole table.
 const MOST: usize = MAX_ROUTES as usize;
@@ -40,7 +44,7 @@ pub async fn keep_default(
     device: &Device,
     steer: &IpAddr,
     last_resort: &mut dyn LastResort,
-) -> Result<(), Error> {
+) -> std::result::Result<(), Error> {
     let all = match steer {
         IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
         IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
@@ -91,6 +95,47 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
     IpNet::new(given.unwrap_or(any), route.header.destination_prefix_length).ok()
 }
 
+/// The devices that routes lead to, beyond each one's own link; none if a route doesn't say.
+pub async fn routed_devices() -> Result<Option<HashSet<u32>>> {
+    let netlink = netlink()?;
+    let (v4, v6) = (
+        RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    );
+    let mut devices = HashSet::new();
+    for all in [v4, v6] {
+        let mut routes = netlink.route().get(all).execute();
+        while let Some(route) = routes.try_next().await.context("reading routes")? {
+            if route.header.kind != RouteType::Unicast || is_of_the_link(&route) {
+                continue;
+            }
+            let known: Vec<_> = ways(&route).collect();
+            if known.is_empty() {
+                return Ok(None);
+            }
+            devices.extend(known);
+        }
+    }
+    Ok(Some(devices))
+}
+
+/// Each device that has IPv6 has such a route.
+fn is_of_the_link(route: &RouteMessage) -> bool {
+    let to = destination(route).map(|net| net.network());
+    matches!(to, Some(IpAddr::V6(v6)) if v6.is_unicast_link_local() || v6.is_multicast())
+}
+
+fn ways(route: &RouteMessage) -> impl Iterator<Item = u32> {
+    route
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => vec![*index],
+            RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+            _ => Vec::new(),
+        })
+}
+
 fn is_default(RouteMessage { header, .. }: &RouteMessage) -> bool {
     header.destination_prefix_length == 0
         && header.source_prefix_length == 0
@@ -105,7 +150,11 @@ fn is_last_resort(route: &RouteMessage) -> bool {
 
 /// The last choice of all routes, which goes with the device. What the host itself sends there, from
 /// the steer address, is refused in the spoof namespace.
-async fn add_default(netlink: &Handle, device: &Device, steer: &IpAddr) -> Result<(), Error> {
+async fn add_default(
+    netlink: &Handle,
+    device: &Device,
+    steer: &IpAddr,
+) -> std::result::Result<(), Error> {
     let any = match steer {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

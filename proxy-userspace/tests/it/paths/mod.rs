@@ -11,6 +11,7 @@ mod blind;
 mod closes;
 mod counted;
 mod denied;
+mod devices;
 mod differential;
 mod down;
 mod drain;

@@ -1,0 +1,211 @@
+//! Programs on the host's devices, as these come and go.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    io,
+};
+
+use anyhow::Result;
+use aya::{
+    Ebpf,
+    maps::{HashMap as MapOf, MapData},
+    programs::TcAttachType,
+};
+use proxy_common::{LO, map, program as name};
+
+use super::{
+    attach::{Attachment, On, Tc, attach_unsteered},
+    load::take,
+};
+use crate::netns::{Device, Link, LinkEvent};
+
+/// The links on the host's devices, by their index.
+pub struct Devices {
+    /// With whether the device is a port of another one.
+    attached: HashMap<u32, (bool, Vec<Attachment>)>,
+    /// Whether any target is beyond this host, so that its replies come in.
+    remotes: bool,
+    /// Whether connections may be direct.
+    direct: bool,
+    behind: Option<Behind>,
+}
+
+/// Devices that a start has left for later. Until they have programs, applications' packets leave by
+/// none of them.
+struct Behind {
+    waiting: VecDeque<Link>,
+    steered: MapOf<MapData, u32, u32>,
+    guard: Attachment,
+}
+
+impl Behind {
+    /// What waits for each program is an RCU grace period of the kernel's: fewer devices are soon done.
+    const LEAST: usize = 8;
+}
+
+impl Devices {
+    pub fn new(direct: bool) -> Self {
+        Self {
+            attached: HashMap::new(),
+            remotes: false,
+            direct,
+            behind: None,
+        }
+    }
+
+    /// Has replies from beyond this host steered as well, on devices that are followed from now on.
+    pub fn follow_remotes(&mut self) {
+        self.remotes = true;
+    }
+
+    /// Puts programs on the devices that are there: on those that routes lead to at once, and on the
+    /// others by [`Self::catch_up`]. `routed`: none if nobody knows.
+    pub fn follow_all(
+        &mut self,
+        ebpf: &mut Ebpf,
+        tc: &mut Tc,
+        events: Vec<LinkEvent>,
+        own: &Device,
+        routed: Option<&HashSet<u32>>,
+    ) {
+        let can_wait = |event: &LinkEvent| match (event, routed) {
+            (LinkEvent::Present(link), Some(routed)) => {
+                link.index != LO && !own.is_own(link) && !routed.contains(&link.index)
+            }
+            _ => false,
+        };
+        let (later, mut now): (Vec<_>, Vec<_>) = events.into_iter().partition(can_wait);
+        if later.len() < Behind::LEAST {
+            now.extend(later);
+        } else if let Err(error) = self.fall_behind(ebpf, tc, own) {
+            tracing::debug!("all devices before the first connection: {error:#}");
+            now.extend(later);
+        } else if let Some(behind) = &mut self.behind {
+            let links = later.into_iter().filter_map(|event| match event {
+                LinkEvent::Present(link) => Some(link),
+                LinkEvent::Gone { .. } => None,
+            });
+            behind.waiting.extend(links);
+        }
+        for event in now {
+            self.follow(ebpf, tc, event, own);
+        }
+    }
+
+    fn fall_behind(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, own: &Device) -> Result<()> {
+        let mut steered: MapOf<_, _, _> = take(ebpf, map::STEERED)?.try_into()?;
+        for device in [LO, own.index] {
+            steered.insert(device, 0, 0)?;
+        }
+        self.behind = Some(Behind {
+            waiting: VecDeque::new(),
+            steered,
+            guard: attach_unsteered(ebpf, tc)?,
+        });
+        Ok(())
+    }
+
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// One device more.
+    pub fn catch_up(&mut self, ebpf: &mut Ebpf, tc: &mut Tc) {
+        let next = self.behind.as_mut().and_then(|it| it.waiting.pop_front());
+        match next {
+            Some(link) => self.add(ebpf, tc, &link),
+            None => {
+                if let Some(Behind { guard, .. }) = self.behind.take() {
+                    tc.release(vec![guard]);
+                    let count = self.attached.len();
+                    tracing::info!("replies are steered on all {count} devices");
+                }
+            }
+        }
+    }
+
+    /// Follows the host's devices. `lo` and our own never carry a reply to the network.
+    pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, event: LinkEvent, own: &Device) {
+        let (LinkEvent::Gone { index } | LinkEvent::Present(Link { index, .. })) = &event;
+        if let Some(behind) = &mut self.behind {
+            behind.waiting.retain(|link| link.index != *index);
+        }
+        match event {
+            LinkEvent::Gone { index } => {
+                if let Some((_, attached)) = self.attached.remove(&index) {
+                    tc.forget(index, attached);
+                }
+            }
+            LinkEvent::Present(link) if own.is_own(&link) || link.index == LO => {}
+            LinkEvent::Present(link) => self.add(ebpf, tc, &link),
+        }
+    }
+
+    fn add(&mut self, ebpf: &mut Ebpf, tc: &mut Tc, link: &Link) {
+        // It may have become a port, or have been one: its links go first, as one program isn't
+        // attached to a hook twice.
+        match self.attached.entry(link.index) {
+            Entry::Occupied(known) if known.get().0 == link.is_port => return,
+            Entry::Occupied(other) => tc.release(other.remove().1),
+            Entry::Vacant(_) => {}
+        }
+        let mut attached = Vec::new();
+        let on = On {
+            name: &link.name,
+            index: link.index,
+        };
+        for (name, hook) in hooks(link, self.remotes, self.direct) {
+            match tc.attach(ebpf, name, on, hook) {
+                Ok(attachment) => attached.push(attachment),
+                Err(error) => {
+                    if is_gone(&error) {
+                        tracing::debug!(device = link.name, "gone before it was attached to");
+                    } else {
+                        tracing::warn!("replies by {} are not steered: {error:#}", link.name);
+                    }
+                    return tc.release(attached);
+                }
+            }
+        }
+        tracing::debug!(device = link.name, "steering replies");
+        if let Some(behind) = &mut self.behind
+            && let Err(error) = behind.steered.insert(link.index, 0, 0)
+        {
+            tracing::debug!(device = link.name, %error, "it carries replies later");
+        }
+        self.attached.insert(link.index, (link.is_port, attached));
+    }
+}
+
+/// The device: its end is told as well.
+fn is_gone(error: &anyhow::Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.raw_os_error() == Some(libc::ENODEV))
+}
+
+/// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a
+/// balancer's packets come in: that is the device above it.
+fn hooks(
+    link: &Link,
+    remotes: bool,
+    direct: bool,
+) -> impl Iterator<Item = (&'static str, TcAttachType)> {
+    let [reply, reply_remote, direct_path, refuse] = if link.ethernet {
+        [name::REPLY, name::REPLY_REMOTE, name::DIRECT, name::REFUSE]
+    } else {
+        [
+            name::REPLY_L3,
+            name::REPLY_REMOTE_L3,
+            name::DIRECT_L3,
+            name::REFUSE_L3,
+        ]
+    };
+    let admit = if direct { direct_path } else { refuse };
+    let ingress = [(remotes, reply_remote), (!link.is_port, admit)];
+    let ingress = ingress
+        .into_iter()
+        .filter_map(|(is_needed, name)| is_needed.then_some((name, TcAttachType::Ingress)));
+    std::iter::once((reply, TcAttachType::Egress)).chain(ingress)
+}

@@ -1,0 +1,96 @@
+//! A host with many devices: the start waits for those that routes lead to, and nothing leaves by one that
+//! has no programs yet.
+
+use std::net::{SocketAddr, TcpStream};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{CLIENT_PORT, Plan, Site, paths};
+use crate::lab::Lab;
+use crate::lab::leaks::Leaks;
+use crate::lab::stream::expect;
+use crate::steering::site::ip;
+
+/// Each takes the kernel as long as it takes to look at all of its CPUs, twice.
+const OTHERS: usize = 40;
+/// The last one that is made, and looked after.
+const LAST: &str = "last";
+const ALL: &str = "replies are steered on all";
+
+paths! {
+    those_without_routes_come_last;
+}
+
+fn those_without_routes_come_last(plan: Plan<'_>) -> Result<()> {
+    const ATTEMPTS: usize = 5;
+    for _ in 0..ATTEMPTS {
+        if is_told_apart(plan)? {
+            return Ok(());
+        }
+    }
+    bail!("all devices had their programs before an application's first packet, {ATTEMPTS} times")
+}
+
+/// False if the daemon was too fast for anything to be seen.
+fn is_told_apart(plan: Plan<'_>) -> Result<bool> {
+    let set_up = |lab: &Lab| add_devices(lab);
+    let plan = Plan {
+        set_up: &set_up,
+        ..plan
+    };
+    let site = plan.start()?;
+    let leaks = Leaks::watch(&site.lab.client)?;
+    lead_clients_to_last(&site)?;
+    let balancer = site.begin(CLIENT_PORT, b"words")?;
+    let was_behind = !site.truepeer.log().iter().any(|line| line.contains(ALL));
+    let line = site.truepeer.wait_line(ALL)?;
+    // The balancer's, and the other end of the last one's makes no difference.
+    let count = format!("{ALL} {} devices", OTHERS + 2);
+    ensure!(line.contains(&count), "{line}");
+    arrives(&site, balancer)?;
+    leaks.saw_none()?;
+    let links = site.truepeer.fd_info("link_id")?;
+    ensure!(links.len() > 2 * OTHERS, "only {} links", links.len());
+    Ok(was_behind)
+}
+
+fn add_devices(lab: &Lab) -> Result<()> {
+    let each = (0..OTHERS)
+        .map(|number| format!("link add other{number} type bridge\nlink set other{number} up\n"));
+    lab.host.ip(&each.collect::<String>())?;
+    let client = lab.client.path();
+    ip(
+        &lab.host,
+        &format!(
+            "link add {LAST} type veth peer name {LAST} netns {}\nlink set {LAST} up",
+            client.display()
+        ),
+    )?;
+    ip(&lab.client, &format!("link set {LAST} up"))
+}
+
+/// From now on the way to the client is by a device that has no programs.
+fn lead_clients_to_last(site: &Site) -> Result<()> {
+    let client = site.client(0).ip();
+    let family = if client.is_ipv4() { "-4" } else { "-6" };
+    let mac = site
+        .lab
+        .client
+        .mac(LAST)?
+        .map(|byte| format!("{byte:02x}"))
+        .join(":");
+    ip(
+        &site.lab.host,
+        &format!(
+            "{family} neigh add {client} lladdr {mac} dev {LAST}\n{family} route add {client} dev {LAST}"
+        ),
+    )
+}
+
+fn arrives(site: &Site, balancer: TcpStream) -> Result<()> {
+    let (mut app, client): (TcpStream, SocketAddr) = site.app.accept()?;
+    ensure!(client == site.client(CLIENT_PORT), "from {client}");
+    expect(&mut app, b"words")?;
+    let mut talk = crate::lab::talk::Talk { balancer, app };
+    talk.ping_pong(64, 10).context("once all are steered")
+}
