@@ -111,41 +111,42 @@ pub async fn device(index: u32) -> Result<Device> {
     })
 }
 
-/// Those of IPv4 go to the device of the index `v4`, which may be another one.
+/// Those of IPv4 go to the device of the index `v4`, which may be another one. Returns those that were
+/// not there.
 pub async fn add_addresses(
     device: &Device,
     v4: u32,
     addresses: &[IpAddr],
     last_resort: &mut dyn LastResort,
-) -> Result<()> {
+) -> Result<Vec<IpAddr>> {
     let netlink = netlink()?;
+    let mut added = Vec::new();
     for address in addresses {
         let index = if address.is_ipv4() { v4 } else { device.index };
-        add_address(&netlink, index, *address)
-            .await
-            .or_else(if_new)
+        let is_new = is_new(add_address(&netlink, index, *address).await)
             .with_context(|| format!("adding steer address {address} beside {}", device.name))?;
+        if is_new {
+            added.push(*address);
+        }
     }
     for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
         if let Some(address) = addresses.iter().find(|address| family(address)) {
-            routes::keep_default(&netlink, device, address, last_resort)
-                .await
-                .or_else(if_new)
+            is_new(routes::keep_default(&netlink, device, address, last_resort).await)
                 .with_context(|| format!("adding a default route by {}", device.name))?;
         }
     }
-    Ok(())
+    Ok(added)
 }
 
-/// A daemon before this one may have added it.
-pub fn if_new(error: rtnetlink::Error) -> Result<(), rtnetlink::Error> {
-    match &error {
-        rtnetlink::Error::NetlinkError(message)
+/// False: somebody has added it before, as a daemon before this one.
+pub fn is_new(added: Result<(), rtnetlink::Error>) -> Result<bool, rtnetlink::Error> {
+    match added {
+        Err(rtnetlink::Error::NetlinkError(message))
             if message.to_io().kind() == io::ErrorKind::AlreadyExists =>
         {
-            Ok(())
+            Ok(false)
         }
-        _ => Err(error),
+        added => added.map(|()| true),
     }
 }
 

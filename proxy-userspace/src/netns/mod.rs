@@ -120,12 +120,16 @@ impl SpoofNs {
     pub async fn add_addresses(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
         let v4 = self.steer_device.as_ref();
         let v4 = v4.map_or(self.device.index, |device| device.index);
-        host::add_addresses(&self.device, v4, addresses, &mut ()).await
+        host::add_addresses(&self.device, v4, addresses, &mut ())
+            .await
+            .map(drop)
     }
 
     /// The same at the veth: without any IPv4 address it takes no packets of clients.
     pub async fn add_to_veth(&self, addresses: &[std::net::IpAddr]) -> Result<()> {
-        host::add_addresses(&self.device, self.device.index, addresses, &mut ()).await
+        host::add_addresses(&self.device, self.device.index, addresses, &mut ())
+            .await
+            .map(drop)
     }
 
     /// What keeps the devices as they are from here on, with these addresses on them.

@@ -1,16 +1,13 @@
 //! What others change about truepeer's devices on the host is put right again: a device that is down,
 //! addresses that were flushed, the default route that comes and goes with the host's own.
 
-use std::{collections::HashSet, net::IpAddr, thread, time::Duration};
+use std::{net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkUnspec,
-    packet_route::{
-        address::AddressAttribute,
-        link::{LinkFlags, LinkMessage},
-    },
+    packet_route::link::{LinkFlags, LinkMessage},
 };
 use tokio::{
     sync::oneshot,
@@ -100,15 +97,13 @@ impl Upkeep {
         let has_v6 = host::enable_v6(&self.device);
         let addresses = self.addresses.iter().copied();
         let wanted: Vec<_> = addresses.filter(|it| it.is_ipv4() || has_v6).collect();
-        let there = self.there(netlink).await?;
-        let missing = wanted.iter().filter(|address| !there.contains(*address));
-        for address in missing {
+        let v4 = self.steer_device.unwrap_or(self.device.index);
+        let last_resort = &mut *self.last_resort;
+        for address in host::add_addresses(&self.device, v4, &wanted, last_resort).await? {
             let device = &self.device.name;
             tracing::warn!("steer address {address} was removed beside {device}: added again");
         }
-        let v4 = self.steer_device.unwrap_or(self.device.index);
-        let last_resort = &mut *self.last_resort;
-        host::add_addresses(&self.device, v4, &wanted, last_resort).await
+        Ok(())
     }
 
     async fn set_up(&self, netlink: &Handle, index: u32, name: &str) -> Result<()> {
@@ -126,33 +121,6 @@ impl Upkeep {
         up.with_context(|| format!("setting {name} up again"))?;
         tracing::warn!("device {name} was down: it is up again");
         Ok(())
-    }
-
-    /// The addresses that our devices have.
-    async fn there(&self, netlink: &Handle) -> Result<HashSet<IpAddr>> {
-        let mut there = HashSet::new();
-        for index in [Some(self.device.index), self.steer_device]
-            .into_iter()
-            .flatten()
-        {
-            let mut messages = netlink
-                .address()
-                .get()
-                .set_link_index_filter(index)
-                .execute();
-            while let Some(message) = messages.try_next().await.context("reading addresses")? {
-                there.extend(
-                    message
-                        .attributes
-                        .iter()
-                        .find_map(|attribute| match attribute {
-                            AddressAttribute::Address(address) => Some(*address),
-                            _ => None,
-                        }),
-                );
-            }
-        }
-        Ok(there)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path as FilePath;
 
@@ -17,8 +17,9 @@ use crate::lab::fail2ban::Fail2ban;
 use crate::lab::haproxy::HaProxy;
 use crate::lab::netns::Netns;
 use crate::lab::path::Path;
+use crate::lab::poll;
 use crate::lab::server::Sshd;
-use crate::lab::stream::{has_closed, read_line};
+use crate::lab::stream::read_line;
 
 /// What bans, and what shows an address that it has banned.
 #[derive(Clone, Copy)]
@@ -106,8 +107,10 @@ fn bans(action: Action, path: Path, family: fn(Pair, u16) -> SocketAddr) -> Resu
     let fail2ban = action.start(&lab, log.path())?;
     let (client, other) = (family(CLIENT, 0), family(OTHER_CLIENT, 0));
     let mut open = greeted(&lab, client)?;
-    let received = received(&lab.host, &open)?;
-    ensure!(received.is_some(), "the app has no such connection");
+    open.write_all(b"SSH-2.0-open\r\n")?;
+    let received = poll::until("the app to take the first words", || {
+        received(&lab.host, &open)
+    })?;
 
     Sshd::try_user(
         &lab.client,
@@ -123,7 +126,7 @@ fn bans(action: Action, path: Path, family: fn(Pair, u16) -> SocketAddr) -> Resu
     fail2ban.wait_ban(&address, || {
         Ok(action.has_banned(&lab, &address)?.then_some(()))
     })?;
-    open.write_all(b"SSH-2.0-open\r\n")?;
+    open.write_all(b"more")?;
     let new = lab.visitor(client, FRONT_PORT)?;
     let allowed = greeted(&lab, other)?;
     sshd.wait_line(&connected(allowed.local_addr()?))?;
@@ -134,9 +137,13 @@ fn bans(action: Action, path: Path, family: fn(Pair, u16) -> SocketAddr) -> Resu
     match action {
         // Its packets go nowhere.
         Action::Nftables | Action::Iptables => {
-            assert_eq!(self::received(&lab.host, &open)?, received);
+            assert_eq!(self::received(&lab.host, &open)?, Some(received));
         }
-        Action::Truepeer => ensure!(has_closed(&mut open), "it is still open"),
+        // Behind what it had not read yet.
+        Action::Truepeer => {
+            let end = io::copy(&mut open, &mut io::sink()).map_err(|error| error.kind());
+            ensure!(end != Err(ErrorKind::WouldBlock), "it is still open");
+        }
     }
     Ok(())
 }
@@ -154,7 +161,7 @@ fn connected(client: SocketAddr) -> String {
     format!("Connection from {} port {}", client.ip(), client.port())
 }
 
-/// How many bytes the app's host has taken of a client's.
+/// How many bytes the app's host has taken of a client's; none as long as it is none.
 fn received(host: &Netns, of: &TcpStream) -> Result<Option<u64>> {
     let port = of.local_addr()?.port();
     let shown = host.run(&format!("ss -tinH dport = :{port}"))?;
