@@ -320,11 +320,11 @@ fn group(text: &str) -> Result<u32, String> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }
-    match Group::from_name(text) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) => Err("no such group on this host: make it, or write its number".into()),
-        Err(error) => Err(error.to_string()),
-    }
+    // A container may have no list of groups at all.
+    let group = Group::from_name(text).ok().flatten();
+    group
+        .map(|group| group.gid.as_raw())
+        .ok_or_else(|| "no such group on this host: make it, or write its number".into())
 }
 
 /// A name that is safe as a file's name.

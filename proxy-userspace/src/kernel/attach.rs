@@ -181,6 +181,12 @@ impl Tc {
         }
     }
 
+    /// Whether the kernel takes its time for each program on a device. Those that don't may not run
+    /// [`attach_unsteered`]'s for an answer to a SYN.
+    pub fn is_slow(&self) -> bool {
+        matches!(self.by, By::Tcx)
+    }
+
     /// Whether another daemon can continue with what this one has.
     pub fn can_be_inherited(&self) -> bool {
         matches!(self.by, By::Tcx)

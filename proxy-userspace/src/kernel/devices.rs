@@ -75,7 +75,7 @@ impl Devices {
             _ => false,
         };
         let (later, mut now): (Vec<_>, Vec<_>) = events.into_iter().partition(can_wait);
-        if later.len() < Behind::LEAST {
+        if later.len() < Behind::LEAST || !tc.is_slow() {
             now.extend(later);
         } else if let Err(error) = self.fall_behind(ebpf, tc, own) {
             tracing::debug!("all devices before the first connection: {error:#}");
