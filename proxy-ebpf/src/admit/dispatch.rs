@@ -26,9 +26,14 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
     let port = lookup.local_port as u16;
     if maps::is_steer(&local) {
         let at = Endpoint::new(local, port);
-        // By the network, nobody may reach an application that is bound to 127.0.0.1.
+        // By the network, nobody may reach an application that is bound to 127.0.0.1. Nor may anybody on
+        // this host, whose addresses no client has.
         let is_inside = lookup.ingress_ifindex == LO || lookup.ingress_ifindex == maps::device();
-        let is_known = is_inside && (maps::assign_app(ctx, at) || maps::is_unmapped(&at));
+        let is_own = balancer.is_martian()
+            || maps::is_steer(&balancer)
+            || maps::is_local(&balancer).is_some();
+        let is_known =
+            is_inside && !is_own && (maps::assign_app(ctx, at) || maps::is_unmapped(&at));
         return if is_known { Ok(None) } else { Err(None) };
     }
     if !maps::is_served(port) {

@@ -8,6 +8,7 @@ use std::{
         net::UnixStream,
     },
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, unix::OwnedReadHalf},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{sleep, timeout},
 };
 
@@ -32,10 +33,19 @@ pub enum Request {
 }
 
 impl Request {
-    fn door(self) -> Door {
+    fn changes_something(self) -> bool {
         match self {
-            Self::Status | Self::Connections => Door::Status,
-            Self::Reload | Self::EndDenied => Door::Control,
+            Self::Status | Self::Connections => false,
+            Self::Reload | Self::EndDenied => true,
+        }
+    }
+
+    /// Where the calling process asks: root where nobody else can be in the way.
+    fn door(self) -> Door {
+        if self.changes_something() || geteuid().is_root() {
+            Door::Control
+        } else {
+            Door::Status
         }
     }
 }
@@ -45,7 +55,7 @@ impl Request {
 enum Door {
     /// Of those who may look: a group.
     Status,
-    /// Of the daemon's user alone.
+    /// Of the daemon's user alone, and for all.
     Control,
 }
 
@@ -152,6 +162,8 @@ pub struct Listener {
     asked: mpsc::Receiver<Asked>,
 }
 
+/// Askers at one time, at each socket.
+const MOST: usize = 16;
 /// No request is longer.
 const LONGEST: u64 = 64;
 /// After a failure to take a request.
@@ -188,10 +200,23 @@ impl Drop for Listener {
 }
 
 async fn accept(door: Door, socket: UnixListener, sender: mpsc::Sender<Asked>) {
+    let slots = Arc::new(Semaphore::new(MOST));
     loop {
+        // Nobody closes it. Who is one too many waits in the queue.
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
         match socket.accept().await {
             // Each on its own, so that a slow one keeps nobody else waiting.
-            Ok((stream, _)) => drop(tokio::spawn(serve(door, stream, sender.clone()))),
+            Ok((stream, _)) => {
+                let served = serve(door, stream, sender.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = served.await {
+                        tracing::debug!("control socket: {error:#}");
+                    }
+                    drop(slot);
+                });
+            }
             // As while there are too many open files: it waits in the queue.
             Err(error) => {
                 tracing::warn!("control socket: {error}");
@@ -211,7 +236,7 @@ async fn serve(
     }
     let (read, mut write) = stream.into_split();
     let request = timeout(PATIENCE, read_request(read)).await??;
-    if request.door() != door {
+    if request.changes_something() && door == Door::Status {
         bail!("asked at the wrong door");
     }
     let (reply, mut pieces) = mpsc::channel(1);

@@ -198,6 +198,7 @@ impl Control<'_> {
             held,
             drain,
             connections,
+            lists,
             mut host_requests,
             ..
         } = self;
@@ -206,8 +207,13 @@ impl Control<'_> {
         drop(asked);
         drop((lock, held));
         drain.start();
+        let mut ticks = interval(TICK);
         loop {
             tokio::select! {
+                // Nobody can ask this one any more.
+                _ = ticks.tick() => {
+                    connections.end(|open| lists.denied.ends(&open.into()));
+                }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {
                     drain.stop_now();
                     connections.end(|_| true);
@@ -355,7 +361,7 @@ impl Control<'_> {
 
     fn end_listed_denied(&mut self) -> Result<usize> {
         let denied = self.lists.denied.clone();
-        self.end(|open| open.has_client() && denied.has(open.service, open.client))
+        self.end(|open| denied.ends(open))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use ipnet::IpNet;
 
+use super::connections::Open;
 use crate::{
     config::{Config, ConfigError, Service},
     kernel::{List, Prefixes},
@@ -81,6 +82,11 @@ pub struct Denied {
 }
 
 impl Denied {
+    /// Whether an open connection has to end.
+    pub fn ends(&self, open: &Open<'_>) -> bool {
+        open.has_client() && self.has(open.service, open.client)
+    }
+
     pub fn has(&self, service: &str, client: Client) -> bool {
         let mut services = self.services.iter();
         let Some((_, id)) = services.find(|(name, _)| name == service) else {

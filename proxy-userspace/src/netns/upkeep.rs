@@ -3,12 +3,13 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkUnspec,
     packet_route::link::{LinkFlags, LinkMessage},
 };
+use thiserror::Error;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
@@ -21,6 +22,16 @@ use crate::privileges::{self, Role};
 const SETTLE: Duration = Duration::from_millis(20);
 /// Between two looks: where routes come and go all the time, most have nothing to do with us.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// After a look that has failed twice.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Error)]
+#[error(
+    "device {0} was removed, and with it the way back to every client: leave truepeer's devices alone, and \
+     start it again"
+)]
+struct Removed(String);
 
 /// Devices of ours, and the steer addresses that they have.
 pub struct Upkeep {
@@ -74,11 +85,17 @@ impl Upkeep {
         let netlink = netlink()?;
         loop {
             let next = Instant::now() + PAUSE;
-            if let Err(error) = self.look(&netlink).await {
-                tracing::debug!("once more: {error:#}");
-                // Others may have been in the midst of it.
-                sleep(SETTLE).await;
-                self.look(&netlink).await?;
+            let mut failed = false;
+            while let Err(error) = self.look(&netlink).await {
+                if error.is::<Removed>() {
+                    return Err(error);
+                }
+                // Others may be in the midst of it, or the host out of something.
+                if failed {
+                    tracing::warn!("looking after {}, and again: {error:#}", self.device.name);
+                }
+                sleep(if failed { LONG_PAUSE } else { SETTLE }).await;
+                failed = true;
             }
             bell.rung().await;
             sleep_until(next).await;
@@ -108,10 +125,7 @@ impl Upkeep {
 
     async fn set_up(&self, netlink: &Handle, index: u32, name: &str) -> Result<()> {
         let Some(link) = link(netlink, index).await? else {
-            bail!(
-                "device {name} was removed, and with it the way back to every client: leave truepeer's \
-                 devices alone, and start it again"
-            );
+            return Err(Removed(name.to_owned()).into());
         };
         if link.header.flags.contains(LinkFlags::Up) {
             return Ok(());

@@ -6,7 +6,9 @@ mod report;
 
 use std::{
     io::{IsTerminal as _, stderr},
+    sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Result, anyhow};
@@ -24,8 +26,23 @@ use crate::privileges::{self, Role};
 
 /// Dropped, it writes what still waits, unless nobody reads.
 pub struct Log {
-    _writer: WorkerGuard,
+    writer: Option<WorkerGuard>,
     dropped: ErrorCounter,
+}
+
+impl Drop for Log {
+    /// The writer's own end may wait for who reads standard output.
+    fn drop(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let (done, ended) = mpsc::channel();
+        let writer = self.writer.take();
+        thread::spawn(move || {
+            drop(writer);
+            // Whoever has waited may have gone.
+            let _ = done.send(());
+        });
+        let _ = ended.recv_timeout(PATIENCE);
+    }
 }
 
 impl Log {
@@ -55,7 +72,7 @@ pub fn init(verbose: u8) -> Result<Log> {
         .with_ansi(stderr().is_terminal());
     tracing_subscriber::registry().with(ours).with(lines).init();
     Ok(Log {
-        _writer: guard,
+        writer: Some(guard),
         dropped,
     })
 }

@@ -1,8 +1,11 @@
 //! Who may ask the daemon, and what it does when nobody listens to what it says.
 
-use std::io::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::lab::addr::{
@@ -10,6 +13,7 @@ use crate::lab::addr::{
 };
 use crate::lab::app::Echo;
 use crate::lab::header::Version;
+use crate::lab::poll;
 use crate::lab::stream::expect_end;
 
 const GROUP: u32 = 4_711;
@@ -29,6 +33,29 @@ fn a_group_may_look_and_change_nothing() -> Result<()> {
 
     let _without = lab.truepeer().start()?;
     ask(GROUP, "status")?.expect(1, &["no permission", "--status-group"])
+}
+
+/// Whoever may look could otherwise take all the files that the daemon may have open.
+#[test]
+fn askers_who_say_nothing_take_little() -> Result<()> {
+    const MOST: usize = 16;
+    let lab = Lab::new()?;
+    let _app = Echo::start(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let truepeer = lab.truepeer().args(["--status-group", "0"]).start()?;
+    let files =
+        || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{}/fd", truepeer.pid()))?.count());
+    let before = files()?;
+    let socket = format!("/run/truepeer/{}.status.sock", lab.instance());
+    let askers = (0..100).map(|_| UnixStream::connect(&socket));
+    let _askers = askers.collect::<io::Result<Vec<_>>>()?;
+    poll::until("the daemon to have as many as it takes", || {
+        Ok((files()? >= before + MOST).then_some(()))
+    })?;
+    // Root asks where they can't.
+    lab.shown("status")?;
+    let more = files()? - before;
+    ensure!(more < 2 * MOST, "{more} files more");
+    Ok(())
 }
 
 #[test]
@@ -62,7 +89,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() -> Result<()> {
     const CONNECTIONS: u16 = 4_000;
     let lab = Lab::new()?;
     let _app = Echo::start(&lab.host, LOOPBACK.v4(APP_PORT))?;
-    let truepeer = lab.truepeer().by_daemon().args(["-v"]).start()?;
+    let mut truepeer = lab.truepeer().by_daemon().args(["-vv"]).start()?;
     truepeer.leave_unread();
     for port in (20_000..).take(CONNECTIONS.into()) {
         let mut balancer = lab
@@ -78,5 +105,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() -> Result<()> {
     assert_eq!(status["connections"]["opened"], CONNECTIONS);
     let dropped = status["log_lines_dropped"].as_u64();
     ensure!(dropped > Some(0), "no line was dropped: {status:#}");
-    Ok(())
+    truepeer.signal(Signal::TERM)?;
+    assert_eq!(truepeer.wait_end()?.code(), Some(0));
+    lab.no_device_left()
 }

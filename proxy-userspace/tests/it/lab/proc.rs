@@ -125,6 +125,12 @@ impl Proc {
         Ok(found)
     }
 
+    /// Waits for the process to end of its own accord, whoever reads what it says.
+    pub fn wait_end(&mut self) -> Result<ExitStatus> {
+        let what = format!("{} to exit", self.name);
+        poll::until(&what, || Ok(self.child.try_wait()?))
+    }
+
     /// Waits for the process to end of its own accord, and for the last of its output.
     pub fn wait_exit(&mut self) -> Result<ExitStatus> {
         let what = format!("{} to exit; it said:\n{}", self.name, self.log().join("\n"));

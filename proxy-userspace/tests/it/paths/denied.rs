@@ -7,12 +7,17 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::{CLIENT_PORT, Plan, Site, paths};
+use super::{CLIENT_PORT, Plan, Site, only, paths};
 use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, NEIGHBOUR, OTHER_CLIENT};
 use crate::lab::header::{Version, v2};
 use crate::lab::path::Path;
 use crate::lab::stream::{expect_cut, expect_reset};
 use crate::lab::talk::Talk;
+
+only! {
+    daemon:
+    what_a_replaced_daemon_has_open_is_reset_too;
+}
 
 paths! {
     a_denied_client_is_refused;
@@ -72,6 +77,17 @@ fn what_it_has_open_is_reset(plan: Plan<'_>) -> Result<()> {
 
     deny(&site, &["remove", &client], &["removed"])?;
     site.warm(CLIENT_PORT + 3)?.ping_pong(64, 10)
+}
+
+fn what_a_replaced_daemon_has_open_is_reset_too(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    let mut other = another_ones(&site, CLIENT_PORT + 1)?;
+    let _next = plan.truepeer(&site.lab).args(["--take-over"]).start()?;
+    site.truepeer.wait_line("replaced by another daemon")?;
+    deny(&site, &[&site.client(0).ip().to_string()], &["added"])?;
+    expect_reset(&mut talk.balancer)?;
+    other.ping_pong(64, 10)
 }
 
 fn the_file_is_read_again(plan: Plan<'_>) -> Result<()> {

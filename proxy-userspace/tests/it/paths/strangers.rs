@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{CLIENT_PORT, Plan, paths};
 use crate::lab::Lab;
@@ -18,6 +18,7 @@ use crate::lab::talk::Talk;
 paths! {
     a_listener_at_a_steer_address_hears_nobody;
     a_steer_address_is_no_way_to_a_service;
+    a_steer_address_is_no_way_to_the_application;
     a_spoofed_connection_comes_to_no_service;
 }
 
@@ -50,6 +51,17 @@ fn a_steer_address_is_no_way_to_a_service(plan: Plan<'_>) -> Result<()> {
     let steered = talk.app.local_addr()?.ip();
     let of_host = of(WILDCARD, 0);
     refused(&lab.host, of_host, SocketAddr::new(steered, TRUEPEER_PORT))
+}
+
+/// Also once clients have come that way.
+fn a_steer_address_is_no_way_to_the_application(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let steered = site.warm(CLIENT_PORT)?.app.local_addr()?;
+    for pair in [WILDCARD, HOST] {
+        let from = site.of(pair, 0);
+        refused(&site.lab.host, from, steered).with_context(|| format!("from {from}"))?;
+    }
+    site.app.saw_nobody()
 }
 
 /// Whoever it lets in.
