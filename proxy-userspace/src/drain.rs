@@ -5,6 +5,8 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Serving,
+    /// The same as draining, but that another daemon serves.
+    Replaced,
     /// No new connections; open ones go on to their end.
     Draining,
     /// Nothing is waited for any more.
@@ -29,6 +31,12 @@ impl Drain {
             .send_if_modified(|phase| advance(phase, Phase::Draining));
     }
 
+    /// Another daemon has come.
+    pub fn leave(&self) {
+        self.0
+            .send_if_modified(|phase| advance(phase, Phase::Replaced));
+    }
+
     pub fn stop_now(&self) {
         self.0
             .send_if_modified(|phase| advance(phase, Phase::Stopped));
@@ -46,12 +54,16 @@ fn advance(phase: &mut Phase, to: Phase) -> bool {
 impl Draining {
     /// Until no new connection shall be taken.
     pub async fn started(&mut self) {
-        self.reached(Phase::Draining).await;
+        self.reached(Phase::Replaced).await;
     }
 
     /// Until all shall end at once.
     pub async fn stopped(&mut self) {
         self.reached(Phase::Stopped).await;
+    }
+
+    pub fn is_replaced(&self) -> bool {
+        *self.0.borrow() == Phase::Replaced
     }
 
     pub fn is_stopped(&self) -> bool {

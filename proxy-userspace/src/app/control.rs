@@ -206,7 +206,7 @@ impl Control<'_> {
         // Its file goes before the other one makes its own, which waits for the lock.
         drop(asked);
         drop((lock, held));
-        drain.start();
+        drain.leave();
         let mut ticks = interval(TICK);
         loop {
             tokio::select! {

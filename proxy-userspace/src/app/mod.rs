@@ -12,6 +12,8 @@ mod signals;
 mod withheld;
 mod workers;
 
+pub use routes::check as check_targets;
+
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};

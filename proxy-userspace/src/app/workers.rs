@@ -77,9 +77,9 @@ fn work(
             registered.push((service, TcpListener::from_std(listener)?));
         }
         let _ = serves.send(());
-        let stopped = draining.clone();
+        let after = draining.clone();
         relay::serve(registered, shared, draining).await;
-        last_bytes(stopped).await;
+        last_bytes(after).await;
         Ok(())
     })
 }
@@ -87,17 +87,19 @@ fn work(
 /// Until the applications' hosts have all that was closed with bytes on the way. Without the daemon
 /// nobody steers, and an application that reads slowly would never hear the rest.
 async fn last_bytes(mut draining: Draining) {
+    let is_last = !draining.is_replaced();
     tokio::select! {
-        arrived = all_has_arrived() => if let Err(error) = arrived {
+        arrived = all_has_arrived(is_last) => if let Err(error) = arrived {
             tracing::warn!("leaving although last bytes may be on their way: {error:#}");
         },
         () = draining.stopped() => {}
     }
 }
 
-async fn all_has_arrived() -> Result<()> {
+/// `is_last`: with this daemon goes what those before it still relay.
+async fn all_has_arrived(is_last: bool) -> Result<()> {
     let mut sockets = TcpSockets::open()?;
-    while sockets.any_is_closing()? {
+    while sockets.any_is_closing()? || is_last && sockets.any_is_owned()? {
         sleep(PAUSE).await;
     }
     Ok(())

@@ -23,6 +23,7 @@ pub use listen::unusable;
 use steering::Steering;
 
 use crate::{
+    app,
     config::{Config, ConfigError},
     netns::{self, Host},
     privileges,
@@ -30,6 +31,7 @@ use crate::{
 
 /// All of it, with real connections to the applications. Leaves nothing behind.
 pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
+    app::check_targets(config).await?;
     let mut findings = capabilities::check();
     findings.extend(features::check());
     findings.extend(routes::check(config).await);

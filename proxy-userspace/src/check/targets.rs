@@ -9,7 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::{net::TcpStream, sync::oneshot, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
@@ -21,6 +25,8 @@ use crate::{
 
 /// Whoever waits for a check waits no longer than this.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A packet there and one back.
+const GOODBYE: Duration = Duration::from_secs(1);
 const SPOOFED: &str = "spoofed";
 
 pub async fn plainly(service: &Service) -> Vec<Finding> {
@@ -125,8 +131,21 @@ fn connect_inside(spoof: &SpoofNs, client: SocketAddr, route: &Route) -> Result<
         let connecting = timeout(PATIENCE, spoofed.connect_from(client));
         let stream = connecting.await.map_err(io::Error::from)??;
         // Says goodbye, so that the application's log has no reset.
-        Ok(sys::end_cleanly(&stream)?)
+        sys::end_cleanly(&stream)?;
+        drop(stream);
+        // Without the programs nobody would hear it, and the kernel keep the namespace for minutes.
+        let _ = timeout(GOODBYE, heard()).await;
+        Ok(())
     })
+}
+
+async fn heard() -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut sockets = TcpSockets::open()?;
+    while sockets.any_is_closing()? {
+        sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 async fn within<T>(

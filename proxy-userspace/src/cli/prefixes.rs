@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     admin::{Request, ask_if_running},
+    keeper,
     kernel::{List, Origin, Prefixes, covering},
 };
 
@@ -181,6 +182,9 @@ impl Editor {
     /// New connections are refused by the list alone; what is open, the daemon has to end.
     fn end_denied(&self) -> Result<()> {
         match ask_if_running(&self.instance, Request::EndDenied)? {
+            None if keeper::is_there(&self.instance)? => println!(
+                "note: no daemon runs: what is open goes on until the next start, or its keeper's end"
+            ),
             Some(Ok::<usize, String>(0)) | None => {}
             Some(Ok(count)) => println!("ended {count} open connections"),
             Some(Err(why)) => {

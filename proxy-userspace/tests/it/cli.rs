@@ -67,6 +67,10 @@ fn no_service_listens_where_a_target_is() -> Result<()> {
         let said = lab.truepeer_raw(&line)?;
         said.expect(2, &[listen, target])
             .with_context(|| format!("{line:?}"))?;
+        line[0] = "check";
+        lab.truepeer_raw(&line)?
+            .expect(2, &[listen, target])
+            .with_context(|| format!("{line:?}"))?;
     }
     ensure!(!Path::new(PINS).join(lab.instance()).exists());
     lab.no_device_left()

@@ -209,6 +209,27 @@ fn leaves_the_replaced_daemon_to_end_its_own_at_a_signal() -> Result<()> {
     end(next)
 }
 
+/// Both its programs and the namespace are what that needs.
+#[test]
+fn has_a_drain_wait_for_what_the_replaced_daemon_still_relays() -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
+    let truepeer = lab.truepeer().by_daemon();
+    let mut replaced = truepeer.start()?;
+    let mut talk = Talk::open(&lab, &app, CLIENT.v4(20_000), Version::V2)?;
+    let mut daemon = truepeer.args(["--take-over"]).start()?;
+    replaced.wait_line("replaced by another daemon")?;
+    daemon.signal(Signal::TERM)?;
+    daemon.wait_line("draining")?;
+    talk.ping_pong(64, 100)?;
+    ensure!(daemon.is_running()?, "it has left a connection behind");
+    drop(talk);
+    for daemon in [&mut daemon, &mut replaced] {
+        assert_eq!(daemon.wait_exit()?.code(), Some(0));
+    }
+    lab.no_device_left()
+}
+
 #[test]
 fn is_told_to_the_service_manager_by_the_process_that_it_believes() -> Result<()> {
     let lab = Lab::new()?;

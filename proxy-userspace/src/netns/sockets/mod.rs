@@ -29,6 +29,7 @@ pub struct TcpSocket {
     pub local: SocketAddr,
     pub remote: SocketAddr,
     pub state: SocketState,
+    is_owned: bool,
     /// `local` and `remote` as the kernel wants them.
     family: u8,
     id: SocketId,
@@ -65,6 +66,14 @@ impl TcpSockets {
         let states = StateFlags::FIN_WAIT1 | StateFlags::CLOSING | StateFlags::LAST_ACK;
         let mut any = false;
         self.dump(states, &Local::ANY, &mut |_| any = true)?;
+        Ok(any)
+    }
+
+    /// Whether any is a process's, be it this one's.
+    pub fn any_is_owned(&mut self) -> Result<bool> {
+        let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT;
+        let mut any = false;
+        self.dump(states, &Local::ANY, &mut |socket| any |= socket.is_owned)?;
         Ok(any)
     }
 
@@ -184,6 +193,7 @@ impl TcpSocket {
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             remote: SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
             state: SocketState::from(header.state),
+            is_owned: header.inode != 0,
             family: header.family,
             id,
         }
