@@ -12,7 +12,11 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{header::Policy, netns::SteerNets, relay::ClientPolicy};
+use crate::{
+    header::Policy,
+    netns::{SteerNets, is_unicast},
+    relay::ClientPolicy,
+};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -194,14 +198,6 @@ pub fn parse_prefix(text: &str) -> Option<IpNet> {
         return Some(IpNet::new(v4.into(), prefix_len).ok()?.trunc());
     }
     Some(net.trunc())
-}
-
-/// Whether an application can have it. A link-local address of IPv6 means nothing without its link.
-fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_multicast() && v4.octets()[0] != 0,
-        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_unicast_link_local(),
-    }
 }
 
 /// Whether who listens at `listen` hears what is for `at`; `is_local`: an address of this host.

@@ -260,16 +260,33 @@ async fn read_request(read: OwnedReadHalf) -> Result<Request> {
 
 /// The same, of a daemon that needn't be there.
 pub fn ask_if_running<T: DeserializeOwned>(instance: &str, request: Request) -> Result<Option<T>> {
-    match UnixStream::connect(request.door().path(instance)).map_err(|error| error.kind()) {
-        Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
-        _ => ask(instance, request).map(Some),
+    match connect(instance, request) {
+        Err(error) if is_nobody(&error) => Ok(None),
+        connected => exchange(connected, instance, request).map(Some),
     }
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused)
 }
 
 /// The asking end.
 pub fn ask<T: DeserializeOwned>(instance: &str, request: Request) -> Result<T> {
-    let path = request.door().path(instance);
-    let mut stream = UnixStream::connect(&path).map_err(|error| {
+    exchange(connect(instance, request), instance, request)
+}
+
+fn connect(instance: &str, request: Request) -> io::Result<UnixStream> {
+    UnixStream::connect(request.door().path(instance))
+}
+
+fn exchange<T: DeserializeOwned>(
+    connected: io::Result<UnixStream>,
+    instance: &str,
+    request: Request,
+) -> Result<T> {
+    let mut stream = connected.map_err(|error| {
+        let path = request.door().path(instance);
         let path = path.display();
         match error.kind() {
             io::ErrorKind::PermissionDenied => {

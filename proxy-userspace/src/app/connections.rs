@@ -48,11 +48,6 @@ impl<'a> From<&'a Connection> for Open<'a> {
 }
 
 impl Open<'_> {
-    /// False: the balancer speaks for itself.
-    pub fn has_client(&self) -> bool {
-        self.client.0 != self.balancer.0
-    }
-
     fn status(&self, spoofed: bool, header: HeaderStatus, up: u64, down: u64) -> ConnectionStatus {
         ConnectionStatus {
             service: self.service.to_owned(),

@@ -81,7 +81,6 @@ impl Control<'_> {
         let mut signals = Signals::new()?;
         privileges::keep(Role::Control)?;
         self.direct.count_taken_over(self.config, &self.telemetry);
-        self.end_denied()?;
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
         match end {
@@ -354,7 +353,6 @@ impl Control<'_> {
 
     /// Resets the open connections of clients that are denied by now; returns how many there were.
     fn end_denied(&mut self) -> Result<usize> {
-        self.tick()?;
         self.lists.have_changed = true;
         self.end_listed_denied()
     }

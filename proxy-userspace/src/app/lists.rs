@@ -51,7 +51,8 @@ impl Lists {
                 prefixes: open(List::Deny)?,
                 services: services.collect(),
             }),
-            have_changed: false,
+            // With what a daemon before this one has left open.
+            have_changed: true,
         };
         lists.configure(listed)?;
         Ok(lists)
@@ -84,7 +85,7 @@ pub struct Denied {
 impl Denied {
     /// Whether an open connection has to end.
     pub fn ends(&self, open: &Open<'_>) -> bool {
-        open.has_client() && self.has(open.service, open.client)
+        !open.balancer.is(open.client) && self.has(open.service, open.client)
     }
 
     pub fn has(&self, service: &str, client: Client) -> bool {

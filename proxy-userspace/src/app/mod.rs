@@ -13,6 +13,7 @@ mod withheld;
 mod workers;
 
 pub use routes::check as check_targets;
+pub use workers::all_has_arrived;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 

@@ -187,7 +187,13 @@ impl OwnAddresses for Own {
         if self.steer.contains(address) {
             return Some(relay::Own::Steer);
         }
-        let is_unicast = self.addresses.is_unicast(address)?;
+        self.addresses.find(address)
+    }
+}
+
+impl OwnAddresses for Addresses {
+    fn find(&self, address: &IpAddr) -> Option<relay::Own> {
+        let is_unicast = self.is_unicast(address)?;
         Some(match is_unicast {
             true => relay::Own::Unicast,
             false => relay::Own::Broadcast,

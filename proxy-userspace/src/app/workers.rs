@@ -97,7 +97,7 @@ async fn last_bytes(mut draining: Draining) {
 }
 
 /// `is_last`: with this daemon goes what those before it still relay.
-async fn all_has_arrived(is_last: bool) -> Result<()> {
+pub async fn all_has_arrived(is_last: bool) -> Result<()> {
     let mut sockets = TcpSockets::open()?;
     while sockets.any_is_closing()? || is_last && sockets.any_is_owned()? {
         sleep(PAUSE).await;

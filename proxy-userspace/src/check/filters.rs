@@ -1,18 +1,27 @@
 //! What may drop a client's packet on its way from the spoof namespace to the application. Hints:
 //! only the spoofed connection proves.
 
-use super::{Finding, nftables};
+use super::{
+    Finding,
+    nftables::{Objects, bans_behind, input_chain_against, renaming},
+};
 use crate::{app::setup::is_lo_strict, netns::SteerNets};
 
 /// All there is to say, for a check.
 pub fn check(steer: SteerNets) -> Vec<Finding> {
-    vec![rp_filter(), firewall(), bans(), nat(steer)]
+    let ruleset = Objects::read();
+    vec![
+        rp_filter(),
+        firewall(&ruleset),
+        bans(&ruleset),
+        nat(&ruleset, steer),
+    ]
 }
 
 /// Looks at the firewall only where it matters: a large one takes its time to read.
 pub fn brief() -> Vec<Finding> {
     if is_lo_strict() {
-        vec![rp_filter(), firewall()]
+        vec![rp_filter(), firewall(&Objects::read())]
     } else {
         Vec::new()
     }
@@ -42,10 +51,10 @@ fn entrance() -> (&'static str, &'static str) {
 }
 
 /// Whether a ban of a client's address is seen before what lets all of its packets in.
-fn bans() -> Finding {
+fn bans(ruleset: &Result<Objects, String>) -> Finding {
     const SUBJECT: &str = "bans";
     let (device, _) = entrance();
-    match nftables::bans_behind(device) {
+    match ruleset.as_ref().map(|it| bans_behind(it, device)) {
         Ok(None) => Finding::ok(
             SUBJECT,
             format!("no ban stands behind a rule that accepts {device}"),
@@ -64,11 +73,11 @@ fn bans() -> Finding {
 
 /// Whether a rule would give an application's packets another source, once the kernel no longer knows
 /// their connection.
-fn nat(steer: SteerNets) -> Finding {
+fn nat(ruleset: &Result<Objects, String>, steer: SteerNets) -> Finding {
     const SUBJECT: &str = "nat";
     for net in steer.or_first().nets() {
         let net = net.trunc();
-        match nftables::renaming(&net) {
+        match ruleset.as_ref().map(|it| renaming(it, &net)) {
             Ok(None) => {}
             Ok(Some(chain)) => {
                 let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
@@ -93,10 +102,10 @@ fn nat(steer: SteerNets) -> Finding {
     )
 }
 
-fn firewall() -> Finding {
+fn firewall(ruleset: &Result<Objects, String>) -> Finding {
     const SUBJECT: &str = "firewall";
     let (device, fitting) = entrance();
-    match nftables::input_chain_against(device) {
+    match ruleset.as_ref().map(|it| input_chain_against(it, device)) {
         Ok(None) => Finding::ok(
             SUBJECT,
             format!("no input chain of nftables is against {device}"),

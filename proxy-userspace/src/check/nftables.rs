@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::facts::as_json;
 
 /// The rules and chains of a ruleset.
-struct Objects(Value);
+pub struct Objects(Value);
 
 impl Objects {
-    fn read() -> Result<Self, String> {
+    pub fn read() -> Result<Self, String> {
         let mut ruleset = as_json()?;
         let objects = ruleset.get_mut("nftables").map(Value::take);
         let objects = objects.filter(Value::is_array);
@@ -116,8 +116,7 @@ fn is_met(condition: &Value, net: &IpNet) -> bool {
 }
 
 /// A chain that gives packets from `net` another source, as `family table chain`.
-pub fn renaming(net: &IpNet) -> Result<Option<String>, String> {
-    let objects = Objects::read()?;
+pub fn renaming(objects: &Objects, net: &IpNet) -> Option<String> {
     let renaming = objects.of("chain").find(|chain| {
         let is = |key, wanted| chain.get(key).and_then(Value::as_str) == Some(wanted);
         let family = chain.get("family").and_then(Value::as_str);
@@ -128,13 +127,12 @@ pub fn renaming(net: &IpNet) -> Result<Option<String>, String> {
             && family != Some(other)
             && rules.any(|rule| objects.leads_to(rule, &|rule| renames(rule, net), DEPTH))
     });
-    Ok(renaming.map(name))
+    renaming.map(name)
 }
 
 /// An input chain that refuses by source address only behind a rule that accepts all that comes by
 /// `device`, as `family table chain`.
-pub fn bans_behind(device: &str) -> Result<Option<String>, String> {
-    let objects = Objects::read()?;
+pub fn bans_behind(objects: &Objects, device: &str) -> Option<String> {
     let behind = objects.of("chain").find(|chain| {
         let is_input = chain.get("hook").and_then(Value::as_str) == Some("input");
         let mut rules = objects
@@ -142,7 +140,7 @@ pub fn bans_behind(device: &str) -> Result<Option<String>, String> {
             .skip_while(|rule| !accepts(rule, device));
         is_input && rules.any(|rule| objects.leads_to(rule, &bans, DEPTH))
     });
-    Ok(behind.map(name))
+    behind.map(name)
 }
 
 /// `family table chain`
@@ -153,12 +151,11 @@ fn name(chain: &Value) -> String {
 
 /// An input chain that drops by default and has no plain rule that accepts what comes by `device`,
 /// as `family table chain`.
-pub fn input_chain_against(device: &str) -> Result<Option<String>, String> {
-    let objects = Objects::read()?;
+pub fn input_chain_against(objects: &Objects, device: &str) -> Option<String> {
     let against = objects.of("chain").find(|chain| {
         drops_input(chain) && !objects.rules(chain).any(|rule| accepts(rule, device))
     });
-    Ok(against.map(name))
+    against.map(name)
 }
 
 fn drops_input(chain: &Value) -> bool {

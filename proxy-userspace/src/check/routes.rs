@@ -10,7 +10,7 @@ use crate::{
     config::{Config, Service},
     kernel::{List, Prefixes},
     netns::{Addresses, NextHop, Way, answers, way_to},
-    relay::{Fallback, Martian, Own, OwnAddresses, check_client},
+    relay::{Fallback, Martian, check_client},
 };
 
 /// Nobody's addresses: of the blocks for documentation.
@@ -82,20 +82,6 @@ async fn default_route(nobody: IpAddr) -> Finding {
     }
 }
 
-/// The host's own addresses as the relay wants to know them.
-struct Host<'a>(&'a Addresses);
-
-impl OwnAddresses for Host<'_> {
-    fn find(&self, address: &IpAddr) -> Option<Own> {
-        let is_unicast = self.0.is_unicast(address)?;
-        Some(if is_unicast {
-            Own::Unicast
-        } else {
-            Own::Broadcast
-        })
-    }
-}
-
 /// Whether this very client is served, and replies to it can be steered.
 pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding {
     const SUBJECT: &str = "client";
@@ -106,7 +92,7 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
     if let Some(finding) = denied(client, config) {
         return finding;
     }
-    match check_client(client, &Host(own)) {
+    match check_client(client, own) {
         Ok(()) => {}
         Err(Martian::Own) => {
             let message = format!("{client} is this host's own: it is connected from as it is");

@@ -9,14 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::{
-    net::TcpStream,
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
+    app,
     config::Service,
     netns::{SpoofNs, TcpSockets, device_name, netlink},
     relay::{Route, Spoofed},
@@ -134,18 +131,9 @@ fn connect_inside(spoof: &SpoofNs, client: SocketAddr, route: &Route) -> Result<
         sys::end_cleanly(&stream)?;
         drop(stream);
         // Without the programs nobody would hear it, and the kernel keep the namespace for minutes.
-        let _ = timeout(GOODBYE, heard()).await;
+        let _ = timeout(GOODBYE, app::all_has_arrived(false)).await;
         Ok(())
     })
-}
-
-async fn heard() -> Result<()> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    let mut sockets = TcpSockets::open()?;
-    while sockets.any_is_closing()? {
-        sleep(PAUSE).await;
-    }
-    Ok(())
 }
 
 async fn within<T>(

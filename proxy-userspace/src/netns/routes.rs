@@ -44,28 +44,20 @@ pub async fn keep_default(
     device: &Device,
     steer: &IpAddr,
     last_resort: &mut dyn LastResort,
-) -> std::result::Result<(), Error> {
-    let all = match steer {
-        IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-    };
+) -> Result<(), Error> {
+    let is_v6 = steer.is_ipv6();
     let (mut own, mut has_others, mut others) = (None, false, Vec::new());
-    let mut routes = netlink.route().get(all).execute();
+    let mut routes = netlink.route().get(all(is_v6)).execute();
     while let Some(route) = routes.try_next().await? {
-        if !is_last_resort(&route) && others.len() <= MOST {
-            others.extend(destination(&route));
-        }
-        if !is_default(&route) {
-        } else if !is_last_resort(&route) {
-            has_others = true;
-        } else if route
-            .attributes
-            .contains(&RouteAttribute::Oif(device.index))
-        {
+        if !is_last_resort(&route) {
+            has_others |= is_default(&route);
+            if others.len() <= MOST {
+                others.extend(destination(&route));
+            }
+        } else if is_default(&route) && ways(&route).any(|index| index == device.index) {
             own = Some(route);
         }
     }
-    let is_v6 = steer.is_ipv6();
     if !has_others {
         last_resort.tell(is_v6, Some(&others));
         return match own {
@@ -78,6 +70,14 @@ pub async fn keep_default(
     }
     last_resort.tell(is_v6, None);
     Ok(())
+}
+
+/// What asks for all routes of a family.
+fn all(is_v6: bool) -> RouteMessage {
+    match is_v6 {
+        false => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        true => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    }
 }
 
 fn destination(route: &RouteMessage) -> Option<IpNet> {
@@ -98,13 +98,9 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
 /// The devices that routes lead to, beyond each one's own link; none if a route doesn't say.
 pub async fn routed_devices() -> Result<Option<HashSet<u32>>> {
     let netlink = netlink()?;
-    let (v4, v6) = (
-        RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        RouteMessageBuilder::<Ipv6Addr>::new().build(),
-    );
     let mut devices = HashSet::new();
-    for all in [v4, v6] {
-        let mut routes = netlink.route().get(all).execute();
+    for is_v6 in [false, true] {
+        let mut routes = netlink.route().get(all(is_v6)).execute();
         while let Some(route) = routes.try_next().await.context("reading routes")? {
             if route.header.kind != RouteType::Unicast || is_of_the_link(&route) {
                 continue;
@@ -150,11 +146,7 @@ fn is_last_resort(route: &RouteMessage) -> bool {
 
 /// The last choice of all routes, which goes with the device. What the host itself sends there, from
 /// the steer address, is refused in the spoof namespace.
-async fn add_default(
-    netlink: &Handle,
-    device: &Device,
-    steer: &IpAddr,
-) -> std::result::Result<(), Error> {
+async fn add_default(netlink: &Handle, device: &Device, steer: &IpAddr) -> Result<(), Error> {
     let any = match steer {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

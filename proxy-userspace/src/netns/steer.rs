@@ -87,17 +87,15 @@ impl fmt::Display for SteerNet {
 }
 
 fn is_assignable(address: IpAddr) -> bool {
+    let is_mapped = address.to_canonical() != address;
+    is_unicast(address) && !address.is_loopback() && !is_mapped
+}
+
+/// Whether an application can have it. A link-local address of IPv6 means nothing without its link.
+pub fn is_unicast(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_loopback() || v4.is_multicast() || v4.is_broadcast() || v4.octets()[0] == 0)
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_loopback()
-                || v6.is_multicast()
-                || v6.is_unspecified()
-                || v6.is_unicast_link_local()
-                || v6.to_ipv4_mapped().is_some())
-        }
+        IpAddr::V4(v4) => !v4.is_broadcast() && !v4.is_multicast() && v4.octets()[0] != 0,
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_unicast_link_local(),
     }
 }
 

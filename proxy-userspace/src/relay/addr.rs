@@ -25,6 +25,13 @@ address! {
     Target
 }
 
+impl Balancer {
+    /// Whether it speaks for itself, as with LOCAL and UNKNOWN.
+    pub fn is(self, client: Client) -> bool {
+        self.0 == client.0
+    }
+}
+
 /// An IPv4 address in IPv6 clothes is an IPv4 address to everybody else.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())

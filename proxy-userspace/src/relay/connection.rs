@@ -33,8 +33,7 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     let listed = at.list.enter(connection);
     at.shared.report.opened(&listed.connection);
     let client = listed.connection.client;
-    let is_claimed = client.0 != balancer.0;
-    if is_claimed && at.shared.denied.has(&at.service, client) {
+    if !balancer.is(client) && at.shared.denied.has(&at.service, client) {
         // Whoever ends those that are listed may have done so just before.
         return End::Denied(client);
     }
