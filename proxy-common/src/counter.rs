@@ -114,6 +114,9 @@ counters! {
     ToDaemonClient => "to_daemon_client",
     /// To the daemon, which refuses it: the client is denied.
     ToDaemonDenied => "to_daemon_denied",
+    /// To the daemon: the last first segment of this balancer's that the programs saw came in fragments,
+    /// which the stack alone puts together.
+    ToDaemonFragments => "to_daemon_fragments",
     /// To the daemon: this client has a connection to this application from this port.
     ToDaemonBusy => "to_daemon_busy",
     /// To the daemon: the balancer closed without a header, as a health check does.

@@ -175,10 +175,13 @@ pub enum Life {
     Found,
     /// Not 0: packets for applications enter by the veth, as `lo` takes them no more.
     PastLo,
+    /// When a balancer's first segment was last seen to come in fragments, in seconds of the flows' clock;
+    /// 0: never.
+    Fragments,
 }
 
 impl Life {
-    pub const LEN: u32 = Self::PastLo as u32 + 1;
+    pub const LEN: u32 = Self::Fragments as u32 + 1;
 
     /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
     pub const PATIENCE: u64 = 2_000_000_000;

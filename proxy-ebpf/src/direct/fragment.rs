@@ -12,6 +12,7 @@ use proxy_common::{
 
 use super::enter;
 use crate::{
+    admit::guard,
     ctx::{self, Link, Version},
     maps,
     verdict::Verdict,
@@ -93,8 +94,11 @@ fn first(
         return Ok(Verdict::FOREIGN);
     };
     let [source, destination] = fragment.piece.addresses;
-    let flow =
-        maps::find_up(&Tuple::from_wire(source, destination, ports)).ok_or(Verdict::FOREIGN)?;
+    let tuple = Tuple::from_wire(source, destination, ports);
+    let Some(flow) = maps::find_up(&tuple) else {
+        note(&tuple);
+        return Ok(Verdict::FOREIGN);
+    };
     // SAFETY: written before the element is in the map.
     let flow = unsafe { &(*flow).rewrite };
     let pieces = Pieces {
@@ -105,6 +109,17 @@ fn first(
     ctx::ensure_ethernet(ctx, link, version)?;
     rewrite::apply(ctx, version, fragment.at, flow)?;
     Ok(enter(ctx, Counter::DirectUp)?)
+}
+
+/// The first segment of a connection can't be seen whole here: the stack, which puts it together, refuses
+/// what it has not shaken hands for. The balancer's next connections are the daemon's.
+#[inline(always)]
+fn note(tuple: &Tuple) {
+    let [balancer, _] = tuple.addresses();
+    let listener = guard::listener(&tuple.destination());
+    if listener.is_some_and(|listener| maps::allows(listener.service(), balancer)) {
+        maps::note_fragments(balancer);
+    }
 }
 
 #[inline(always)]

@@ -158,6 +158,9 @@ fn unfit(
     if !maps::has_room(host) {
         return Ok(Some(Counter::ToDaemonFull));
     }
+    if maps::is_fragmented(segment.tuple.addresses()[0]) {
+        return Ok(Some(Counter::ToDaemonFragments));
+    }
     options::read(ctx, scratch)?;
     let Options { others, mss, .. } = scratch.options;
     if others != 0 || segment_size(mss, version) < least_segment(version) {

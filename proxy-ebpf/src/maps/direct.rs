@@ -43,6 +43,9 @@ static SHARES: HashMap<Addr, u64> = HashMap::with_max_entries(Pending::MAX, BPF_
 /// Packets that come in pieces; the oldest go.
 #[map(name = "pieces")]
 static PIECES: LruHashMap<Piece, Pieces> = LruHashMap::with_max_entries(MAX_PIECES, 0);
+/// Balancers whose first segments come in fragments, and since when; the oldest go.
+#[map(name = "fragmented")]
+static FRAGMENTED: LruHashMap<Addr, u32> = LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
 #[map(name = "host")]
 static HOST: Array<Host> = Array::with_max_entries(1, 0);
 #[map(name = "secret")]
@@ -186,6 +189,29 @@ pub fn add_flows(count: u64) {
 fn add(to: Option<*mut u64>, count: u64) {
     let now = load_word(to.map(<*mut u64>::cast_const));
     store_word(to, now.wrapping_add(count));
+}
+
+const MAX_FRAGMENTED: u32 = 1024;
+
+/// This balancer's path cuts long packets.
+#[inline(never)]
+pub fn note_fragments(balancer: &Addr) {
+    let now = clock::seconds();
+    // Whatever comes of it: its next one is noted.
+    let _ = FRAGMENTED.insert(balancer, now, 0);
+    set_life(Life::Fragments, u64::from(now) | 1);
+}
+
+/// Whether it did, not long ago.
+#[inline(never)]
+pub fn is_fragmented(balancer: &Addr) -> bool {
+    const HOUR: u32 = 3600;
+    // Most hosts never see any: that is one word.
+    if life(Life::Fragments) == 0 {
+        return false;
+    }
+    let since = load_word(FRAGMENTED.get_ptr(balancer));
+    since != 0 && clock::seconds().wrapping_sub(since) < HOUR
 }
 
 /// This connection is the daemon's.

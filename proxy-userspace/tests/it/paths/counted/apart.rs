@@ -23,7 +23,8 @@ use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::raw;
 use crate::lab::spray::Spray;
-use crate::lab::stream::has_closed;
+use crate::lab::stream::{expect, has_closed};
+use crate::lab::talk::Talk;
 use crate::paths::{Family, reuse};
 use crate::steering::site::sysctl;
 
@@ -31,6 +32,8 @@ use crate::steering::site::sysctl;
 pub const LATE: &[Row<Site>] = &[Row("direct_late", AtLeast(1), header_too_late)];
 /// With a header timeout of a minute.
 pub const SPENT: &[Row<Site>] = &[Row("direct_spent", AtLeast(2), first_segment_again)];
+/// By a wire that cuts what is long.
+pub const FRAGMENTS: &[Row<Site>] = &[Row("to_daemon_fragments", Once, first_segment_in_fragments)];
 /// With room for one connection.
 pub const FULL: &[Row<Site>] = &[Row("to_daemon_full", Once, second_connection)];
 /// The last thing that its daemon does.
@@ -53,6 +56,17 @@ fn header_too_late(site: &Site, port: u16) -> Result<()> {
         ensure!(has_closed(&mut balancer), "it was taken");
     }
     site.app.saw_nobody()
+}
+
+/// The first one is lost.
+fn first_segment_in_fragments(site: &Site, port: u16) -> Result<()> {
+    let words = [7; 1000];
+    ensure!(has_closed(&mut site.begin(port, &words)?), "it was taken");
+    site.app.saw_nobody()?;
+    let balancer = site.begin(port + 1, &words)?;
+    let mut talk = Talk::accept(balancer, &site.app, site.client(port + 1))?;
+    expect(&mut talk.app, &words)?;
+    talk.ping_pong(2000, 10)
 }
 
 /// By either path, as a network may deliver it twice, once its connection is over.

@@ -16,6 +16,9 @@ use anyhow::{Context, Result, ensure};
 use super::site::{Plan, Site};
 use super::{CLIENT_PORT, only};
 use crate::lab::addr::Pair;
+use crate::lab::lossy::Nature;
+use crate::lab::mangle;
+use crate::lab::tuntap::Layer;
 use crate::lab::{Lab, poll};
 
 only! {
@@ -24,6 +27,7 @@ only! {
     connections_that_go_to_the_daemon;
     late_headers;
     late_copies;
+    first_segments_in_fragments;
     too_many_connections;
     a_daemon_that_ends;
 }
@@ -166,6 +170,16 @@ fn late_copies(plan: Plan<'_>) -> Result<()> {
     run(&site.lab, &site, apart::SPENT)
 }
 
+fn first_segments_in_fragments(plan: Plan<'_>) -> Result<()> {
+    let nature = Nature {
+        mangle: Some(mangle::fragment),
+        ..Nature::sound(Layer::Tap)
+    };
+    let wire = Some(nature);
+    let site = Plan { wire, ..plan }.start()?;
+    run(&site.lab, &site, apart::FRAGMENTS)
+}
+
 fn too_many_connections(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn", "1"];
     let site = Plan { args, ..plan }.start()?;
@@ -194,6 +208,7 @@ fn rows() -> impl Iterator<Item = &'static str> {
     let direct = names(direct::ROWS).chain(names(to_daemon::ROWS));
     let apart = names(apart::LATE)
         .chain(names(apart::SPENT))
+        .chain(names(apart::FRAGMENTS))
         .chain(names(apart::FULL))
         .chain(names(apart::ENDING))
         .chain(names(apart::ELSEWHERE))
