@@ -18,7 +18,10 @@ use crate::{
     },
     maps::{self, Scratch},
     verdict::Verdict,
-    wire::{cut, options, proxy, rewrite, segment},
+    wire::{
+        cut, options, proxy, rewrite,
+        segment::{self, Segment},
+    },
 };
 
 /// `is_again`: it was here in time, and nothing came of it.
@@ -30,14 +33,7 @@ pub fn first(
     scratch: &mut Scratch,
     is_again: bool,
 ) -> Result<Verdict, Verdict> {
-    let segment = &scratch.segment;
-    if !segment.acks() {
-        return Ok(Verdict::FOREIGN);
-    }
-    let listener = guard::listener(&segment.tuple.destination()).ok_or(Verdict::FOREIGN)?;
-    if !maps::allows(listener.service(), segment.tuple.addresses()[0]) {
-        return Ok(Verdict::FOREIGN);
-    }
+    let listener = addressed(&scratch.segment).ok_or(Verdict::FOREIGN)?;
     options::read(ctx, scratch)?;
     let judged = judge(scratch, listener);
     if is_daemons(ctx, version, &scratch.segment.tuple, judged) {
@@ -76,6 +72,26 @@ pub fn first(
             Ok(to_daemon(&scratch.segment.tuple, why))
         }
     }
+}
+
+/// One that is in IP fragments, of which this is the first, can't be read here. The stack, which puts it
+/// together, refuses it, as it has not shaken hands; its balancer's next connections are the daemon's.
+#[inline(always)]
+pub fn in_fragments(ctx: &TcContext, scratch: &mut Scratch) {
+    let Some(listener) = addressed(&scratch.segment) else {
+        return;
+    };
+    if options::read(ctx, scratch).is_ok() && judge(scratch, listener) == Judged::Ours {
+        maps::note_fragments(scratch.segment.tuple.addresses()[0]);
+    }
+}
+
+/// The listener that an allowed balancer's segment is for, unless it is a SYN.
+#[inline(always)]
+fn addressed(segment: &Segment) -> Option<&'static Listener> {
+    let listener = guard::listener(&segment.tuple.destination())?;
+    let is_allowed = maps::allows(listener.service(), segment.tuple.addresses()[0]);
+    (segment.acks() && is_allowed).then_some(listener)
 }
 
 /// Whether the daemon has the connection already.

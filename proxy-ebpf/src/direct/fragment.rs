@@ -7,16 +7,15 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{
     Addr, Counter,
-    flow::{Piece, Pieces, Tuple},
+    flow::{Piece, Pieces},
 };
 
-use super::enter;
+use super::{enter, first};
 use crate::{
-    admit::guard,
     ctx::{self, Link, Version},
-    maps,
+    maps::{self, Scratch},
     verdict::Verdict,
-    wire::{self, rewrite},
+    wire::{self, rewrite, segment},
 };
 
 /// A piece of a TCP segment.
@@ -29,14 +28,19 @@ struct Fragment {
 
 /// A packet that is no whole segment.
 #[inline(always)]
-pub fn fragment(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+pub fn fragment(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
     let read = match version {
         Version::V4 => read_v4(ctx),
         Version::V6 => read_v6(ctx),
     };
     match read {
         None => Ok(Verdict::FOREIGN),
-        Some(first) if first.is_first => self::first(ctx, version, link, &first),
+        Some(first) if first.is_first => self::first(ctx, version, link, &first, scratch),
         Some(later) => self::later(ctx, version, link, &later.piece),
     }
 }
@@ -89,14 +93,13 @@ fn first(
     version: Version,
     link: Link,
     fragment: &Fragment,
+    scratch: &mut Scratch,
 ) -> Result<Verdict, Verdict> {
-    let Ok(ports) = ctx::load::<[u16; 2]>(ctx, fragment.at as usize) else {
-        return Ok(Verdict::FOREIGN);
-    };
-    let [source, destination] = fragment.piece.addresses;
-    let tuple = Tuple::from_wire(source, destination, ports);
-    let Some(flow) = maps::find_up(&tuple) else {
-        note(&tuple);
+    let (addresses, segment) = (fragment.piece.addresses, &mut scratch.segment);
+    segment::read_tcp(ctx, link, version, segment, addresses, fragment.at, 0)
+        .ok_or(Verdict::FOREIGN)?;
+    let Some(flow) = maps::find_up(&segment.tuple) else {
+        first::in_fragments(ctx, scratch);
         return Ok(Verdict::FOREIGN);
     };
     // SAFETY: written before the element is in the map.
@@ -109,17 +112,6 @@ fn first(
     ctx::ensure_ethernet(ctx, link, version)?;
     rewrite::apply(ctx, version, fragment.at, flow)?;
     Ok(enter(ctx, Counter::DirectUp)?)
-}
-
-/// The first segment of a connection can't be seen whole here: the stack, which puts it together, refuses
-/// what it has not shaken hands for. The balancer's next connections are the daemon's.
-#[inline(always)]
-fn note(tuple: &Tuple) {
-    let [balancer, _] = tuple.addresses();
-    let listener = guard::listener(&tuple.destination());
-    if listener.is_some_and(|listener| maps::allows(listener.service(), balancer)) {
-        maps::note_fragments(balancer);
-    }
 }
 
 #[inline(always)]

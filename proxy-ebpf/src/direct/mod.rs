@@ -51,7 +51,7 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     let version = ctx::version(ctx).ok_or(Verdict::FOREIGN)?;
     let scratch = maps::scratch().ok_or(FAILED)?;
     match segment::read(ctx, version, link, &mut scratch.segment) {
-        Kind::Other => fragment::fragment(ctx, version, link),
+        Kind::Other => fragment::fragment(ctx, version, link, scratch),
         Kind::Icmp => up::icmp(ctx, version, link),
         Kind::Tcp if !maps::is_served(u16::from_be(scratch.segment.tuple.ports()[1])) => {
             Ok(Verdict::FOREIGN)

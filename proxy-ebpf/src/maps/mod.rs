@@ -14,9 +14,9 @@ pub use admit::{
 pub use direct::{
     Scratch, add_flows, body, confirm, count_share, find_down, find_up, for_each_down,
     for_each_pending, for_each_share, forget_pending, forget_share, forget_tuples, forget_up,
-    has_room, host, insert_down, insert_pending, insert_up, is_fragmented, is_spent, keep_header, life,
-    note_fragments, note_given, pending, pieces, remember_pieces, scratch, secret, set_life, spend, tell,
-    was_given,
+    has_room, host, insert_down, insert_pending, insert_up, is_fragmented, is_spent, keep_header,
+    life, note_fragments, note_given, pending, pieces, remember_pieces, scratch, secret, set_life,
+    spend, tell, was_given,
 };
 pub use steer::{
     assign_app, has_route, is_last_resort, is_remote, is_steered, is_unmapped, remember_app, target,

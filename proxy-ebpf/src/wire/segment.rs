@@ -144,8 +144,9 @@ fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
     Some((inner, at + (u32::from(more) + 1) * 8))
 }
 
+/// A segment whose TCP header is at `at`, of a packet of `total` bytes; 0: as many as there are.
 #[inline(always)]
-fn read_tcp(
+pub fn read_tcp(
     ctx: &TcContext,
     link: Link,
     version: Version,

@@ -16,7 +16,7 @@ use crate::lab::addr::{
     APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
 };
 use crate::lab::app::App;
-use crate::lab::forge::{SYN, SYN_OPTIONS, Segment};
+use crate::lab::forge::{ACK, SYN, SYN_OPTIONS, Segment};
 use crate::lab::header::Version;
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -58,9 +58,17 @@ fn header_too_late(site: &Site, port: u16) -> Result<()> {
     site.app.saw_nobody()
 }
 
-/// The first one is lost.
+/// The first one is lost. One in the balancer's name of which no handshake tells changes nothing.
 fn first_segment_in_fragments(site: &Site, port: u16) -> Result<()> {
     let words = [7; 1000];
+    let forged = Segment {
+        number: 1,
+        acknowledged: 1,
+        flags: ACK,
+        payload: &words,
+        ..frames::segment(site, port)
+    };
+    frames::send(site, forged)?;
     ensure!(has_closed(&mut site.begin(port, &words)?), "it was taken");
     site.app.saw_nobody()?;
     let balancer = site.begin(port + 1, &words)?;
