@@ -19,7 +19,6 @@ use crate::{
 /// How long entries stay behind their sockets: a last acknowledgment may have to be given again while
 /// the application's end is in TIME_WAIT.
 struct Linger {
-    gone: u16,
     time_wait: u16,
     /// Without any socket so far, as of an application whose queue is full: a header that came in time
     /// shall not be late when it comes again.
@@ -27,20 +26,20 @@ struct Linger {
 }
 
 impl Linger {
+    /// Behind a socket that is gone, as two sweeps have seen. It would answer late segments as the stack
+    /// does.
+    const GONE: u16 = 1;
+
     /// The fuller the table, the shorter.
     const fn with(flows: u64) -> Self {
         const HALF: u64 = MAX_FLOWS as u64 / 2;
         const QUARTER: u64 = MAX_FLOWS as u64 / 4;
-        let (gone, time_wait, unseen) = match flows {
-            HALF.. => (1, 1, 1),
-            QUARTER.. => (1, 3, 4),
-            _ => (2, 12, 20),
+        let (time_wait, unseen) = match flows {
+            HALF.. => (1, 1),
+            QUARTER.. => (3, 4),
+            _ => (12, 20),
         };
-        Self {
-            gone,
-            time_wait,
-            unseen,
-        }
+        Self { time_wait, unseen }
     }
 }
 
@@ -137,7 +136,7 @@ unsafe extern "C" fn look_after(
             flow.told |= told::CLOSED;
             lingers(tuple, flow, sweep.now, sweep.linger.time_wait)
         }
-        Presence::Gone if was_there(flow) => lingers(tuple, flow, sweep.now, sweep.linger.gone),
+        Presence::Gone if was_there(flow) => lingers(tuple, flow, sweep.now, Linger::GONE),
         Presence::Gone => lingers(tuple, flow, sweep.now, sweep.linger.unseen),
     };
     sweep.entries += u64::from(stays);
@@ -159,7 +158,11 @@ fn say_open(tuple: &Tuple, flow: &mut Down) {
 /// Whether a flow is over and has nothing to wait for but its time: its socket needn't be looked for.
 #[inline(always)]
 const fn rests(flow: &Down, now: u16, linger: &Linger) -> bool {
-    flow.told & told::ENDED != 0 && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger.gone
+    let linger = match flow.told & told::CLOSED {
+        0 => Linger::GONE,
+        _ => linger.time_wait,
+    };
+    flow.told & told::ENDED != 0 && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger
 }
 
 /// Whether a flow without a socket stays.

@@ -39,14 +39,12 @@ pub fn up(
     let flow: &Up = unsafe { &*flow };
     // SAFETY: a plain load of one word.
     let is_confirmed = unsafe { (&raw const flow.confirmed).read_volatile() } != 0;
-    if !is_confirmed || segment.is_first() {
+    let is_same = !is_confirmed && segment.seq == flow.first && segment.payload > 0;
+    if is_same || segment.is_first() {
         let presence = presence(ctx, version, &flow.rewrite.to);
         let is_over = presence != Presence::There;
-        let is_again = presence == Presence::Gone
-            && !is_confirmed
-            && segment.seq == flow.first
-            && segment.payload > 0
-            && !was_there(&flow.rewrite.to.reversed());
+        let is_again =
+            is_same && presence == Presence::Gone && !was_there(&flow.rewrite.to.reversed());
         if is_again || segment.is_first() && is_over {
             // A connection that is over, or never came to be.
             sweep::forget(&segment.tuple, &flow.rewrite.to.reversed(), presence);
