@@ -33,6 +33,7 @@ pub mod map {
     pub const LISTENERS: &str = "listeners";
     pub const SOCKETS: &str = "sockets";
     pub const TARGETS: &str = "targets";
+    pub const BOUND: &str = "bound";
     pub const COUNTERS: &str = "counters";
     pub const PORTS: &str = "ports";
     pub const LOCALS: &str = "locals";

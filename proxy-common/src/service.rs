@@ -51,6 +51,8 @@ impl Listener {
     pub const HEADER_V2: u32 = 8;
     /// A target is beyond this host, where nobody can tell whether anything listens.
     pub const REMOTE: u32 = 16;
+    /// A target is heard by one device alone (SO_BINDTODEVICE): a program at another one finds nobody.
+    pub const BOUND: u32 = 32;
 
     /// `target4` and `target6` are the service's applications on this host.
     #[must_use]
@@ -178,10 +180,12 @@ pub enum Life {
     /// When a balancer's first segment was last seen to come in fragments, in seconds of the flows' clock;
     /// 0: never.
     Fragments,
+    /// Not 0: some application is heard by one device alone.
+    Bound,
 }
 
 impl Life {
-    pub const LEN: u32 = Self::Fragments as u32 + 1;
+    pub const LEN: u32 = Self::Bound as u32 + 1;
 
     /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
     pub const PATIENCE: u64 = 2_000_000_000;

@@ -102,13 +102,20 @@ pub fn device(ctx: &TcContext) -> u32 {
     skb(ctx).ifindex
 }
 
+/// Of linux/if_packet.h.
+const PACKET_HOST: u32 = 0;
+
+/// From now on it is for this host, whatever its MAC says.
+#[inline(always)]
+pub fn set_for_host(ctx: &TcContext) -> Result<(), Unreadable> {
+    ctx.skb.change_type(PACKET_HOST).map_err(|_| Unreadable)
+}
+
 /// Whether it is for this host, by its MAC, and by a device that sees it as it is: a VLAN's tag is
 /// taken off further up, where the packet is seen again.
 #[inline(always)]
 pub fn is_for_host(ctx: &TcContext) -> bool {
-    /// PACKET_HOST of linux/if_packet.h.
-    const HOST: u32 = 0;
-    skb(ctx).pkt_type == HOST && skb(ctx).vlan_present == 0
+    skb(ctx).pkt_type == PACKET_HOST && skb(ctx).vlan_present == 0
 }
 
 /// Bytes of the packet from its network header on.

@@ -1,9 +1,7 @@
 //! A SYN to a service is refused where it comes in if nobody is there to serve it, so that a
 //! balancer's plain check of the port sees what a client would.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use proxy_common::{Addr, Counter, Endpoint, Life, Listener, flow::Tuple};
 
 use crate::{clock, ctx::Version, lookup::socket::listens, maps};
@@ -37,7 +35,7 @@ pub fn guard(
 fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
     let now = clock::nanoseconds();
     let last = maps::last_up(listener);
-    if listener.has(Listener::REMOTE) || last == now || last == maps::ON_LO {
+    if listener.has(Listener::REMOTE | Listener::BOUND) || last == now {
         return true;
     }
     let is_up = any_listens(ctx, listener, from);
@@ -45,27 +43,6 @@ fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
         maps::set_up(listener, now);
     }
     is_up
-}
-
-/// Looks for applications that are bound to `lo`: a program at another device doesn't find them.
-/// The program runs at `lo`.
-#[inline(always)]
-pub fn look_at_lo(ctx: &TcContext) {
-    let mut skb = ctx.skb.skb;
-    maps::for_each_listener(look_for_app, &mut skb);
-}
-
-unsafe extern "C" fn look_for_app(
-    _map: *mut c_void,
-    _at: *const Endpoint,
-    listener: *mut Listener,
-    skb: *mut *mut __sk_buff,
-) -> i64 {
-    // SAFETY: the kernel's arguments, and what `look_at_lo` gave it.
-    let (listener, ctx) = unsafe { (&*listener, TcContext::new(*skb)) };
-    let listens = any_listens(&ctx, listener, &SOMEBODY);
-    maps::set_up(listener, if listens { maps::ON_LO } else { 0 });
-    0
 }
 
 /// What listens at `at`, an address that is this namespace's own.

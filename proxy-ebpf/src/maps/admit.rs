@@ -9,10 +9,7 @@ use proxy_common::{
     Addr, Endpoint, Listed, Listener, MAX_LISTED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, port_bit,
 };
 
-use super::{
-    direct::{Each, for_each},
-    load_word, store_word,
-};
+use super::{load_word, store_word};
 use crate::clock;
 
 type List<const N: usize> = LpmTrie<Listed<N>, u32>;
@@ -37,11 +34,9 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
 #[map(name = "locals")]
 static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
 /// When something was last seen to listen at a target of each listener, in nanoseconds of the kernel's
-/// coarse clock; or [`ON_LO`].
+/// coarse clock.
 #[map(name = "up")]
 static UP: Array<u64> = Array::with_max_entries(MAX_LISTENERS, 0);
-/// Something listened there, as of the last beat, for what comes in by `lo`.
-pub const ON_LO: u64 = u64::MAX;
 /// When this CPU last logged a refusal, in nanoseconds of the same clock.
 #[map(name = "last_log")]
 static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -62,11 +57,6 @@ pub fn listener_at(local: &Endpoint) -> Option<&'static Listener> {
     }
     // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
     any(Addr::from_v6([0; 4]))
-}
-
-#[inline(always)]
-pub fn for_each_listener<T>(each: Each<Endpoint, Listener, T>, with: &mut T) {
-    for_each(&LISTENERS, each, with);
 }
 
 #[inline(always)]

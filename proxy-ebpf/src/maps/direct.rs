@@ -322,7 +322,7 @@ pub fn tell(tuple: &Tuple, flow: &Down, what: u32) -> bool {
 
 /// What [`for_each_down`] and its like call with the map, a key, its value, and something of the
 /// caller's.
-pub type Each<K, V, T> = unsafe extern "C" fn(*mut c_void, *const K, *mut V, *mut T) -> i64;
+type Each<K, V, T> = unsafe extern "C" fn(*mut c_void, *const K, *mut V, *mut T) -> i64;
 
 #[inline(always)]
 pub fn for_each_down<T>(each: Each<Tuple, Down, T>, with: &mut T) {
@@ -340,7 +340,7 @@ pub fn for_each_share<T>(each: Each<Addr, u64, T>, with: &mut T) {
 }
 
 #[inline(always)]
-pub fn for_each<K, V, T>(map: &HashMap<K, V>, each: Each<K, V, T>, with: &mut T) {
+fn for_each<K, V, T>(map: &HashMap<K, V>, each: Each<K, V, T>, with: &mut T) {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the verifier goes through `each` with the types of this map and of `with`.
     unsafe { bpf_for_each_map_elem(map, each as *mut c_void, from_mut(with).cast(), 0) };

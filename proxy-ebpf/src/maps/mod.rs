@@ -8,8 +8,7 @@ use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use proxy_common::{Addr, Counter, Life, Steer, counter};
 
 pub use admit::{
-    ON_LO, allows, assign, denies, for_each_listener, is_local, is_served, last_up, listener_at,
-    may_log, set_up,
+    allows, assign, denies, is_local, is_served, last_up, listener_at, may_log, set_up,
 };
 pub use direct::{
     Scratch, add_flows, body, confirm, count_share, find_down, find_up, for_each_down,
@@ -19,7 +18,8 @@ pub use direct::{
     spend, tell, was_given,
 };
 pub use steer::{
-    assign_app, has_route, is_last_resort, is_remote, is_steered, is_unmapped, remember_app, target,
+    any_is_bound, assign_app, bound_to, has_route, is_last_resort, is_remote, is_steered,
+    is_unmapped, remember_app, target,
 };
 
 /// Networks of the steer addresses, set at load.

@@ -9,9 +9,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, SockHash, lpm_trie::Key},
     programs::SkLookupContext,
 };
-use proxy_common::{Addr, Endpoint, MAX_DEVICES, MAX_ROUTES, MAX_TARGETS};
+use proxy_common::{Addr, Endpoint, Life, MAX_DEVICES, MAX_ROUTES, MAX_TARGETS};
 
-use super::{is_steer, load_word};
+use super::{is_steer, life, load_word};
 
 /// By the steer address and port that leads there; those beyond this host by themselves.
 #[map(name = "targets")]
@@ -23,6 +23,10 @@ static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
 /// Steer addresses of listeners that the kernel won't have in a map; the value says nothing.
 #[map(name = "unmapped")]
 static UNMAPPED: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// The device by which alone an application hears, by its steer address.
+#[map(name = "bound")]
+static BOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 /// Devices where an application's packets are steered, while a start isn't through with all of them; the
 /// value says nothing.
@@ -59,6 +63,17 @@ pub fn has_route(to: &Addr) -> bool {
 pub fn target(steered: &Endpoint) -> Option<Endpoint> {
     // SAFETY: nothing writes a target in place; a replaced value is a new element.
     unsafe { TARGETS.get(steered) }.copied()
+}
+
+/// Whether any application is heard by one device alone.
+#[inline(always)]
+pub fn any_is_bound() -> bool {
+    life(Life::Bound) != 0
+}
+
+#[inline(always)]
+pub fn bound_to(steered: &Endpoint) -> Option<u32> {
+    BOUND.get_ptr(steered).map(|device| load_word(Some(device)))
 }
 
 /// Has `assign_app` find the listener; false when the kernel won't have it in a map, which is

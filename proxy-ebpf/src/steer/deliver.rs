@@ -7,7 +7,7 @@
 //! choice: since Linux 6.16, nftables' `fib` takes such a packet's reverse path for wrong.
 
 use aya_ebpf::{helpers::bpf_sk_assign, programs::TcContext};
-use proxy_common::{Counter, flow::Tuple};
+use proxy_common::{Counter, LO, flow::Tuple};
 
 use crate::{
     ctx::{self, Link, Version},
@@ -24,10 +24,21 @@ pub fn deliver(ctx: &TcContext) -> Verdict {
         return Verdict::FOREIGN;
     }
     ctx.set_mark(0);
+    if !is_entrance(ctx) && ctx::set_for_host(ctx).is_err() {
+        return Verdict::drop(Counter::DeliverFailed);
+    }
     match ctx::version(ctx) {
         Some(version) => to_app(ctx, version),
         None => Verdict::FOREIGN,
     }
+}
+
+/// Whether clients enter the host here. By another device, where an application hears alone, `dispatch`
+/// lets nobody in: there the socket has to be assigned.
+#[inline(always)]
+fn is_entrance(ctx: &TcContext) -> bool {
+    let device = ctx::device(ctx);
+    device == LO || device == maps::device()
 }
 
 /// Nearly whatever comes of it, the packet goes on: without a socket the kernel answers RST by itself.
@@ -62,7 +73,7 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
     let to_target = from_nobody(&Tuple::new(segment.tuple.source(), target));
     let assigned = with_socket(ctx, version, &to_target, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
-        maps::remember_app(steered, socket)
+        is_entrance(ctx) && maps::remember_app(steered, socket)
             || is_left
             || unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) } == 0
     });

@@ -1,7 +1,8 @@
 //! Ingress of the veth's host end: a packet from a spoofed client to an application.
 //!
 //! To one on this host it goes by `lo`, which host firewalls accept. A strict rp_filter on `lo`
-//! would drop it there; then it goes on through the veth, and `deliver`'s work is done here.
+//! would drop it there; then it goes on through the veth, and `deliver`'s work is done here. To one
+//! that hears by one device alone it goes by that device.
 //!
 //! To one elsewhere it goes straight to the device that leads there, past ip_forward and the
 //! FORWARD chain.
@@ -37,15 +38,32 @@ pub fn inject(ctx: &TcContext) -> Verdict {
     if !maps::is_steer(&destination) {
         return beyond(ctx, version);
     }
-    if !maps::via_lo() {
-        maps::count(Counter::InjectSteered);
-        return deliver::to_app(ctx, version);
-    }
+    let device = match bound(ctx, version) {
+        Some(device) => device,
+        None if maps::via_lo() => LO,
+        None => {
+            maps::count(Counter::InjectSteered);
+            return deliver::to_app(ctx, version);
+        }
+    };
     if ctx::set_macs(ctx, LO_MAC).is_err() {
         return Verdict::drop(Counter::InjectFailed);
     }
     ctx.set_mark(maps::mark());
-    Verdict::to(Action::In, LO, Counter::InjectSteered)
+    Verdict::to(Action::In, device, Counter::InjectSteered)
+}
+
+/// The device by which alone the application hears.
+#[inline(always)]
+fn bound(ctx: &TcContext, version: Version) -> Option<u32> {
+    if !maps::any_is_bound() {
+        return None;
+    }
+    let segment = &mut maps::scratch()?.segment;
+    match segment::read(ctx, version, Link::Ethernet, segment) {
+        Kind::Tcp => maps::bound_to(&segment.tuple.destination()),
+        _ => None,
+    }
 }
 
 #[inline(always)]

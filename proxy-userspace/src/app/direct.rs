@@ -145,16 +145,21 @@ impl Direct {
 
     /// Has new connections take the path that the facts allow. Open ones go on.
     pub fn decide(&mut self, config: &Config, claims: &[Claim], kernel: &mut Kernel) -> Result<()> {
-        self.judge(config)?;
+        self.judge(config, kernel)?;
         listen::update(config, &self.served, claims, kernel)
     }
 
     /// The same, before anything is claimed.
-    pub fn judge(&mut self, config: &Config) -> Result<()> {
+    pub fn judge(&mut self, config: &Config, kernel: &mut Kernel) -> Result<()> {
         let facts = self.facts.borrow_and_update().clone();
         self.maps.set_host(self.offered(&facts))?;
         self.maps.set_locals(&self.addresses.unicast_or_not())?;
         self.routes.settle(&facts);
+        let entrances = self.routes.entrances(&facts.bound);
+        if !entrances.is_empty() {
+            kernel.enter_by(&entrances)?;
+            self.maps.set_bound()?;
+        }
         self.served = self.routes.served(config);
         for ((service, served), reasons) in config
             .services
@@ -170,6 +175,8 @@ impl Direct {
             }
             served.set(Listener::DIRECT_V4, paths[0].is_empty());
             served.set(Listener::DIRECT_V6, paths[1].is_empty());
+            let is_bound = service.targets().any(|at| facts.bound.contains_key(&at));
+            served.set(Listener::BOUND, is_bound);
             *reasons = paths;
         }
         Ok(())

@@ -209,7 +209,7 @@ async fn direct(
         addresses,
         limits,
     )?;
-    direct.judge(config)?;
+    direct.judge(config, &mut set_up.kernel)?;
     direct.look_for_earlier(config)?;
     Ok(direct)
 }

@@ -10,7 +10,7 @@ use proxy_common::{Listener, Steered};
 
 use crate::{
     config::{self, Config, ConfigError},
-    facts::Facts,
+    facts::{Bound, Entrance, Facts},
     header::Versions,
     kernel::Kernel,
     netns::{Addresses, Host, SpoofNs, SteerNets, Way, way_to},
@@ -99,6 +99,16 @@ impl Routes {
         for application in &self.applications {
             application.set_here(facts.is_here(application.target.0));
         }
+    }
+
+    /// Where clients come in, by the steer address, if the application hears by one device alone.
+    pub fn entrances(&self, bound: &Bound) -> Vec<(SocketAddr, Entrance)> {
+        let here = self.applications.iter().filter(|it| it.is_here());
+        let entrance = |application: &Arc<Application>| {
+            let entrance = bound.get(&application.target.0)?;
+            Some((application.steer, entrance.clone()))
+        };
+        here.filter_map(entrance).collect()
     }
 
     /// Tells the programs of the targets, wherever they may be.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use crate::{
     app::setup::SetUp,
     config::Config,
+    facts,
     kernel::{LowFds, Unmounted},
     netns::{self, Host, SpoofNs, SteerNet, SteerNets},
     relay::Route,
@@ -27,6 +28,11 @@ impl Steering {
         set_up.attach()?;
         let routed = netns::routed_devices().await?;
         set_up.follow(&mut host.links, routed.as_ref());
+        let entrances = set_up.routes.entrances(&facts::bound(&config).await?);
+        if !entrances.is_empty() {
+            set_up.kernel.enter_by(&entrances)?;
+            set_up.kernel.direct()?.set_bound()?;
+        }
         set_up.open().await?;
         Ok(Self(set_up))
     }

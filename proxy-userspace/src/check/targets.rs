@@ -33,7 +33,10 @@ pub async fn plainly(service: &Service) -> Vec<Finding> {
         let found = match within(service, TcpStream::connect(target)).await {
             Ok(_) => Finding::ok(SUBJECT, "the application accepts connections"),
             Err(error) => match bound(target).await {
-                Some(device) => by_one_device(SUBJECT, &device),
+                Some(device) => Finding::ok(
+                    SUBJECT,
+                    format!("the application listens, by {device} alone"),
+                ),
                 None => Finding::fail(
                     SUBJECT,
                     cause(&error),
@@ -81,15 +84,14 @@ async fn attempt(service: &Service, steering: &Steering, route: Route) -> Findin
 /// The one device that the application listens on, if that is why it isn't reached.
 async fn bound(target: SocketAddr) -> Option<String> {
     let device = TcpSockets::open().and_then(|mut it| it.device_of_listener(target));
-    device_name(&netlink().ok()?, device.ok()??).await.ok()
+    let device = device.ok()?.filter(|index| *index != 0);
+    device_name(&netlink().ok()?, device?).await.ok()
 }
 
 fn by_one_device(subject: &'static str, device: &str) -> Finding {
     Finding::fail(
         subject,
-        format!(
-            "the application listens by {device} alone: what it answers clients can't be steered"
-        ),
+        format!("the application listens by {device} alone, and can't be reached or answer there"),
         "have it listen without SO_BINDTODEVICE (in systemd's units: BindToDevice=)",
     )
 }

@@ -1,10 +1,26 @@
 //! Who listens at the targets: applications come and go without an event.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use anyhow::Result;
+use rtnetlink::Handle;
 
-use crate::{config::Config, netns::TcpSockets};
+use crate::{
+    config::Config,
+    netns::{TcpSockets, device_name},
+};
+
+/// A device by which alone an application hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    pub name: String,
+    pub index: u32,
+}
+
+pub type Bound = BTreeMap<SocketAddr, Entrance>;
 
 /// What asking for them takes, of the network namespace that [`Self::new`] was called in.
 pub struct Listeners {
@@ -25,16 +41,38 @@ impl Listeners {
     /// an application that is started anew changes no path.
     pub fn multipath(&mut self, before: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
         let has = |target: &SocketAddr| {
-            let has = self.sockets.has_multipath_listener(*target);
             // Where it can't be told, the programs find out by each connection.
-            let has = has.unwrap_or_else(|error| {
-                tracing::debug!(%target, "who listens there isn't known: {error:#}");
-                None
-            });
+            let has = known(*target, self.sockets.has_multipath_listener(*target));
             has.unwrap_or_else(|| before.contains(target))
         };
         self.targets.iter().copied().filter(has).collect()
     }
+
+    /// Targets whose listener is bound to a device, in the same way.
+    pub async fn bound(&mut self, netlink: &Handle, before: &Bound) -> Bound {
+        let mut bound = Bound::new();
+        for target in &self.targets {
+            let before = before.get(target);
+            let entrance = match known(*target, self.sockets.device_of_listener(*target)) {
+                Some(0) => None,
+                Some(index) if before.is_none_or(|before| before.index != index) => {
+                    let name = device_name(netlink, index).await;
+                    // Gone by now, and the listener with it.
+                    name.ok().map(|name| Entrance { name, index })
+                }
+                Some(_) | None => before.cloned(),
+            };
+            bound.extend(entrance.map(|entrance| (*target, entrance)));
+        }
+        bound
+    }
+}
+
+fn known<T>(target: SocketAddr, found: Result<Option<T>>) -> Option<T> {
+    found.unwrap_or_else(|error| {
+        tracing::debug!(%target, "who listens there isn't known: {error:#}");
+        None
+    })
 }
 
 #[cfg(test)]

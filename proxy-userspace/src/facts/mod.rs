@@ -24,11 +24,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use host::{IpsecPolicy, RoutingRule};
+pub use listeners::{Bound, Entrance};
 pub use nftables::{Packets, Reached, Ruleset, as_json};
 pub use path::Unseen;
 pub use reason::Reason;
 pub use sysctls::{Conntrack, Sysctls};
-pub use watch::{read, watch};
+pub use watch::{bound, read, watch};
 
 /// Of a connection: its balancer, its client and its application have one, or it isn't direct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,6 +85,8 @@ pub struct Facts {
     pub here: BTreeSet<IpAddr>,
     /// Targets that a listener with Multipath TCP hears, or has been the last to hear.
     pub multipath: BTreeSet<SocketAddr>,
+    /// The same for listeners that are bound to a device.
+    pub bound: Bound,
 }
 
 /// What is known of nftables.

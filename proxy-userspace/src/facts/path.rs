@@ -104,7 +104,10 @@ impl Facts {
             None => Some(Reason::NoTarget),
             Some(target) if !self.is_here(target) => Some(Reason::TargetBeyondHost(target)),
             Some(target) if self.multipath.contains(&target) => Some(Reason::MultipathApp(target)),
-            Some(_) => None,
+            Some(target) => {
+                let entrance = self.bound.get(&target)?;
+                Some(Reason::BoundApp(target, entrance.name.clone()))
+            }
         }
     }
 

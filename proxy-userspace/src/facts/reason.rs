@@ -25,6 +25,9 @@ pub enum Reason {
     TargetBeyondHost(SocketAddr),
     /// The kernel can't make such a listener a connection without its handshake.
     MultipathApp(SocketAddr),
+    /// An application that listens by a device alone. What comes straight from the balancer may come by
+    /// another one.
+    BoundApp(SocketAddr, String),
     NoForwarding(String),
 }
 
@@ -46,6 +49,7 @@ impl Reason {
             Self::NoTarget => "no_target",
             Self::TargetBeyondHost(_) => "target_beyond_host",
             Self::MultipathApp(_) => "multipath_app",
+            Self::BoundApp(..) => "bound_app",
             Self::NoForwarding(_) => "no_forwarding",
         }
     }
@@ -66,6 +70,10 @@ impl Reason {
             Self::FirewallUnreadable(_) => "install nft, and move rules to it".into(),
             Self::MultipathApp(_) => {
                 "have the application listen with plain TCP (in Go: GODEBUG=multipathtcp=0)".into()
+            }
+            Self::BoundApp(..) => {
+                "have the application listen without SO_BINDTODEVICE (in systemd's units: BindToDevice=)"
+                    .into()
             }
             Self::PolicyRouting(_)
             | Self::Ipsec(_)
@@ -101,6 +109,9 @@ impl fmt::Display for Reason {
             Self::NoTarget => f.write_str("it has no target of this family"),
             Self::TargetBeyondHost(target) => write!(f, "target {target} is not on this host"),
             Self::MultipathApp(target) => write!(f, "target {target} listens with Multipath TCP"),
+            Self::BoundApp(target, device) => {
+                write!(f, "target {target} listens by {device} alone")
+            }
             Self::NoForwarding(device) => write!(f, "forwarding is off on {device}"),
         }
     }

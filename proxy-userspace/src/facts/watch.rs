@@ -11,7 +11,11 @@ use tokio::{
 };
 
 use super::{
-    Facts, Firewall, host, listeners::Listeners, netlink, nftables::Ruleset, sysctls::Settings,
+    Facts, Firewall, host,
+    listeners::{Bound, Listeners},
+    netlink,
+    nftables::Ruleset,
+    sysctls::Settings,
 };
 use crate::{
     config::{Config, Direct, Service},
@@ -34,6 +38,12 @@ pub async fn read(config: &Config, device: &str, kfunc: bool) -> Result<Facts> {
     Reader::new(config, device)?
         .all(config, device, kfunc)
         .await
+}
+
+/// Targets whose listener is bound to a device.
+pub async fn bound(config: &Config) -> Result<Bound> {
+    let mut listeners = Listeners::new(config)?;
+    Ok(listeners.bound(&netns::netlink()?, &Bound::new()).await)
 }
 
 /// The facts, and each change of them within a second, for as long as somebody listens.
@@ -203,6 +213,7 @@ impl Reader {
             addresses: host::addresses(&self.routing).await?,
             here: host::here(&self.targets).await?,
             multipath: self.listeners.multipath(&BTreeSet::new()),
+            bound: self.listeners.bound(&self.routing, &Bound::new()).await,
         })
     }
 
@@ -210,6 +221,7 @@ impl Reader {
     async fn refresh(&mut self, facts: &mut Facts, stale: &mut Stale) -> Result<()> {
         facts.sysctls = self.settings.read();
         facts.multipath = self.listeners.multipath(&facts.multipath);
+        facts.bound = self.listeners.bound(&self.routing, &facts.bound).await;
         if stale.routing && self.routing_from <= Instant::now() {
             facts.routing_rules = host::routing_rules(&self.routing).await?;
             facts.vrfs = host::vrfs(&self.routing).await?;

@@ -11,13 +11,16 @@ use aya::{
     maps::{HashMap as MapOf, MapData},
     programs::TcAttachType,
 };
-use proxy_common::{LO, map, program as name};
+use proxy_common::{Endpoint, LO, map, program as name};
 
 use super::{
     attach::{Attachment, On, Tc, attach_unsteered},
     load::take,
 };
-use crate::netns::{Device, Link, LinkEvent};
+use crate::{
+    facts::Entrance,
+    netns::{Device, Link, LinkEvent},
+};
 
 /// The links on the host's devices, by their index.
 pub struct Devices {
@@ -28,6 +31,9 @@ pub struct Devices {
     /// Whether connections may be direct.
     direct: bool,
     behind: Option<Behind>,
+    /// On devices by which alone some application hears.
+    entrances: HashMap<u32, Attachment>,
+    bound: MapOf<MapData, Endpoint, u32>,
 }
 
 /// Devices that a start has left for later. Until they have programs, applications' packets leave by
@@ -44,13 +50,15 @@ impl Behind {
 }
 
 impl Devices {
-    pub fn new(direct: bool) -> Self {
-        Self {
+    pub fn new(ebpf: &mut Ebpf, direct: bool) -> Result<Self> {
+        Ok(Self {
+            bound: take(ebpf, map::BOUND)?.try_into()?,
             attached: HashMap::new(),
             remotes: false,
             direct,
             behind: None,
-        }
+            entrances: HashMap::new(),
+        })
     }
 
     /// Has replies from beyond this host steered as well, on devices that are followed from now on.
@@ -105,6 +113,52 @@ impl Devices {
         Ok(())
     }
 
+    /// Has clients of a steer address come in by a device, or, if that is `lo`, replies leave by it.
+    pub fn enter_by(
+        &mut self,
+        ebpf: &mut Ebpf,
+        tc: &mut Tc,
+        steer: Endpoint,
+        entrance: &Entrance,
+    ) -> Result<()> {
+        let Entrance { name, index } = entrance;
+        self.bound.insert(steer, index, 0)?;
+        let Entry::Vacant(free) = self.entrances.entry(*index) else {
+            return Ok(());
+        };
+        let (program, hook) = match *index {
+            LO => (name::REPLY, TcAttachType::Egress),
+            _ => (name::DELIVER, TcAttachType::Ingress),
+        };
+        let on = On {
+            name,
+            index: *index,
+        };
+        match tc.attach(ebpf, program, on, hook) {
+            Ok(attachment) => {
+                free.insert(attachment);
+            }
+            Err(error) => {
+                tracing::warn!("clients don't reach an application by {name}: {error:#}");
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, index: u32) -> Option<Attachment> {
+        let by_it = |(at, device)| (device == index).then_some(at);
+        let left: Vec<Endpoint> = self
+            .bound
+            .iter()
+            .filter_map(|entry| by_it(entry.ok()?))
+            .collect();
+        for at in left {
+            // Whatever comes of it, nobody is there any more.
+            let _ = self.bound.remove(&at);
+        }
+        self.entrances.remove(&index)
+    }
+
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
     }
@@ -132,9 +186,11 @@ impl Devices {
         }
         match event {
             LinkEvent::Gone { index } => {
-                if let Some((_, attached)) = self.attached.remove(&index) {
-                    tc.forget(index, attached);
+                let mut attached = Vec::from_iter(self.leave(index));
+                if let Some((_, others)) = self.attached.remove(&index) {
+                    attached.extend(others);
                 }
+                tc.forget(index, attached);
             }
             LinkEvent::Present(link) if own.is_own(&link) || link.index == LO => {}
             LinkEvent::Present(link) => self.add(ebpf, tc, &link),

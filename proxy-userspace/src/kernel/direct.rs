@@ -135,6 +135,11 @@ impl Direct {
         Ok(self.life.set(Life::PastLo as u32, 1, 0)?)
     }
 
+    /// Some application is heard by one device alone.
+    pub fn set_bound(&mut self) -> Result<()> {
+        Ok(self.life.set(Life::Bound as u32, 1, 0)?)
+    }
+
     /// What a handshake offers from now on, and the most connections that there may be.
     pub fn set_host(&mut self, host: Host) -> Result<()> {
         self.host.set(0, host, 0).context("what TCP offers")

@@ -29,6 +29,7 @@ use super::{
     share::{self, Change, Inheritance},
 };
 use crate::{
+    facts::Entrance,
     netns::{Device, LinkEvent, SteerNet, SteerNets},
     sys,
 };
@@ -113,7 +114,7 @@ impl Kernel {
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             next_socket: 0,
-            devices: Devices::new(placement.direct),
+            devices: Devices::new(&mut ebpf, placement.direct)?,
             tc: Tc::new(instance, low, links, changes),
             ebpf,
         })
@@ -165,6 +166,15 @@ impl Kernel {
     pub fn follow(&mut self, event: LinkEvent, own: &Device) {
         self.devices
             .follow(&mut self.ebpf, &mut self.tc, event, own);
+    }
+
+    /// Has clients of a steer address come in by a device. What has entered by it goes on to.
+    pub fn enter_by(&mut self, entrances: &[(SocketAddr, Entrance)]) -> Result<()> {
+        let (ebpf, tc) = (&mut self.ebpf, &mut self.tc);
+        entrances.iter().try_for_each(|(steer, entrance)| {
+            self.devices
+                .enter_by(ebpf, tc, Endpoint::from(*steer), entrance)
+        })
     }
 
     pub fn counters(&mut self) -> Result<Counters> {

@@ -20,7 +20,7 @@ use super::{
 
 /// Maps that open connections depend on, and the counters. All others say what is served, which each
 /// daemon says anew; a port's bit stays, for what is open there.
-const SHARED: [&str; 11] = [
+const SHARED: [&str; 12] = [
     map::FLOWS_UP,
     map::FLOWS_DOWN,
     map::PENDING,
@@ -31,6 +31,7 @@ const SHARED: [&str; 11] = [
     map::GIVEN,
     map::SPENT,
     map::PORTS,
+    map::BOUND,
     map::COUNTERS,
 ];
 

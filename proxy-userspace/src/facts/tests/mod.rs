@@ -5,7 +5,7 @@ mod rules;
 use std::time::Duration;
 
 use super::{
-    Conntrack, Facts, Family, Firewall, Reason, Ruleset, Sysctls,
+    Conntrack, Entrance, Facts, Family, Firewall, Reason, Ruleset, Sysctls,
     host::{IpsecPolicy, RoutingRule},
     sysctls::{Forwards, Offers},
 };
@@ -63,6 +63,7 @@ fn facts() -> Facts {
         addresses: [parsed("198.51.100.2"), parsed("2001:db8:e::2")].into(),
         here: [parsed("198.51.100.2"), parsed("2001:db8:e::2")].into(),
         multipath: [].into(),
+        bound: [].into(),
     }
 }
 
@@ -150,6 +151,14 @@ fn targets() {
     };
     says(multipath("[::1]:8080"), &[], &["multipath_app"]);
     says_of_both(multipath("127.0.0.1:8081"), &[]);
+    let bound = |at: &str| {
+        let (at, name) = (parsed(at), "eth0".to_owned());
+        move |f: &mut Facts, _: &mut Service| {
+            f.bound = [(at, Entrance { name, index: 2 })].into();
+        }
+    };
+    says(bound("127.0.0.1:8080"), &["bound_app"], &[]);
+    says_of_both(bound("127.0.0.1:8081"), &[]);
     // Whoever listens on all of this host's addresses isn't who serves there.
     let beyond = |f: &mut Facts, s: &mut Service| {
         target("198.51.100.9:80")(f, s);

@@ -32,8 +32,8 @@ impl TcpSockets {
         Ok(has)
     }
 
-    /// The device that whoever hears `local` is bound to (SO_BINDTODEVICE), as its index; none where
-    /// somebody hears it by every device, or nobody.
+    /// The device that whoever hears `local` is bound to (SO_BINDTODEVICE), as its index; 0 where somebody
+    /// hears it by every device, none where nobody listens.
     pub fn device_of_listener(&mut self, local: SocketAddr) -> Result<Option<u32>> {
         let mut devices = Vec::new();
         let ports = [Local::Port(local.port())];
@@ -43,7 +43,10 @@ impl TcpSockets {
                 devices.push(socket.id.interface_id);
             }
         })?;
-        Ok(devices.first().copied().filter(|_| !devices.contains(&0)))
+        let is_any = devices.contains(&0);
+        Ok(devices
+            .first()
+            .map(|device| if is_any { 0 } else { *device }))
     }
 }
 

@@ -8,6 +8,7 @@
 mod aborts;
 mod accounts;
 mod blind;
+mod bound;
 mod closes;
 mod counted;
 mod denied;
