@@ -99,9 +99,14 @@ fn rounds(sites: &[Site], app: &App, args: &Args, results: &mut Results) -> Resu
     Ok(())
 }
 
-/// Each round begins with another one, lest the same always comes behind the same.
+/// Each round begins with another one, and every second one goes backwards, lest the same always comes behind
+/// the same: what one leaves of the machine's caches and time is the next one's.
 fn turns(sites: &[Site], round: usize) -> impl Iterator<Item = &Site> {
-    sites.iter().cycle().skip(round).take(sites.len())
+    let len = sites.len();
+    (0..len).map(move |turn| match round % 2 {
+        0 => &sites[(round + turn) % len],
+        _ => &sites[(round + len - turn) % len],
+    })
 }
 
 /// Short connections again, through an allowlist whose last entry is the balancer's.
