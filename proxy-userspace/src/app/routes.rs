@@ -10,10 +10,10 @@ use proxy_common::{Listener, Steered};
 
 use crate::{
     config::{self, Config, ConfigError},
-    facts::{Bound, Entrance, Facts},
+    facts::{Bound, Facts},
     header::Versions,
     kernel::Kernel,
-    netns::{Addresses, Host, SpoofNs, SteerNets, Way, way_to},
+    netns::{Addresses, Entrance, Host, SpoofNs, SteerNets, Way, way_to},
     relay::{self, Application, OwnAddresses, Service, Target},
 };
 

@@ -10,16 +10,10 @@ use rtnetlink::Handle;
 
 use crate::{
     config::Config,
-    netns::{TcpSockets, device_name},
+    netns::{Entrance, TcpSockets, device_name},
 };
 
-/// A device by which alone an application hears.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entrance {
-    pub name: String,
-    pub index: u32,
-}
-
+/// The one device that hears for each target that has but one.
 pub type Bound = BTreeMap<SocketAddr, Entrance>;
 
 /// What asking for them takes, of the network namespace that [`Self::new`] was called in.

@@ -24,7 +24,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use host::{IpsecPolicy, RoutingRule};
-pub use listeners::{Bound, Entrance};
+pub use listeners::Bound;
 pub use nftables::{Packets, Reached, Ruleset, as_json};
 pub use path::Unseen;
 pub use reason::Reason;

@@ -17,10 +17,7 @@ use super::{
     attach::{Attachment, On, Tc, attach_unsteered},
     load::take,
 };
-use crate::{
-    facts::Entrance,
-    netns::{Device, Link, LinkEvent},
-};
+use crate::netns::{Device, Entrance, Link, LinkEvent};
 
 /// The links on the host's devices, by their index.
 pub struct Devices {

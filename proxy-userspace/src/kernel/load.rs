@@ -29,8 +29,7 @@ use super::{
     share::{self, Change, Inheritance},
 };
 use crate::{
-    facts::Entrance,
-    netns::{Device, LinkEvent, SteerNet, SteerNets},
+    netns::{Device, Entrance, LinkEvent, SteerNet, SteerNets},
     sys,
 };
 

@@ -233,25 +233,6 @@ fn nat_of_applications_packets() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_app_that_listens_by_one_device_alone() -> Result<()> {
-    for (device, flag, at, spoofed) in [
-        ("edge", "-4", "198.51.100.2:8080", "ok spoofed"),
-        ("edge", "-6", "[2001:db8:e::2]:8080", "ok spoofed"),
-        ("lo", "-4", "127.0.0.1:8080", "ok spoofed"),
-        ("lo", "-6", "[::1]:8080", "FAIL spoofed"),
-    ] {
-        let lab = Lab::new()?;
-        let _app = App::by_device(&lab.host, at.parse()?, device)?;
-        let said = lab.truepeer().no_targets().args([flag, at]).check()?;
-        said.expect(i32::from(spoofed.starts_with("FAIL")), &[])?;
-        line(&said, spoofed, &[])?;
-        let by_device = format!("listens by {device} alone");
-        line(&said, "warn path", &[&by_device, "SO_BINDTODEVICE"])?;
-    }
-    Ok(())
-}
-
 /// Where a daemon couldn't pin its allowlist.
 #[test]
 fn a_bpffs_that_is_read_only() -> Result<()> {

@@ -5,13 +5,14 @@ mod rules;
 use std::time::Duration;
 
 use super::{
-    Conntrack, Entrance, Facts, Family, Firewall, Reason, Ruleset, Sysctls,
+    Conntrack, Facts, Family, Firewall, Reason, Ruleset, Sysctls,
     host::{IpsecPolicy, RoutingRule},
     sysctls::{Forwards, Offers},
 };
 use crate::{
     config::{HeaderOptions, PrefixSource, Service},
     header::Policy,
+    netns::Entrance,
     relay::ClientPolicy,
 };
 

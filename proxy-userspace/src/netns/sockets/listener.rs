@@ -15,6 +15,13 @@ const ULP_NAME: u16 = 1;
 /// Beneath a socket of Multipath TCP are those of TCP that have this protocol above them.
 const MULTIPATH: &[u8] = b"mptcp\0";
 
+/// A device by which alone an application hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    pub name: String,
+    pub index: u32,
+}
+
 impl TcpSockets {
     /// Whether the listener that hears a client of `local` has Multipath TCP; none where nobody listens.
     /// Older kernels tell only CAP_NET_ADMIN of it: without, none seems to have it.

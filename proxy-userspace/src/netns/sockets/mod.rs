@@ -17,6 +17,7 @@ use netlink_packet_sock_diag::{
 use rustix::io::Errno;
 
 pub use filter::Local;
+pub use listener::Entrance;
 use netlink::{Dump, Netlink};
 
 /// Sockets of the network namespace that the calling thread was in when it opened this.

@@ -37,6 +37,27 @@ mod an_app_bound_to_lo {
     }
 }
 
+#[test]
+fn check_names_the_device() -> Result<()> {
+    for (device, flag, at, spoofed) in [
+        ("edge", "-4", "198.51.100.2:8080", "ok spoofed"),
+        ("edge", "-6", "[2001:db8:e::2]:8080", "ok spoofed"),
+        ("lo", "-4", "127.0.0.1:8080", "ok spoofed"),
+        ("lo", "-6", "[::1]:8080", "FAIL spoofed"),
+    ] {
+        let lab = Lab::new()?;
+        let _app = App::by_device(&lab.host, at.parse()?, device)?;
+        let said = lab.truepeer().no_targets().args([flag, at]).check()?;
+        said.expect(i32::from(spoofed.starts_with("FAIL")), &[])?;
+        let by_device = format!("listens by {device} alone");
+        for (start, part) in [(spoofed, ""), ("warn path", &by_device)] {
+            let mut lines = said.text.lines().filter(|line| line.starts_with(start));
+            ensure!(lines.any(|line| line.contains(part)), "{said:?}");
+        }
+    }
+    Ok(())
+}
+
 const UPLINK: &str = "edge";
 
 fn an_app_bound_to_the_uplink(plan: Plan<'_>) -> Result<()> {
