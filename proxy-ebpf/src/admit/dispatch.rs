@@ -28,7 +28,9 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
         let at = Endpoint::new(local, port);
         // By the network, nobody may reach an application that is bound to 127.0.0.1. Nor may anybody on
         // this host, whose addresses no client has.
-        let is_inside = lookup.ingress_ifindex == LO || lookup.ingress_ifindex == maps::device();
+        let by = lookup.ingress_ifindex;
+        // `deliver` lets nobody from outside come this far by a device where an application hears alone.
+        let is_inside = by == LO || by == maps::device() || maps::bound_to(&at) == Some(by);
         let is_own = balancer.is_martian()
             || maps::is_steer(&balancer)
             || maps::is_local(&balancer).is_some();

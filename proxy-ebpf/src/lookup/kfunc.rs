@@ -49,14 +49,15 @@ impl Attrs {
 }
 
 /// Makes the segment a connection of the listener that hears one of this tuple, without a handshake with
-/// it. False: there is no such listener, or it can't have it, as MPTCP's; the segment is as it was.
+/// it. False: there is no such listener, or it can't have it, as MPTCP's or one that hears by one device
+/// alone, where not all of the connection comes by; the segment is as it was.
 #[inline(always)]
 pub fn assign(ctx: &TcContext, version: Version, tuple: &Tuple, attrs: &mut Attrs) -> bool {
     let assigned = with_socket(ctx, version, tuple, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took; what is no full TCP socket
         // gives null.
         unsafe {
-            if (*socket).state != LISTEN {
+            if (*socket).state != LISTEN || (*socket).bound_dev_if != 0 {
                 return false;
             }
             let listener = bpf_skc_to_tcp_sock(socket.cast());

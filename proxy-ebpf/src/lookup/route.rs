@@ -53,13 +53,19 @@ fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> b
             fib.__bindgen_anon_4.ipv6_dst = to;
         }
     }
+    /// Every IPv6 link takes as much, and hardly any IPv4 link less.
+    const LEAST_MTU: u32 = 1280;
     let len = size_of_val(&fib) as i32;
     // SAFETY: `fib` lives on this stack, and the kernel gets its length.
     let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, 0) };
     *way = Way {
         device: fib.ifindex,
         // SAFETY: both fields of the union are numbers of 16 bits.
-        mtu: unsafe { fib.__bindgen_anon_1.mtu_result }.into(),
+        mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {
+            // Not told without a neighbour.
+            0 => LEAST_MTU,
+            mtu => mtu.into(),
+        },
         mac: fib.dmac,
     };
     matches!(

@@ -15,13 +15,16 @@ use crate::{
     lookup::socket::{HERE, LISTEN, from_nobody, with_socket},
     maps,
     verdict::Verdict,
-    wire::segment::{self, Kind},
+    wire::{
+        self,
+        segment::{self, Kind},
+    },
 };
 
 #[inline(always)]
 pub fn deliver(ctx: &TcContext) -> Verdict {
     if ctx::mark(ctx) != maps::mark() {
-        return Verdict::FOREIGN;
+        return foreign(ctx);
     }
     ctx.set_mark(0);
     if !is_entrance(ctx) && ctx::set_for_host(ctx).is_err() {
@@ -33,8 +36,20 @@ pub fn deliver(ctx: &TcContext) -> Verdict {
     }
 }
 
-/// Whether clients enter the host here. By another device, where an application hears alone, `dispatch`
-/// lets nobody in: there the socket has to be assigned.
+/// By a device where an application hears alone, nobody else has anything to say to it.
+#[inline(always)]
+fn foreign(ctx: &TcContext) -> Verdict {
+    if is_entrance(ctx) {
+        return Verdict::FOREIGN;
+    }
+    let to = ctx::version(ctx).map(|version| wire::destination(ctx, version, Link::Ethernet));
+    match to {
+        Some(Ok(to)) if maps::is_steer(&to) => Verdict::drop(Counter::InjectStray),
+        _ => Verdict::FOREIGN,
+    }
+}
+
+/// Whether it is one of the devices by which clients enter the host wherever applications listen.
 #[inline(always)]
 fn is_entrance(ctx: &TcContext) -> bool {
     let device = ctx::device(ctx);
@@ -73,7 +88,7 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
     let to_target = from_nobody(&Tuple::new(segment.tuple.source(), target));
     let assigned = with_socket(ctx, version, &to_target, HERE, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
-        is_entrance(ctx) && maps::remember_app(steered, socket)
+        maps::remember_app(steered, socket)
             || is_left
             || unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) } == 0
     });

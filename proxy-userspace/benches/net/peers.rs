@@ -61,7 +61,7 @@ impl Running {
 
 /// What truepeer leaves when it is killed.
 fn left(instance: &str) -> Vec<PathBuf> {
-    let run = ["lock", "sock", "keeper.sock"];
+    let run = ["lock", "sock", "status.sock", "keeper.sock"];
     let run = run.map(|file| format!("/run/truepeer/{instance}.{file}").into());
     let pins = format!("/sys/fs/bpf/truepeer/{instance}").into();
     run.into_iter().chain([pins]).collect()

@@ -266,7 +266,7 @@ impl Control<'_> {
     fn tick(&mut self) -> Result<()> {
         self.heart.is_there();
         self.direct
-            .tick(self.config, &self.kernel, &self.telemetry)?;
+            .tick(self.config, &mut self.kernel, &self.telemetry)?;
         let counters = self.counters.read().collect();
         let withheld = self.withheld.look(std::time::Instant::now(), &counters);
         if withheld > 0 {

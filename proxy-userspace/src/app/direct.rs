@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     facts::{Facts, Family, Reason},
     kernel::{self, Claim, Flow, Flows, Heard, Kernel, Known},
-    netns::{Addresses, Local, TcpSockets},
+    netns::{Addresses, Entrance, Local, TcpSockets},
     relay::{Balancer, Client, Neighbours, Target},
     telemetry::Telemetry,
 };
@@ -175,8 +175,8 @@ impl Direct {
             }
             served.set(Listener::DIRECT_V4, paths[0].is_empty());
             served.set(Listener::DIRECT_V6, paths[1].is_empty());
-            let is_bound = service.targets().any(|at| facts.bound.contains_key(&at));
-            served.set(Listener::BOUND, is_bound);
+            let mut bound = service.targets().filter_map(|at| facts.bound.get(&at));
+            served.set(Listener::BOUND, bound.any(|app| app.listens));
             *reasons = paths;
         }
         Ok(())
@@ -204,12 +204,47 @@ impl Direct {
     }
 
     /// Looks after direct connections, and hears of them.
-    pub fn tick(&mut self, config: &Config, kernel: &Kernel, telemetry: &Telemetry) -> Result<()> {
+    pub fn tick(
+        &mut self,
+        config: &Config,
+        kernel: &mut Kernel,
+        telemetry: &Telemetry,
+    ) -> Result<()> {
         self.maps.set_daemon_connections(self.limits.open())?;
+        self.leave_entrances(kernel)?;
         if self.loaded {
             kernel.sweep()?;
             for heard in self.maps.hear() {
                 self.report(config, &heard, telemetry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an application hears by all devices again, clients enter as everybody's, once its last
+    /// connection that hears by one alone is over.
+    fn leave_entrances(&mut self, kernel: &mut Kernel) -> Result<()> {
+        let entered = kernel.entered();
+        if entered.is_empty() {
+            return Ok(());
+        }
+        let bound = self.routes.entrances(&self.facts.borrow().bound);
+        let is_bound = |steer| bound.iter().any(|(at, _)| *at == steer);
+        for (steer, index) in entered {
+            let at = SocketAddr::from(steer);
+            if is_bound(at) {
+                continue;
+            }
+            let mut is_needed = false;
+            self.sockets.for_each(&[Local::Port(at.port())], |socket| {
+                is_needed |= socket.local == at && socket.device() == index;
+            })?;
+            if is_needed {
+                // A daemon before this one has begun it.
+                let name = format!("device {index}");
+                kernel.enter_by(&[(at, Entrance { name, index })])?;
+            } else {
+                kernel.leave_for_all(&steer);
             }
         }
         Ok(())

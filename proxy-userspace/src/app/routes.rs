@@ -105,8 +105,8 @@ impl Routes {
     pub fn entrances(&self, bound: &Bound) -> Vec<(SocketAddr, Entrance)> {
         let here = self.applications.iter().filter(|it| it.is_here());
         let entrance = |application: &Arc<Application>| {
-            let entrance = bound.get(&application.target.0)?;
-            Some((application.steer, entrance.clone()))
+            let app = bound.get(&application.target.0)?;
+            Some((application.steer, app.entrance.clone()))
         };
         here.filter_map(entrance).collect()
     }

@@ -83,7 +83,7 @@ async fn attempt(service: &Service, steering: &Steering, route: Route) -> Findin
 
 /// The one device that the application listens on, if that is why it isn't reached.
 async fn bound(target: SocketAddr) -> Option<String> {
-    let device = TcpSockets::open().and_then(|mut it| it.device_of_listener(target));
+    let device = TcpSockets::open().and_then(|mut it| it.device_of_listener(target, 0));
     let device = device.ok()?.filter(|index| *index != 0);
     device_name(&netlink().ok()?, device?).await.ok()
 }

@@ -13,8 +13,15 @@ use crate::{
     netns::{Entrance, TcpSockets, device_name},
 };
 
-/// The one device that hears for each target that has but one.
-pub type Bound = BTreeMap<SocketAddr, Entrance>;
+/// Applications that hear by one device alone, by target.
+pub type Bound = BTreeMap<SocketAddr, BoundApp>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoundApp {
+    pub entrance: Entrance,
+    /// Or did, until it ended.
+    pub listens: bool,
+}
 
 /// What asking for them takes, of the network namespace that [`Self::new`] was called in.
 pub struct Listeners {
@@ -46,17 +53,21 @@ impl Listeners {
     pub async fn bound(&mut self, netlink: &Handle, before: &Bound) -> Bound {
         let mut bound = Bound::new();
         for target in &self.targets {
-            let before = before.get(target);
-            let entrance = match known(*target, self.sockets.device_of_listener(*target)) {
-                Some(0) => None,
-                Some(index) if before.is_none_or(|before| before.index != index) => {
+            let before = before.get(target).map(|before| before.entrance.clone());
+            let device = before.as_ref().map_or(0, |before| before.index);
+            let found = known(*target, self.sockets.device_of_listener(*target, device));
+            let entrance = match (found, before) {
+                (Some(0), _) => None,
+                (Some(index), before) if before.as_ref().is_none_or(|it| it.index != index) => {
                     let name = device_name(netlink, index).await;
                     // Gone by now, and the listener with it.
                     name.ok().map(|name| Entrance { name, index })
                 }
-                Some(_) | None => before.cloned(),
+                (_, before) => before,
             };
-            bound.extend(entrance.map(|entrance| (*target, entrance)));
+            let listens = found.is_some();
+            let app = entrance.map(|entrance| BoundApp { entrance, listens });
+            bound.extend(app.map(|app| (*target, app)));
         }
         bound
     }

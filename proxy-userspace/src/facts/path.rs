@@ -105,8 +105,8 @@ impl Facts {
             Some(target) if !self.is_here(target) => Some(Reason::TargetBeyondHost(target)),
             Some(target) if self.multipath.contains(&target) => Some(Reason::MultipathApp(target)),
             Some(target) => {
-                let entrance = self.bound.get(&target)?;
-                Some(Reason::BoundApp(target, entrance.name.clone()))
+                let bound = self.bound.get(&target)?;
+                Some(Reason::BoundApp(target, bound.entrance.name.clone()))
             }
         }
     }

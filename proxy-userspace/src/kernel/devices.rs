@@ -119,9 +119,8 @@ impl Devices {
         entrance: &Entrance,
     ) -> Result<()> {
         let Entrance { name, index } = entrance;
-        self.bound.insert(steer, index, 0)?;
         let Entry::Vacant(free) = self.entrances.entry(*index) else {
-            return Ok(());
+            return Ok(self.bound.insert(steer, index, 0)?);
         };
         let (program, hook) = match *index {
             LO => (name::REPLY, TcAttachType::Egress),
@@ -134,12 +133,24 @@ impl Devices {
         match tc.attach(ebpf, program, on, hook) {
             Ok(attachment) => {
                 free.insert(attachment);
+                self.bound.insert(steer, index, 0)?;
             }
             Err(error) => {
                 tracing::warn!("clients don't reach an application by {name}: {error:#}");
             }
         }
         Ok(())
+    }
+
+    /// By steer address the devices that clients come in by.
+    pub fn entered(&self) -> Vec<(Endpoint, u32)> {
+        self.bound.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Has clients of a steer address come in as everybody's.
+    pub fn leave_for_all(&mut self, steer: &Endpoint) {
+        // Whatever comes of it, the next time is as good.
+        let _ = self.bound.remove(steer);
     }
 
     fn leave(&mut self, index: u32) -> Option<Attachment> {

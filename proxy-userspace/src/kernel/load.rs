@@ -176,6 +176,16 @@ impl Kernel {
         })
     }
 
+    /// By steer address the devices that clients come in by.
+    pub fn entered(&self) -> Vec<(Endpoint, u32)> {
+        self.devices.entered()
+    }
+
+    /// Has clients of a steer address come in as everybody's.
+    pub fn leave_for_all(&mut self, steer: &Endpoint) {
+        self.devices.leave_for_all(steer);
+    }
+
     pub fn counters(&mut self) -> Result<Counters> {
         Counters::new(take(&mut self.ebpf, map::COUNTERS)?)
     }

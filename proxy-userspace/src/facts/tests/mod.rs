@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{
     Conntrack, Facts, Family, Firewall, Reason, Ruleset, Sysctls,
     host::{IpsecPolicy, RoutingRule},
+    listeners::BoundApp,
     sysctls::{Forwards, Offers},
 };
 use crate::{
@@ -154,9 +155,11 @@ fn targets() {
     says_of_both(multipath("127.0.0.1:8081"), &[]);
     let bound = |at: &str| {
         let (at, name) = (parsed(at), "eth0".to_owned());
-        move |f: &mut Facts, _: &mut Service| {
-            f.bound = [(at, Entrance { name, index: 2 })].into();
-        }
+        let app = BoundApp {
+            entrance: Entrance { name, index: 2 },
+            listens: true,
+        };
+        move |f: &mut Facts, _: &mut Service| f.bound = [(at, app)].into()
     };
     says(bound("127.0.0.1:8080"), &["bound_app"], &[]);
     says_of_both(bound("127.0.0.1:8081"), &[]);

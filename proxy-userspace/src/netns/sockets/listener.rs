@@ -26,35 +26,58 @@ impl TcpSockets {
     /// Whether the listener that hears a client of `local` has Multipath TCP; none where nobody listens.
     /// Older kernels tell only CAP_NET_ADMIN of it: without, none seems to have it.
     pub fn has_multipath_listener(&mut self, local: SocketAddr) -> Result<Option<bool>> {
-        let nobody = match local {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
         let mut has = None;
         // The protocol above is told with the rest of this.
         let extensions = ExtensionFlags::INFO;
-        self.find(local, SocketAddr::new(nobody, 0), extensions, |found| {
+        self.find(local, nobody(local), 0, extensions, |found| {
             has = Some(is_multipath(&found));
         })?;
         Ok(has)
     }
 
     /// The device that whoever hears `local` is bound to (SO_BINDTODEVICE), as its index; 0 where somebody
-    /// hears it by every device, none where nobody listens.
-    pub fn device_of_listener(&mut self, local: SocketAddr) -> Result<Option<u32>> {
+    /// hears it by every device, none where nobody listens. Of several, `before` stays, or else who has the
+    /// exact address comes first.
+    pub fn device_of_listener(&mut self, local: SocketAddr, before: u32) -> Result<Option<u32>> {
+        if self.is_heard(local, 0)? {
+            return Ok(Some(0));
+        }
         let mut devices = Vec::new();
         let ports = [Local::Port(local.port())];
         self.dump(StateFlags::LISTEN, &ports, &mut |socket| {
             let at = socket.local.ip();
             if at == local.ip() || at.is_unspecified() {
-                devices.push(socket.id.interface_id);
+                let device = socket.id.interface_id;
+                devices.push((device != before, at.is_unspecified(), device));
             }
         })?;
-        let is_any = devices.contains(&0);
-        Ok(devices
-            .first()
-            .map(|device| if is_any { 0 } else { *device }))
+        devices.sort_unstable();
+        for (_, _, device) in devices {
+            if device != 0 && self.is_heard(local, device)? {
+                return Ok(Some(device));
+            }
+        }
+        Ok(None)
     }
+
+    /// Whether the kernel finds a listener for what comes by a device; 0: by any.
+    fn is_heard(&mut self, local: SocketAddr, device: u32) -> Result<bool> {
+        let mut is_heard = false;
+        let extensions = ExtensionFlags::empty();
+        self.find(local, nobody(local), device, extensions, |_| {
+            is_heard = true
+        })?;
+        Ok(is_heard)
+    }
+}
+
+/// Who is asked for with this is a listener.
+const fn nobody(local: SocketAddr) -> SocketAddr {
+    let any = match local {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    SocketAddr::new(any, 0)
 }
 
 fn is_multipath(socket: &InetResponse) -> bool {

@@ -36,6 +36,13 @@ pub struct TcpSocket {
     id: SocketId,
 }
 
+impl TcpSocket {
+    /// The index of the device that it is bound to, or 0.
+    pub fn device(&self) -> u32 {
+        self.id.interface_id
+    }
+}
+
 /// A listener is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketState {
@@ -104,7 +111,7 @@ impl TcpSockets {
     /// TIME_WAIT it makes way.
     pub fn is_there(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<bool> {
         let mut is_there = false;
-        self.find(local, remote, ExtensionFlags::empty(), |found| {
+        self.find(local, remote, 0, ExtensionFlags::empty(), |found| {
             let state = found.header.state;
             is_there = !matches!(state, tcp::TCP_TIME_WAIT | tcp::TCP_LISTEN);
         })?;
@@ -116,6 +123,7 @@ impl TcpSockets {
         &mut self,
         local: SocketAddr,
         remote: SocketAddr,
+        device: u32,
         extensions: ExtensionFlags,
         found: impl FnMut(InetResponse),
     ) -> Result<()> {
@@ -125,7 +133,7 @@ impl TcpSockets {
             destination_port: remote.port(),
             source_address: local.ip(),
             destination_address: remote.ip(),
-            interface_id: 0,
+            interface_id: device,
             cookie: ANY,
         };
         let request = InetRequest {

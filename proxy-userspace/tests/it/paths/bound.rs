@@ -73,7 +73,9 @@ fn an_app_bound_to_the_uplink(plan: Plan<'_>) -> Result<()> {
     site.lab.edge.ip(&format!("route add {to} via {by}"))?;
     let stranger = site.lab.edge.connect_from(site.balancer(), steered);
     ensure!(stranger.is_err(), "the application was reached");
-    site.app.saw_nobody()
+    site.app.saw_nobody()?;
+    site.app.stop()?;
+    poll::until("a refusal", || Ok(site.connect(0).err().map(drop)))
 }
 
 fn bound_to_lo(plan: Plan<'_>) -> Result<()> {
