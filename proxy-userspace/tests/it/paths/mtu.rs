@@ -1,18 +1,27 @@
 //! Paths that have room for smaller packets than the host's own link, known from the start or not.
 
 use std::fs;
+use std::io::Read;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{CLIENT_PORT, MIB, Plan, Site, paths};
+use super::{CLIENT_PORT, MIB, Plan, Site, only, paths};
+use crate::lab::addr::NEIGHBOUR;
+use crate::lab::forge::{SYN, SYN_OPTIONS, Segment};
+use crate::lab::spray::Spray;
 use crate::lab::talk::{Side, Talk};
-use crate::lab::{Lab, counters};
+use crate::lab::{Lab, counters, raw};
 
 paths! {
     smaller_at_the_balancer;
     smaller_on_the_path;
     shrinks_on_the_path;
     shrinks_at_the_balancer;
+}
+
+only! {
+    direct:
+    who_is_no_neighbour_yet_is_told_an_mss;
 }
 
 /// Only the balancer's own device says so: the segments that it asks for are smaller than those
@@ -77,5 +86,30 @@ fn router_had_to_say_so(lab: &Lab, is_v4: bool) -> Result<()> {
         line.context("a counter")?.trim().parse()?
     };
     ensure!(said > 0, "the router had nothing to say");
+    Ok(())
+}
+
+/// The kernel tells no MTU of a way whose next hop it doesn't know.
+fn who_is_no_neighbour_yet_is_told_an_mss(plan: Plan<'_>) -> Result<()> {
+    const LEAST: u16 = 1220;
+    let from = (plan.family)(NEIGHBOUR, CLIENT_PORT);
+    let allow = &[&*from.ip().to_string()];
+    let site = Plan { allow, ..plan }.start()?;
+    let mut wire = raw::tap_ingress(&site.lab.edge)?;
+    let syn = Segment {
+        flags: SYN,
+        options: SYN_OPTIONS,
+        ..Segment::between(from, site.service())
+    };
+    Spray::onto(&site.lab.edge, "host", site.lab.host.mac("edge")?)?.send([syn])?;
+    let mut packet = vec![0; 2048];
+    let mss = loop {
+        let len = wire.read(&mut packet)?;
+        let answer = Segment::parse(&packet[..len]).filter(|answer| answer.to == from);
+        if let Some([2, 4, high, low, ..]) = answer.map(|answer| answer.options) {
+            break u16::from_be_bytes([*high, *low]);
+        }
+    };
+    ensure!(mss >= LEAST, "an MSS of {mss}");
     Ok(())
 }
