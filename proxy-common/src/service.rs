@@ -177,8 +177,7 @@ pub enum Life {
     Found,
     /// Not 0: packets for applications enter by the veth, as `lo` takes them no more.
     PastLo,
-    /// When a balancer's first segment was last seen to come in fragments, in seconds of the flows' clock;
-    /// 0: never.
+    /// Not 0: some balancer's first segments have come in fragments.
     Fragments,
     /// Not 0: some application is heard by one device alone.
     Bound,

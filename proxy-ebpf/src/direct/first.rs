@@ -89,9 +89,11 @@ pub fn in_fragments(ctx: &TcContext, scratch: &mut Scratch) {
 /// The listener that an allowed balancer's segment is for, unless it is a SYN.
 #[inline(always)]
 fn addressed(segment: &Segment) -> Option<&'static Listener> {
+    if !segment.acks() {
+        return None;
+    }
     let listener = guard::listener(&segment.tuple.destination())?;
-    let is_allowed = maps::allows(listener.service(), segment.tuple.addresses()[0]);
-    (segment.acks() && is_allowed).then_some(listener)
+    maps::allows(listener.service(), segment.tuple.addresses()[0]).then_some(listener)
 }
 
 /// Whether the daemon has the connection already.

@@ -196,10 +196,9 @@ const MAX_FRAGMENTED: u32 = 1024;
 /// This balancer's path cuts long packets.
 #[inline(never)]
 pub fn note_fragments(balancer: &Addr) {
-    let now = clock::seconds();
     // Whatever comes of it: its next one is noted.
-    let _ = FRAGMENTED.insert(balancer, now, 0);
-    set_life(Life::Fragments, u64::from(now) | 1);
+    let _ = FRAGMENTED.insert(balancer, clock::seconds(), 0);
+    set_life(Life::Fragments, 1);
 }
 
 /// Whether it did, not long ago.

@@ -158,7 +158,7 @@ impl Direct {
         let entrances = self.routes.entrances(&facts.bound);
         if !entrances.is_empty() {
             kernel.enter_by(&entrances)?;
-            self.maps.set_bound()?;
+            self.maps.set_bound(true)?;
         }
         self.served = self.routes.served(config);
         for ((service, served), reasons) in config
@@ -247,7 +247,7 @@ impl Direct {
                 kernel.leave_for_all(&steer);
             }
         }
-        Ok(())
+        self.maps.set_bound(!kernel.entered().is_empty())
     }
 
     fn report(&self, config: &Config, heard: &Heard, telemetry: &Telemetry) {

@@ -31,7 +31,7 @@ impl Steering {
         let entrances = set_up.routes.entrances(&facts::bound(&config).await?);
         if !entrances.is_empty() {
             set_up.kernel.enter_by(&entrances)?;
-            set_up.kernel.direct()?.set_bound()?;
+            set_up.kernel.direct()?.set_bound(true)?;
         }
         set_up.open().await?;
         Ok(Self(set_up))

@@ -135,9 +135,9 @@ impl Direct {
         Ok(self.life.set(Life::PastLo as u32, 1, 0)?)
     }
 
-    /// Some application is heard by one device alone.
-    pub fn set_bound(&mut self) -> Result<()> {
-        Ok(self.life.set(Life::Bound as u32, 1, 0)?)
+    /// Whether any application is heard by one device alone.
+    pub fn set_bound(&mut self, is_any: bool) -> Result<()> {
+        Ok(self.life.set(Life::Bound as u32, u64::from(is_any), 0)?)
     }
 
     /// What a handshake offers from now on, and the most connections that there may be.

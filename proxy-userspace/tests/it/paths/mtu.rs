@@ -5,10 +5,10 @@ use std::io::Read;
 
 use anyhow::{Context, Result, ensure};
 
+use super::counted::frames;
 use super::{CLIENT_PORT, MIB, Plan, Site, only, paths};
 use crate::lab::addr::NEIGHBOUR;
-use crate::lab::forge::{SYN, SYN_OPTIONS, Segment};
-use crate::lab::spray::Spray;
+use crate::lab::forge::Segment;
 use crate::lab::talk::{Side, Talk};
 use crate::lab::{Lab, counters, raw};
 
@@ -97,11 +97,10 @@ fn who_is_no_neighbour_yet_is_told_an_mss(plan: Plan<'_>) -> Result<()> {
     let site = Plan { allow, ..plan }.start()?;
     let mut wire = raw::tap_ingress(&site.lab.edge)?;
     let syn = Segment {
-        flags: SYN,
-        options: SYN_OPTIONS,
-        ..Segment::between(from, site.service())
+        from,
+        ..frames::syn(&site, CLIENT_PORT)
     };
-    Spray::onto(&site.lab.edge, "host", site.lab.host.mac("edge")?)?.send([syn])?;
+    frames::send(&site, syn)?;
     let mut packet = vec![0; 2048];
     let mss = loop {
         let len = wire.read(&mut packet)?;

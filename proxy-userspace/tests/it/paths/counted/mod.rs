@@ -6,7 +6,7 @@
 mod apart;
 mod by_daemon;
 mod direct;
-mod frames;
+pub mod frames;
 mod to_daemon;
 
 use std::collections::{BTreeMap, BTreeSet};
