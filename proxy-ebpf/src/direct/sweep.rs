@@ -62,9 +62,12 @@ pub fn sweep(ctx: &TcContext) {
         entries: 0,
         open: 0,
     };
+    let before = maps::life(Life::Flows);
     maps::for_each_down(look_after, &mut sweep);
     maps::set_life(Life::Entries, sweep.entries);
-    maps::set_life(Life::Flows, sweep.open);
+    // Those that came meanwhile may have been passed by: rather one too many than one too few.
+    let came = maps::life(Life::Flows).wrapping_sub(before);
+    maps::set_life(Life::Flows, sweep.open.wrapping_add(came));
 }
 
 /// Removes SYNs that nothing came of, and counts each balancer's share anew.
