@@ -1,21 +1,31 @@
 //! What may drop a client's packet on its way from the spoof namespace to the application. Hints:
 //! only the spoofed connection proves.
 
+use std::collections::BTreeSet;
+
 use super::{
     Finding,
     nftables::{Objects, bans_behind, input_chain_against, renaming},
 };
-use crate::{app::setup::is_lo_strict, netns::SteerNets};
+use crate::{
+    app::setup::is_lo_strict,
+    config::{Config, Service},
+    facts::Bound,
+    netns::SteerNets,
+};
 
 /// All there is to say, for a check.
-pub fn check(steer: SteerNets) -> Vec<Finding> {
+pub fn check(config: &Config, bound: &Bound) -> Vec<Finding> {
     let ruleset = Objects::read();
-    vec![
-        rp_filter(),
-        firewall(&ruleset),
-        bans(&ruleset),
-        nat(&ruleset, steer),
-    ]
+    let mut findings = Vec::new();
+    let mut devices: BTreeSet<_> = bound.values().map(|app| &*app.entrance.name).collect();
+    let mut targets = config.services.iter().flat_map(Service::targets);
+    if targets.any(|target| !bound.contains_key(&target)) {
+        findings.extend([rp_filter(), firewall(&ruleset)]);
+        devices.insert(entrance().0);
+    }
+    findings.extend([bans(&ruleset, &devices), nat(&ruleset, config.steer)]);
+    findings
 }
 
 /// Looks at the firewall only where it matters: a large one takes its time to read.
@@ -50,16 +60,23 @@ fn entrance() -> (&'static str, &'static str) {
     }
 }
 
-/// Whether a ban of a client's address is seen before what lets all of its packets in.
-fn bans(ruleset: &Result<Objects, String>) -> Finding {
+/// Whether a ban of a client's address is seen before what lets all of its packets in, by these devices.
+fn bans(ruleset: &Result<Objects, String>, devices: &BTreeSet<&str>) -> Finding {
     const SUBJECT: &str = "bans";
-    let (device, _) = entrance();
-    match ruleset.as_ref().map(|it| bans_behind(it, device)) {
-        Ok(None) => Finding::ok(
-            SUBJECT,
-            format!("no ban stands behind a rule that accepts {device}"),
-        ),
-        Ok(Some(chain)) => Finding::warn(
+    let found = ruleset.as_ref().map(|it| {
+        let mut devices = devices.iter().copied();
+        devices.find_map(|device| Some((bans_behind(it, device)?, device)))
+    });
+    match found {
+        Ok(None) => {
+            let devices: Vec<_> = devices.iter().copied().collect();
+            let devices = devices.join(" or ");
+            Finding::ok(
+                SUBJECT,
+                format!("no ban stands behind a rule that accepts {devices}"),
+            )
+        }
+        Ok(Some((chain, device))) => Finding::warn(
             SUBJECT,
             format!(
                 "chain {chain} accepts {device}, by which clients' packets enter, before it bans \

@@ -25,6 +25,7 @@ use steering::Steering;
 use crate::{
     app,
     config::{Config, ConfigError},
+    facts::{self, Bound},
     netns::{self, Host},
     privileges,
 };
@@ -36,14 +37,15 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     findings.extend(features::check());
     findings.extend(routes::check(config).await);
     findings.extend(routes::routers(config).await);
-    findings.extend(filters::check(config.steer));
+    let bound = facts::bound(config).await?;
+    findings.extend(filters::check(config, &bound));
     findings.extend(listen::check(config));
     for service in &config.services {
-        findings.extend(targets::plainly(service).await);
+        findings.extend(targets::plainly(service, &bound).await);
     }
     let mut host = netns::watch().await?;
     findings.extend(steer_nets::check(config).await);
-    findings.extend(steer(config, &mut host).await?);
+    findings.extend(steer(config, &mut host, &bound).await?);
     // At the same time: a neighbour that isn't there takes seconds.
     let clients = clients
         .iter()
@@ -52,9 +54,9 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-async fn steer(config: &Config, host: &mut Host) -> Result<Vec<Finding>> {
+async fn steer(config: &Config, host: &mut Host, bound: &Bound) -> Result<Vec<Finding>> {
     const SUBJECT: &str = "steering";
-    let steering = match Steering::new(config, host).await {
+    let steering = match Steering::new(config, host, bound).await {
         Ok(steering) => steering,
         Err(error) if error.is::<ConfigError>() => return Err(error),
         Err(error) => {
@@ -69,7 +71,7 @@ async fn steer(config: &Config, host: &mut Host) -> Result<Vec<Finding>> {
     )];
     findings.extend(path::check(config, device).await);
     for service in &config.services {
-        findings.extend(targets::spoofed(service, &steering).await);
+        findings.extend(targets::spoofed(service, &steering, bound).await);
     }
     Ok(findings)
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     app::setup::SetUp,
     config::Config,
-    facts,
+    facts::Bound,
     kernel::{LowFds, Unmounted},
     netns::{self, Host, SpoofNs, SteerNet, SteerNets},
     relay::Route,
@@ -17,7 +17,7 @@ use crate::{
 pub struct Steering(SetUp);
 
 impl Steering {
-    pub async fn new(config: &Config, host: &mut Host) -> Result<Self> {
+    pub async fn new(config: &Config, host: &mut Host, bound: &Bound) -> Result<Self> {
         let config = Config {
             instance: format!("check of {}", config.instance),
             steer: free(config.steer, host),
@@ -28,7 +28,7 @@ impl Steering {
         set_up.attach()?;
         let routed = netns::routed_devices().await?;
         set_up.follow(&mut host.links, routed.as_ref());
-        let entrances = set_up.routes.entrances(&facts::bound(&config).await?);
+        let entrances = set_up.routes.entrances(bound);
         if !entrances.is_empty() {
             set_up.kernel.enter_by(&entrances)?;
             set_up.kernel.direct()?.set_bound(true)?;

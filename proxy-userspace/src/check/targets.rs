@@ -15,7 +15,8 @@ use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
     app,
     config::Service,
-    netns::{SpoofNs, TcpSockets, device_name, netlink},
+    facts::Bound,
+    netns::SpoofNs,
     relay::{Route, Spoofed},
     sys,
 };
@@ -26,16 +27,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_secs(1);
 const SPOOFED: &str = "spoofed";
 
-pub async fn plainly(service: &Service) -> Vec<Finding> {
+pub async fn plainly(service: &Service, bound: &Bound) -> Vec<Finding> {
     const SUBJECT: &str = "target";
     let mut findings = Vec::new();
     for target in service.targets() {
         let found = match within(service, TcpStream::connect(target)).await {
             Ok(_) => Finding::ok(SUBJECT, "the application accepts connections"),
-            Err(error) => match bound(target).await {
-                Some(device) => Finding::ok(
+            Err(error) => match bound.get(&target) {
+                Some(app) => Finding::ok(
                     SUBJECT,
-                    format!("the application listens, by {device} alone"),
+                    format!("the application listens, by {} alone", app.entrance.name),
                 ),
                 None => Finding::fail(
                     SUBJECT,
@@ -50,11 +51,11 @@ pub async fn plainly(service: &Service) -> Vec<Finding> {
 }
 
 /// The same way as the daemon's connections.
-pub async fn spoofed(service: &Service, steering: &Steering) -> Vec<Finding> {
+pub async fn spoofed(service: &Service, steering: &Steering, bound: &Bound) -> Vec<Finding> {
     let mut findings = Vec::new();
     for target in service.targets() {
         let found = match steering.route(target) {
-            Some(route) => attempt(service, steering, route).await,
+            Some(route) => attempt(service, steering, route, bound).await,
             None => Finding::warn(
                 SPOOFED,
                 "IPv6 is switched off on this host: IPv6 clients are not served",
@@ -66,12 +67,12 @@ pub async fn spoofed(service: &Service, steering: &Steering) -> Vec<Finding> {
     findings
 }
 
-async fn attempt(service: &Service, steering: &Steering, route: Route) -> Finding {
+async fn attempt(service: &Service, steering: &Steering, route: Route, bound: &Bound) -> Finding {
     let client = client_for(&route);
     match within(service, connect(steering.spoof(), client, route)).await {
         Ok(()) => Finding::ok(SPOOFED, format!("reached from client {}", client.ip())),
-        Err(error) => match bound(route.target.0).await {
-            Some(device) => by_one_device(SPOOFED, &device),
+        Err(error) => match bound.get(&route.target.0) {
+            Some(app) => by_one_device(SPOOFED, &app.entrance.name),
             None => Finding::fail(
                 SPOOFED,
                 format!("not reached from client {}: {}", client.ip(), cause(&error)),
@@ -79,13 +80,6 @@ async fn attempt(service: &Service, steering: &Steering, route: Route) -> Findin
             ),
         },
     }
-}
-
-/// The one device that the application listens on, if that is why it isn't reached.
-async fn bound(target: SocketAddr) -> Option<String> {
-    let device = TcpSockets::open().and_then(|mut it| it.device_of_listener(target, 0));
-    let device = device.ok()?.filter(|index| *index != 0);
-    device_name(&netlink().ok()?, device?).await.ok()
 }
 
 fn by_one_device(subject: &'static str, device: &str) -> Finding {

@@ -54,6 +54,14 @@ fn check_names_the_device() -> Result<()> {
             let mut lines = said.text.lines().filter(|line| line.starts_with(start));
             ensure!(lines.any(|line| line.contains(part)), "{said:?}");
         }
+        let bans = format!("ok bans: no ban stands behind a rule that accepts {device}");
+        ensure!(said.text.lines().any(|line| line == bans), "{said:?}");
+        // Nobody enters by lo otherwise.
+        let of_lo = ["rp_filter: ", "ok firewall"];
+        ensure!(
+            !of_lo.iter().any(|line| said.text.contains(line)),
+            "{said:?}"
+        );
     }
     Ok(())
 }
