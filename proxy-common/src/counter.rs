@@ -39,6 +39,8 @@ counters! {
     /// A packet of an application was dropped, as nat had given it another source than its steer address:
     /// it would have left for the real client.
     ReplyRenamed => "reply_renamed",
+    /// The host asked for a neighbour in the name of a steer address: it asks in its own.
+    ReplyArp => "reply_arp",
     /// A packet of a spoofed connection was handed to the host.
     InjectSteered => "inject_steered",
     /// A packet of a spoofed connection went to a target beyond this host.

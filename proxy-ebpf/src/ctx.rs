@@ -64,6 +64,12 @@ pub fn version(ctx: &TcContext) -> Option<Version> {
 }
 
 #[inline(always)]
+pub fn is_arp(ctx: &TcContext) -> bool {
+    const ARP: u32 = EtherType::Arp as u32;
+    skb(ctx).protocol == ARP
+}
+
+#[inline(always)]
 pub fn mark(ctx: &TcContext) -> u32 {
     skb(ctx).mark
 }

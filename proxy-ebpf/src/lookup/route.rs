@@ -3,7 +3,10 @@
 use core::mem::zeroed;
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Fib},
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH,
+        BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Fib,
+    },
     helpers::bpf_fib_lookup,
     programs::TcContext,
 };
@@ -11,6 +14,36 @@ use network_types::ip::IpProto;
 use proxy_common::flow::Tuple;
 
 use crate::{ctx::Version, maps};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// The address from which this host itself would send to an IPv4 neighbour. None: Linux before 6.7
+/// doesn't say.
+#[inline(always)]
+pub fn own_address(ctx: &TcContext, neighbour: u32) -> Option<u32> {
+    let own = own_address_or_none(ctx, neighbour);
+    (own != 0).then_some(own)
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn own_address_or_none(ctx: &TcContext, neighbour: u32) -> u32 {
+    const FLAGS: u32 = BPF_FIB_LOOKUP_SRC | BPF_FIB_LOOKUP_SKIP_NEIGH;
+    // SAFETY: made of integers.
+    let mut fib: Fib = unsafe { zeroed() };
+    fib.family = AF_INET;
+    fib.ifindex = maps::device();
+    fib.__bindgen_anon_4.ipv4_dst = neighbour;
+    let len = size_of_val(&fib) as i32;
+    // SAFETY: `fib` lives on this stack, and the kernel gets its length.
+    let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, FLAGS) };
+    if found as u32 != BPF_FIB_LKUP_RET_SUCCESS {
+        return 0;
+    }
+    // SAFETY: a number, whoever wrote the union last.
+    unsafe { fib.__bindgen_anon_3.ipv4_src }
+}
 
 /// The way of a packet from the spoof namespace. Its neighbour is the kernel's to find.
 #[derive(Clone, Copy, Default)]
@@ -33,8 +66,6 @@ pub fn way(ctx: &TcContext, version: Version, tuple: &Tuple) -> Option<Way> {
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
-    const AF_INET: u8 = 2;
-    const AF_INET6: u8 = 10;
     let [from, to] = tuple.addresses().map(|addr| addr.words());
     // SAFETY: made of integers.
     let mut fib: Fib = unsafe { zeroed() };

@@ -2,6 +2,7 @@
 
 pub mod deliver;
 pub mod inject;
+pub mod neighbour;
 pub mod reply;
 pub mod unrouted;
 pub mod unsteered;

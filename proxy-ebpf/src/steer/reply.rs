@@ -8,6 +8,7 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::{Counter, VETH_MAC};
 
+use super::neighbour;
 use crate::{
     ctx::{self, Link, Unreadable, Version},
     direct::down,
@@ -23,7 +24,11 @@ use crate::{
 #[inline(always)]
 pub fn reply(ctx: &TcContext, link: Link) -> Verdict {
     let Some(version) = ctx::version(ctx) else {
-        return Verdict::FOREIGN;
+        return if ctx::is_arp(ctx) {
+            neighbour::asked(ctx)
+        } else {
+            Verdict::FOREIGN
+        };
     };
     match wire::source(ctx, version, link) {
         Ok(source) if maps::is_steer(&source) => from_app(ctx, link, version),

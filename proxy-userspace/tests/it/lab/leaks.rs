@@ -1,5 +1,5 @@
-//! What an uplink's other end gets to see that it never should: packets from or to a steer address,
-//! and packets for a client that its balancer stands for.
+//! What an uplink's other end gets to see that it never should: packets from or to a steer address, ARP
+//! in the name of one, and packets for a client that its balancer stands for.
 
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -86,7 +86,11 @@ fn look(mut socket: Socket, stop: &AtomicBool) -> Result<Seen> {
             Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => continue,
             Err(error) => return Err(error).context("reading packets"),
         };
-        let Some(packet) = Packet::parse(&head[..length]) else {
+        let packet = &head[..length];
+        if let Some(asker) = arp_sender(packet).filter(|asker| is_steer(*asker)) {
+            seen.leaks.push((true, format!("ARP of {asker}")));
+        }
+        let Some(packet) = Packet::parse(packet) else {
             continue;
         };
         seen.packets += 1;
@@ -96,6 +100,14 @@ fn look(mut socket: Socket, stop: &AtomicBool) -> Result<Seen> {
             seen.leaks.push(leak);
         }
     }
+}
+
+/// In whose name somebody asks, or tells, by ARP.
+fn arp_sender(packet: &[u8]) -> Option<IpAddr> {
+    const OF_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    const SENDER: usize = 14;
+    let sender = packet.get(SENDER..)?.first_chunk::<4>()?;
+    packet.starts_with(&OF_IPV4).then(|| IpAddr::from(*sender))
 }
 
 /// Protocol and, for TCP, flags: says in a failure what kind of packet it was.

@@ -1,12 +1,14 @@
 //! Between the host and the spoof namespace.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::{Result, ensure};
 use proxy_common::{LO_MAC, VETH_MAC, mark};
 
 use super::bench::{Bench, DROP, FAMILIES, NEXT, Packet, REDIRECT};
 use super::foreign::untouched;
 use super::frame::{ETHERNET, from_to};
-use crate::lab::addr::{APP_PORT, CLIENT, HOST, OTHER_CLIENT};
+use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, OTHER_CLIENT, Pair};
 use crate::lab::forge::{ACK, SYN, SYN_OPTIONS};
 use crate::lab::path::Path;
 use crate::lab::spray::NOBODYS;
@@ -18,6 +20,7 @@ const LO: u32 = 1;
 fn by_the_daemon() -> Result<()> {
     let bench = &Bench::start(Path::Daemon)?;
     replies_go_to_the_spoof_namespace(bench)?;
+    routers_are_asked_for_by_an_address_of_the_host(bench)?;
     what_leaves_the_spoof_namespace_is_for_apps_alone(bench)?;
     deliveries_find_the_app(bench)
 }
@@ -48,6 +51,29 @@ fn replies_go_to_the_spoof_namespace(bench: &Bench) -> Result<()> {
         untouched(bench, "reply", &foreign.frame([NOBODYS, bench.hosts_mac]))?;
     }
     Ok(())
+}
+
+fn routers_are_asked_for_by_an_address_of_the_host(bench: &Bench) -> Result<()> {
+    const REQUEST: u8 = 1;
+    const ANSWER: u8 = 2;
+    let v4 = |addr: SocketAddr| match addr.ip() {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => [0; 4],
+    };
+    let [host, steered] = [HOST.v4(0), bench.steered(Pair::v4)?].map(v4);
+    let arp = |operation, sender: [u8; 4]| {
+        let head = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, operation];
+        let macs = [NOBODYS, bench.hosts_mac].concat();
+        let router = v4(BALANCER.v4(0));
+        let asks = [&bench.hosts_mac[..], &sender, &[0; 6], &router].concat();
+        [&macs[..], &head, &asks].concat()
+    };
+    let (ran, counted) = bench.count("reply", bench.at_the_uplink(&arp(REQUEST, steered)))?;
+    ensure!(counted == ["reply_arp"], "counted {counted:?}");
+    ensure!(ran.code == NEXT, "returned {}", ran.code);
+    ensure!(ran.frame == arp(REQUEST, host), "another frame");
+    untouched(bench, "reply", &arp(REQUEST, host))?;
+    untouched(bench, "reply", &arp(ANSWER, steered))
 }
 
 fn what_leaves_the_spoof_namespace_is_for_apps_alone(bench: &Bench) -> Result<()> {

@@ -89,6 +89,30 @@ leaks_nothing! {
     when_a_drain_runs_out: |flow| flow.signal(Signal::TERM);
 }
 
+mod when_the_host_looks_for_its_router {
+    use super::*;
+    #[test]
+    fn loopback_v4() -> Result<()> {
+        asks_by_its_own_address(LOOPBACK_V4)
+    }
+    #[test]
+    fn loopback_v6() -> Result<()> {
+        asks_by_its_own_address(LOOPBACK_V6)
+    }
+}
+
+fn asks_by_its_own_address(bound: Bound) -> Result<()> {
+    let lab = Lab::new()?;
+    let app = App::listen(&lab.host, bound.to)?;
+    let _truepeer = lab.truepeer().targets_for(bound.to).start()?;
+    let leaks = Leaks::watch(&lab.edge)?;
+    let mut talk = Talk::open(&lab, &app, bound.client, Version::V2)?;
+    lab.host.ip("neigh flush dev edge")?;
+    talk.app.write_all(b"x")?;
+    talk.balancer.read_exact(&mut [0])?;
+    leaks.saw_none()
+}
+
 /// The app's sending has to end by itself, too: an app that hangs holds its resources.
 fn leaks_nothing(bound: Bound, end: impl FnOnce(&mut Flow) -> Result<()>) -> Result<()> {
     const ENOUGH: usize = 64;

@@ -38,6 +38,13 @@ rows! {
         ip(&lab.host, "-4 route replace default via 192.0.2.1
             -6 route replace default via 2001:db8:2::1")
     } => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+    /// The way to the clients is a router that tells nobody but the hosts of its link where it is.
+    clients_behind_a_router_for_its_link_alone: |lab| {
+        second_uplink(lab)?;
+        sysctl(&lab.edge, "ipv4/conf/second/rp_filter", "1")?;
+        ip(&lab.host, "-4 route replace default via 192.0.2.1
+            -6 route replace default via 2001:db8:2::1")
+    } => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
 }
 
 /// Hosts whose way back to the balancer isn't in the routes alone, or that take nothing from lo.

@@ -31,6 +31,15 @@ pub const ROWS: &[Row<Site>] = &[
     Row("reply_renamed", AtLeast(1), is_masqueraded),
 ];
 
+/// Of hosts and routers that speak ARP.
+pub const V4: &[Row<Site>] = &[Row("reply_arp", AtLeast(1), has_to_look_for_its_router)];
+
+fn has_to_look_for_its_router(site: &Site, port: u16) -> Result<()> {
+    let mut talk = site.open(port)?;
+    site.lab.host.ip("neigh flush dev edge")?;
+    Ok(talk.app.write_all(b"who is the way?")?)
+}
+
 fn is_masqueraded(site: &Site, port: u16) -> Result<()> {
     let mut talk = site.open(port)?;
     firewalls::masquerade(&site.lab)?;

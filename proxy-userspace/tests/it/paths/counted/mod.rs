@@ -158,6 +158,12 @@ fn the_daemon_s_connections(plan: Plan<'_>) -> Result<()> {
     run(&site.lab, &site, by_daemon::ROWS)
 }
 
+#[test]
+fn neighbours_of_ipv4() -> Result<()> {
+    let site: Site = Plan::daemon(Pair::v4).start()?;
+    run(&site.lab, &site, by_daemon::V4)
+}
+
 fn late_headers(plan: Plan<'_>) -> Result<()> {
     let args = &["--header-timeout", "1s"];
     let site = Plan { args, ..plan }.start()?;
@@ -213,7 +219,8 @@ fn rows() -> impl Iterator<Item = &'static str> {
         .chain(names(apart::ENDING))
         .chain(names(apart::ELSEWHERE))
         .chain([apart::STARTING]);
-    direct.chain(names(by_daemon::ROWS)).chain(apart)
+    let by_daemon = names(by_daemon::ROWS).chain(names(by_daemon::V4));
+    direct.chain(by_daemon).chain(apart)
 }
 
 #[test]
