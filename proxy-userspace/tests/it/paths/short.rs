@@ -65,6 +65,8 @@ fn start(plan: Plan<'_>, faults: Faults) -> Result<Site> {
     };
     Plan {
         wire: Some(wire),
+        // A header that is lost twice or thrice comes after more than the default.
+        args: &["--header-timeout", "1m"],
         set_up: &|lab| {
             // The balancer needs a port for each, also while earlier ones are in TIME_WAIT.
             sysctl(&lab.client, "ipv4/ip_local_port_range", "1024 65535")?;
