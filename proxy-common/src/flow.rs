@@ -122,6 +122,8 @@ pub struct Down {
     pub service: u32,
     /// When the header came, in seconds of [`seconds`].
     pub opened: u32,
+    /// How many had been made before it, and itself.
+    pub number: u64,
     /// Bytes that the application's socket has acknowledged, and that it has sent.
     pub up: u64,
     pub down: u64,
@@ -247,8 +249,8 @@ layout! {
     Tuple = 36,
     Rewrite = 44,
     Up = 52,
-    Down = 96,
-    Told = 136,
+    Down = 104,
+    Told = 144,
     Kept = 260,
     Pending = 12,
     Piece = 36,

@@ -155,7 +155,7 @@ pub mod keep_alive {
 
 /// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
 /// of their meaning: equal sizes can hide other fields.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// What is in the `life` map.
 #[repr(u32)]
@@ -166,8 +166,11 @@ pub enum Life {
     Beat,
     /// Not 0: no new connections.
     Closing,
-    /// Direct connections that are open.
+    /// Direct connections that were open as the sweep last counted them.
     Flows,
+    /// How many direct connections have ever been made, and had been as that count began.
+    Made,
+    Counted,
     /// Connections that the daemon has.
     Daemon,
     /// Entries of the flow table, as of the last sweep.

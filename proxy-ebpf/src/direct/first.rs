@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    Counter, Listener, Steered,
+    Counter, Life, Listener, Steered,
     cookie::{Agreed, Answered, Asked, Numbers},
     flow::{Down, Pending, Tuple, flag},
 };
@@ -217,7 +217,7 @@ fn connect(
     insert(ctx, version, scratch, listener, steered)?;
     if !assign(ctx, version, scratch, &to_app) {
         maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
-        maps::add_flows(u64::MAX);
+        maps::add_made(u64::MAX);
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
     }
     ctx::ensure_ethernet(ctx, link, version)?;
@@ -305,7 +305,7 @@ fn insert(
             return Err(FULL);
         }
     }
-    maps::add_flows(1);
+    maps::add_made(1);
     Ok(())
 }
 
@@ -335,6 +335,7 @@ fn fill(scratch: &mut Scratch, listener: &Listener, steered: &Steered) -> Result
     down.flags = pending | kept;
     down.service = listener.service();
     down.opened = clock::seconds();
+    down.number = maps::life(Life::Made).wrapping_add(1);
     down.header = proxy.version as u16;
     rewrite::prepare(&mut up.rewrite, &segment.tuple)?;
     rewrite::prepare(&mut down.rewrite, app)

@@ -47,7 +47,9 @@ struct Sweep {
     skb: *mut __sk_buff,
     now: u16,
     linger: Linger,
-    /// Flows that stay, and those of them whose connection is open.
+    /// How many flows had been made as it began.
+    made: u64,
+    /// Flows that stay, and those of them whose connection was open by then.
     entries: u64,
     open: u64,
 }
@@ -59,15 +61,15 @@ pub fn sweep(ctx: &TcContext) {
         skb: ctx.skb.skb,
         now: clock::seconds() as u16,
         linger: Linger::with(maps::life(Life::Entries)),
+        made: maps::life(Life::Made),
         entries: 0,
         open: 0,
     };
-    let before = maps::life(Life::Flows);
     maps::for_each_down(look_after, &mut sweep);
     maps::set_life(Life::Entries, sweep.entries);
-    // Those that came meanwhile may have been passed by: rather one too many than one too few.
-    let came = maps::life(Life::Flows).wrapping_sub(before);
-    maps::set_life(Life::Flows, sweep.open.wrapping_add(came));
+    // In this order there is for a moment one too many, rather than one too few.
+    maps::set_life(Life::Flows, sweep.open);
+    maps::set_life(Life::Counted, sweep.made);
 }
 
 /// Removes SYNs that nothing came of, and counts each balancer's share anew.
@@ -143,7 +145,9 @@ unsafe extern "C" fn look_after(
         Presence::Gone => lingers(tuple, flow, sweep.now, sweep.linger.unseen),
     };
     sweep.entries += u64::from(stays);
-    sweep.open += u64::from(flow.told & told::ENDED == 0 && stays);
+    // It may pass by those that come meanwhile, so it counts none of them.
+    let is_counted = flow.number.wrapping_sub(sweep.made).cast_signed() <= 0;
+    sweep.open += u64::from(is_counted && flow.told & told::ENDED == 0 && stays);
     0
 }
 

@@ -174,13 +174,14 @@ pub fn set_life(of: Life, value: u64) {
 /// Whether there may be one more connection.
 #[inline(always)]
 pub fn has_room(host: &Host) -> bool {
-    life(Life::Flows) + life(Life::Daemon) < host.most.into()
+    let since = life(Life::Made).wrapping_sub(life(Life::Counted));
+    life(Life::Flows).wrapping_add(since) + life(Life::Daemon) < host.most.into()
 }
 
-/// The number of open connections, which wraps around for one less. The sweep counts them anew.
+/// How many connections have been made, which wraps around for one less.
 #[inline(always)]
-pub fn add_flows(count: u64) {
-    add(LIFE.get_ptr_mut(Life::Flows as u32), count);
+pub fn add_made(count: u64) {
+    add(LIFE.get_ptr_mut(Life::Made as u32), count);
 }
 
 /// This target's compiler has no atomic addition: now and then one of two that meet is lost. The sweep

@@ -67,7 +67,9 @@ impl Flows {
 
     /// How many are open.
     pub fn count(&self) -> u64 {
-        self.life.get(&(Life::Flows as u32), 0).unwrap_or_default()
+        let life = |of| self.life.get(&(of as u32), 0).unwrap_or_default();
+        let since = life(Life::Made).wrapping_sub(life(Life::Counted));
+        life(Life::Flows).wrapping_add(since)
     }
 }
 
