@@ -122,7 +122,7 @@ pub struct Down {
     pub service: u32,
     /// When the header came, in seconds of [`seconds`].
     pub opened: u32,
-    /// How many had been made before it, and itself.
+    /// How many had been made, with this one.
     pub number: u64,
     /// Bytes that the application's socket has acknowledged, and that it has sent.
     pub up: u64,

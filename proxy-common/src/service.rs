@@ -168,8 +168,9 @@ pub enum Life {
     Closing,
     /// Direct connections that were open as the sweep last counted them.
     Flows,
-    /// How many direct connections have ever been made, and had been as that count began.
+    /// How many direct connections have ever been made.
     Made,
+    /// How many had been as that count began.
     Counted,
     /// Connections that the daemon has.
     Daemon,
@@ -188,6 +189,13 @@ pub enum Life {
 
 impl Life {
     pub const LEN: u32 = Self::Bound as u32 + 1;
+
+    /// Direct connections that are open, by the map's words.
+    #[inline(always)]
+    pub fn open(word: impl Fn(Self) -> u64) -> u64 {
+        let since = word(Self::Made).wrapping_sub(word(Self::Counted));
+        word(Self::Flows).wrapping_add(since)
+    }
 
     /// Nobody hears of a daemon for longer than this: it is gone, or hangs.
     pub const PATIENCE: u64 = 2_000_000_000;

@@ -217,9 +217,9 @@ fn connect(
     insert(ctx, version, scratch, listener, steered)?;
     if !assign(ctx, version, scratch, &to_app) {
         maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
-        maps::add_made(u64::MAX);
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
     }
+    maps::count_made();
     ctx::ensure_ethernet(ctx, link, version)?;
     cut::cut(ctx, version, scratch, scratch.proxy.len)?;
     if scratch.proxy.tlvs != 0 {
@@ -305,7 +305,6 @@ fn insert(
             return Err(FULL);
         }
     }
-    maps::add_made(1);
     Ok(())
 }
 

@@ -146,7 +146,7 @@ unsafe extern "C" fn look_after(
     };
     sweep.entries += u64::from(stays);
     // It may pass by those that come meanwhile, so it counts none of them.
-    let is_counted = flow.number.wrapping_sub(sweep.made).cast_signed() <= 0;
+    let is_counted = flow.number <= sweep.made;
     sweep.open += u64::from(is_counted && flow.told & told::ENDED == 0 && stays);
     0
 }

@@ -174,14 +174,13 @@ pub fn set_life(of: Life, value: u64) {
 /// Whether there may be one more connection.
 #[inline(always)]
 pub fn has_room(host: &Host) -> bool {
-    let since = life(Life::Made).wrapping_sub(life(Life::Counted));
-    life(Life::Flows).wrapping_add(since) + life(Life::Daemon) < host.most.into()
+    Life::open(life) + life(Life::Daemon) < host.most.into()
 }
 
-/// How many connections have been made, which wraps around for one less.
+/// One more connection has been made.
 #[inline(always)]
-pub fn add_made(count: u64) {
-    add(LIFE.get_ptr_mut(Life::Made as u32), count);
+pub fn count_made() {
+    add(LIFE.get_ptr_mut(Life::Made as u32), 1);
 }
 
 /// This target's compiler has no atomic addition: now and then one of two that meet is lost. The sweep

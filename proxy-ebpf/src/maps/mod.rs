@@ -11,7 +11,7 @@ pub use admit::{
     allows, assign, denies, is_local, is_served, last_up, listener_at, may_log, set_up,
 };
 pub use direct::{
-    Scratch, add_made, body, confirm, count_share, find_down, find_up, for_each_down,
+    Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,
     for_each_pending, for_each_share, forget_pending, forget_share, forget_tuples, forget_up,
     has_room, host, insert_down, insert_pending, insert_up, is_fragmented, is_spent, keep_header,
     life, note_fragments, note_given, pending, pieces, remember_pieces, scratch, secret, set_life,

@@ -24,10 +24,9 @@ use crate::{
 #[inline(always)]
 pub fn reply(ctx: &TcContext, link: Link) -> Verdict {
     let Some(version) = ctx::version(ctx) else {
-        return if ctx::is_arp(ctx) {
-            neighbour::asked(ctx)
-        } else {
-            Verdict::FOREIGN
+        return match link {
+            Link::Ethernet if ctx::is_arp(ctx) => neighbour::asked(ctx),
+            Link::Ethernet | Link::Bare => Verdict::FOREIGN,
         };
     };
     match wire::source(ctx, version, link) {

@@ -67,9 +67,7 @@ impl Flows {
 
     /// How many are open.
     pub fn count(&self) -> u64 {
-        let life = |of| self.life.get(&(of as u32), 0).unwrap_or_default();
-        let since = life(Life::Made).wrapping_sub(life(Life::Counted));
-        life(Life::Flows).wrapping_add(since)
+        Life::open(|of| self.life.get(&(of as u32), 0).unwrap_or_default())
     }
 }
 

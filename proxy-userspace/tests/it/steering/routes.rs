@@ -33,17 +33,12 @@ rows! {
     default_through_several_uplinks: multipath
         => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
     /// A reply that takes another uplink than the balancer's connection.
-    clients_behind_another_uplink: |lab| {
-        second_uplink(lab)?;
-        ip(&lab.host, "-4 route replace default via 192.0.2.1
-            -6 route replace default via 2001:db8:2::1")
-    } => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
+    clients_behind_another_uplink: by_another_uplink
+        => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
     /// The way to the clients is a router that tells nobody but the hosts of its link where it is.
     clients_behind_a_router_for_its_link_alone: |lab| {
-        second_uplink(lab)?;
-        sysctl(&lab.edge, "ipv4/conf/second/rp_filter", "1")?;
-        ip(&lab.host, "-4 route replace default via 192.0.2.1
-            -6 route replace default via 2001:db8:2::1")
+        by_another_uplink(lab)?;
+        sysctl(&lab.edge, "ipv4/conf/second/rp_filter", "1")
     } => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
 }
 
@@ -61,6 +56,15 @@ mod by_the_daemon {
         default_by_source_only: by_source
             => wildcard_v4 loopback_v4 address_v4 wildcard_v6 loopback_v6 address_v6;
     }
+}
+
+fn by_another_uplink(lab: &Lab) -> Result<()> {
+    second_uplink(lab)?;
+    ip(
+        &lab.host,
+        "-4 route replace default via 192.0.2.1
+         -6 route replace default via 2001:db8:2::1",
+    )
 }
 
 fn no_ipv6_address(lab: &Lab) -> Result<()> {
