@@ -164,12 +164,16 @@ fn placement(spoof: &SpoofNs, via_lo: bool, direct: bool) -> Placement<'_> {
     }
 }
 
-/// Whether rp_filter would drop a client's packet that enters by `lo`. The kernel takes the larger
-/// of `all` and the device's, and only 1 is strict.
+/// Whether rp_filter would drop a client's packet that enters by `lo`.
 pub fn is_lo_strict() -> bool {
+    is_strict("lo")
+}
+
+/// The kernel takes the larger of `all` and the device's, and only 1 is strict.
+pub fn is_strict(device: &str) -> bool {
     let read = |device: &str| {
         let path = format!("/proc/sys/net/ipv4/conf/{device}/rp_filter");
         fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
     };
-    read("all").max(read("lo")) == Some(1)
+    read("all").max(read(device)) == Some(1)
 }

@@ -1,40 +1,133 @@
 //! What may drop a client's packet on its way from the spoof namespace to the application. Hints:
 //! only the spoofed connection proves.
 
-use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
-use super::{
-    Finding,
-    nftables::{Objects, bans_behind, input_chain_against, renaming},
-};
+use anyhow::Result;
+
+use super::Finding;
 use crate::{
     app::setup::is_lo_strict,
     config::{Config, Service},
-    facts::Bound,
+    facts::{self, Against, Bound, Family, Firewall, LateBan, Packets, Ruleset},
     netns::SteerNets,
 };
 
-/// All there is to say, for a check.
-pub fn check(config: &Config, bound: &Bound) -> Vec<Finding> {
-    let ruleset = Objects::read();
-    let mut findings = Vec::new();
-    let mut devices: BTreeSet<_> = bound.values().map(|app| &*app.entrance.name).collect();
-    let mut targets = config.services.iter().flat_map(Service::targets);
-    if targets.any(|target| !bound.contains_key(&target)) {
-        findings.extend([rp_filter(), firewall(&ruleset)]);
-        devices.insert(entrance().0);
+/// What clients' packets meet on this host.
+pub struct Filters {
+    firewall: Firewall,
+    /// Each target with the device that clients' packets enter by.
+    entrances: Vec<(SocketAddr, String)>,
+}
+
+impl Filters {
+    pub async fn read(config: &Config, bound: &Bound) -> Result<Self> {
+        let targets = config.services.iter().flat_map(Service::targets);
+        let entrance = |target| {
+            let by_one = bound.get(&target).map(|app| app.entrance.name.clone());
+            (target, by_one.unwrap_or_else(|| shared_entrance().to_owned()))
+        };
+        Ok(Self {
+            firewall: facts::firewall().await?,
+            entrances: targets.map(entrance).collect(),
+        })
     }
-    findings.extend([bans(&ruleset, &devices), nat(&ruleset, config.steer)]);
-    findings
+
+    /// All there is to say, for a check.
+    pub fn check(&self, steer: SteerNets) -> Vec<Finding> {
+        let mut entrances = self.entrances.iter();
+        let by_lo = entrances.any(|(_, device)| device == shared_entrance());
+        let rp_filter = by_lo.then(rp_filter);
+        let rest = match &self.firewall {
+            Firewall::Unreadable(why) => {
+                vec![Finding::warn("firewall", format!("unknown: {why}"), "see `nft list ruleset`")]
+            }
+            Firewall::Known(rules) => {
+                vec![self.firewall(rules), self.bans(rules), nat(rules, steer)]
+            }
+        };
+        rp_filter.into_iter().chain(rest).collect()
+    }
+
+    /// `lo or eth0`
+    fn devices(&self) -> String {
+        let mut devices: Vec<_> = self.entrances.iter().map(|(_, device)| &**device).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices.join(" or ")
+    }
+
+    fn arrivals(&self) -> impl Iterator<Item = Packets<'_>> {
+        self.entrances.iter().map(|(target, device)| Packets {
+            family: Family::of(&target.ip()),
+            port: target.port(),
+            destination: None,
+            device: Some(device),
+        })
+    }
+
+    fn firewall(&self, rules: &Ruleset) -> Finding {
+        const SUBJECT: &str = "firewall";
+        let mut arrivals = self.arrivals();
+        let against = arrivals.find_map(|arrivals| Some((arrivals, rules.against(arrivals)?)));
+        let Some((arrivals, (chain, why))) = against else {
+            return Finding::ok(
+                SUBJECT,
+                format!("no input chain of nftables is against {}", self.devices()),
+            );
+        };
+        let device = arrivals.device.unwrap_or_default();
+        let message = match why {
+            Against::Policy => format!(
+                "chain {chain} drops by default, and no rule of it accepts clients' packets, which \
+                 enter by {device}"
+            ),
+            Against::Rule(rule) => {
+                format!("a rule drops clients' packets, which enter by {device}: {rule}")
+            }
+        };
+        let accept = match device {
+            "lo" => "iif lo accept".to_owned(),
+            OURS => r#"iifname "truepeer*" accept"#.to_owned(),
+            other => format!("iifname {other} tcp dport {} accept", arrivals.port),
+        };
+        Finding::warn(SUBJECT, message, format!("nft insert rule {chain} {accept}"))
+    }
+
+    /// Whether a ban of a client's address is seen before what lets all of them in.
+    fn bans(&self, rules: &Ruleset) -> Finding {
+        const SUBJECT: &str = "bans";
+        let mut arrivals = self.arrivals();
+        let late = arrivals.find_map(|arrivals| Some((arrivals, rules.late_ban(arrivals)?)));
+        let Some((arrivals, LateBan { lets_in, ban })) = late else {
+            return Finding::ok(
+                SUBJECT,
+                format!("no ban stands behind a rule that lets all in by {}", self.devices()),
+            );
+        };
+        let device = arrivals.device.unwrap_or_default();
+        Finding::warn(
+            SUBJECT,
+            format!(
+                "one rule lets in all that comes by {device}, where clients' packets enter: {lets_in}; \
+                 behind it this ban keeps no client of truepeer's out: {ban}"
+            ),
+            "put the bans in front of that rule, or into a chain of their own of a lower priority",
+        )
+    }
 }
 
 /// Looks at the firewall only where it matters: a large one takes its time to read.
-pub fn brief() -> Vec<Finding> {
-    if is_lo_strict() {
-        vec![rp_filter(), firewall(&Objects::read())]
-    } else {
-        Vec::new()
+pub async fn brief(config: &Config) -> Result<Vec<Finding>> {
+    if !is_lo_strict() {
+        return Ok(Vec::new());
     }
+    let filters = Filters::read(config, &Bound::new()).await?;
+    let firewall = match &filters.firewall {
+        Firewall::Unreadable(_) => None,
+        Firewall::Known(rules) => Some(filters.firewall(rules)),
+    };
+    Ok([rp_filter()].into_iter().chain(firewall).collect())
 }
 
 fn rp_filter() -> Finding {
@@ -51,91 +144,34 @@ fn rp_filter() -> Finding {
     }
 }
 
-/// The device that clients' packets enter by, and how a rule names it.
-fn entrance() -> (&'static str, &'static str) {
-    if is_lo_strict() {
-        ("truepeer0", r#"iifname "truepeer*""#)
-    } else {
-        ("lo", "iif lo")
-    }
-}
+/// As rules know it: the name of the first instance's.
+const OURS: &str = "truepeer0";
 
-/// Whether a ban of a client's address is seen before what lets all of its packets in, by these devices.
-fn bans(ruleset: &Result<Objects, String>, devices: &BTreeSet<&str>) -> Finding {
-    const SUBJECT: &str = "bans";
-    let found = ruleset.as_ref().map(|it| {
-        let mut devices = devices.iter().copied();
-        devices.find_map(|device| Some((bans_behind(it, device)?, device)))
-    });
-    match found {
-        Ok(None) => {
-            let devices: Vec<_> = devices.iter().copied().collect();
-            let devices = devices.join(" or ");
-            Finding::ok(
-                SUBJECT,
-                format!("no ban stands behind a rule that accepts {devices}"),
-            )
-        }
-        Ok(Some((chain, device))) => Finding::warn(
-            SUBJECT,
-            format!(
-                "chain {chain} accepts {device}, by which clients' packets enter, before it bans \
-                 addresses: the bans keep no client of truepeer's out"
-            ),
-            "put the bans in front of that rule, or into a chain of their own of a lower priority",
-        ),
-        Err(why) => Finding::warn(SUBJECT, format!("unknown: {why}"), "see `nft list ruleset`"),
-    }
+/// The device that clients' packets enter by, for applications that hear by all.
+fn shared_entrance() -> &'static str {
+    if is_lo_strict() { OURS } else { "lo" }
 }
 
 /// Whether a rule would give an application's packets another source, once the kernel no longer knows
 /// their connection.
-fn nat(ruleset: &Result<Objects, String>, steer: SteerNets) -> Finding {
+fn nat(rules: &Ruleset, steer: SteerNets) -> Finding {
     const SUBJECT: &str = "nat";
     for net in steer.or_first().nets() {
         let net = net.trunc();
-        match ruleset.as_ref().map(|it| renaming(it, &net)) {
-            Ok(None) => {}
-            Ok(Some(chain)) => {
-                let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
-                return Finding::warn(
-                    SUBJECT,
-                    format!(
-                        "chain {chain} gives what comes from {net} another source: after `conntrack -F` \
-                         truepeer drops the packets of connections that are open, and they end"
-                    ),
-                    format!("nft insert rule {chain} {family} saddr {net} accept"),
-                );
-            }
-            Err(why) => {
-                let next = "see `nft list ruleset`";
-                return Finding::warn(SUBJECT, format!("unknown: {why}"), next);
-            }
+        if let Some(chain) = rules.renaming(&net) {
+            let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
+            return Finding::warn(
+                SUBJECT,
+                format!(
+                    "chain {chain} gives what comes from {net} another source: after `conntrack -F` \
+                     truepeer drops the packets of connections that are open, and they end"
+                ),
+                format!("nft insert rule {chain} {family} saddr {net} accept"),
+            );
         }
     }
     Finding::ok(
         SUBJECT,
         "no rule gives applications' packets another source",
     )
-}
-
-fn firewall(ruleset: &Result<Objects, String>) -> Finding {
-    const SUBJECT: &str = "firewall";
-    let (device, fitting) = entrance();
-    match ruleset.as_ref().map(|it| input_chain_against(it, device)) {
-        Ok(None) => Finding::ok(
-            SUBJECT,
-            format!("no input chain of nftables is against {device}"),
-        ),
-        Ok(Some(chain)) => Finding::warn(
-            SUBJECT,
-            format!("chain {chain} drops by default, and no rule of it accepts {device}"),
-            format!("nft insert rule {chain} {fitting} accept"),
-        ),
-        Err(why) => Finding::warn(
-            SUBJECT,
-            format!("unknown: {why}"),
-            "see whether the spoofed connections below work",
-        ),
-    }
 }

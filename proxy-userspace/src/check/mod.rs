@@ -6,7 +6,6 @@ mod filters;
 mod finding;
 mod holder;
 mod listen;
-mod nftables;
 mod path;
 mod routes;
 mod steer_nets;
@@ -20,6 +19,7 @@ use futures_util::future::join_all;
 
 pub use finding::{Finding, Status};
 pub use listen::unusable;
+use filters::Filters;
 use steering::Steering;
 
 use crate::{
@@ -38,7 +38,8 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     findings.extend(routes::check(config).await);
     findings.extend(routes::routers(config).await);
     let bound = facts::bound(config).await?;
-    findings.extend(filters::check(config, &bound));
+    let filters = Filters::read(config, &bound).await?;
+    findings.extend(filters.check(config.steer));
     findings.extend(listen::check(config));
     for service in &config.services {
         findings.extend(targets::plainly(service, &bound).await);
@@ -89,7 +90,7 @@ pub async fn at_start(config: &Config) -> Result<()> {
     }
     let mut findings = features::needed();
     findings.extend(routes::check(config).await);
-    findings.extend(filters::brief());
+    findings.extend(filters::brief(config).await?);
     for finding in findings {
         match finding.status {
             Status::Ok => {}

@@ -13,10 +13,10 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
-    app,
+    app::{self, setup::is_strict},
     config::Service,
     facts::Bound,
-    netns::SpoofNs,
+    netns::{Entrance, SpoofNs, Way, has_route_by, way_to},
     relay::{Route, Spoofed},
     sys,
 };
@@ -72,7 +72,7 @@ async fn attempt(service: &Service, steering: &Steering, route: Route, bound: &B
     match within(service, connect(steering.spoof(), client, route)).await {
         Ok(()) => Finding::ok(SPOOFED, format!("reached from client {}", client.ip())),
         Err(error) => match bound.get(&route.target.0) {
-            Some(app) => by_one_device(SPOOFED, &app.entrance.name),
+            Some(app) => by_one_device(&app.entrance, client.ip()).await,
             None => Finding::fail(
                 SPOOFED,
                 format!("not reached from client {}: {}", client.ip(), cause(&error)),
@@ -82,12 +82,27 @@ async fn attempt(service: &Service, steering: &Steering, route: Route, bound: &B
     }
 }
 
-fn by_one_device(subject: &'static str, device: &str) -> Finding {
-    Finding::fail(
-        subject,
-        format!("the application listens by {device} alone, and can't be reached or answer there"),
-        "have it listen without SO_BINDTODEVICE (in systemd's units: BindToDevice=)",
-    )
+/// Why clients don't reach an application that hears by `device` alone.
+async fn by_one_device(device: &Entrance, client: IpAddr) -> Finding {
+    let Entrance { name, index } = device;
+    let (cause, next) = match way_to(client).await {
+        Ok(_) if !matches!(has_route_by(client, *index).await, Ok(true)) => (
+            format!("no route leads to client {client} by it, so that nothing can be answered there"),
+            "have it listen without SO_BINDTODEVICE (in systemd's units: BindToDevice=), or add a \
+             route by that device"
+                .into(),
+        ),
+        Ok(Way::Out(hop)) if client.is_ipv4() && hop.device != *name && is_strict(name) => (
+            format!("rp_filter is strict there, and client {client} is answered by {}", hop.device),
+            format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
+        ),
+        _ => (
+            format!("client {client} didn't reach it there"),
+            format!("let the firewall accept packets from any client to the application by {name}; see the firewall line"),
+        ),
+    };
+    let message = format!("the application listens by {name} alone: {cause}");
+    Finding::fail(SPOOFED, message, next)
 }
 
 fn next_after(error: &io::Error, client: IpAddr) -> String {

@@ -124,7 +124,7 @@ impl IpsecPolicy {
     }
 
     /// Whether it may be about them or about what answers them.
-    pub fn is_about(&self, packets: Packets) -> bool {
+    pub fn is_about(&self, packets: Packets<'_>) -> bool {
         const TCP: u8 = 6;
         packets.family.has(&self.local.addr())
             && packets.go_to(&self.local)

@@ -25,11 +25,11 @@ use serde::{Deserialize, Serialize};
 
 pub use host::{IpsecPolicy, RoutingRule};
 pub use listeners::Bound;
-pub use nftables::{Packets, Reached, Ruleset, as_json};
+pub use nftables::{Against, LateBan, Packets, Reached, Ruleset};
 pub use path::Unseen;
 pub use reason::Reason;
 pub use sysctls::{Conntrack, Sysctls};
-pub use watch::{bound, read, watch};
+pub use watch::{bound, firewall, read, watch};
 
 /// Of a connection: its balancer, its client and its application have one, or it isn't direct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

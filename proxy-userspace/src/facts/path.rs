@@ -116,13 +116,13 @@ impl Facts {
         target.ip().is_loopback() || self.here.contains(&target.ip())
     }
 
-    fn ipsec_reason(&self, packets: Packets) -> Option<Reason> {
+    fn ipsec_reason(&self, packets: Packets<'_>) -> Option<Reason> {
         let mut policies = self.ipsec.iter();
         let policy = policies.find(|policy| policy.is_about(packets))?;
         Some(Reason::Ipsec(policy.to_string()))
     }
 
-    fn firewall_reasons(&self, packets: Packets) -> Vec<Reason> {
+    fn firewall_reasons(&self, packets: Packets<'_>) -> Vec<Reason> {
         let reason = |rule: Reached<'_>| {
             let text = || rule.text().to_owned();
             if rule.is_ingress() {
@@ -135,7 +135,7 @@ impl Facts {
         reached.filter_map(reason).collect()
     }
 
-    fn reached_by(&self, packets: Packets) -> Vec<Reached<'_>> {
+    fn reached_by(&self, packets: Packets<'_>) -> Vec<Reached<'_>> {
         match &self.firewall {
             Firewall::Known(ruleset) => ruleset.reached_by(packets),
             Firewall::Unreadable(_) => Vec::new(),
@@ -149,7 +149,7 @@ impl Service {
         self.packets(family).next().is_some()
     }
 
-    fn packets(&self, family: Family) -> impl Iterator<Item = Packets> {
+    fn packets(&self, family: Family) -> impl Iterator<Item = Packets<'static>> {
         self.listen.iter().filter_map(move |listen| {
             let address = listen.ip().to_canonical();
             let any = address.is_unspecified();
@@ -158,12 +158,13 @@ impl Service {
                 family,
                 port: listen.port(),
                 destination: (!any).then_some(address),
+                device: None,
             })
         })
     }
 }
 
-impl Packets {
+impl Packets<'_> {
     /// Whether they may be to an address of `net`.
     pub(super) fn go_to(self, net: &IpNet) -> bool {
         match self.destination {

@@ -209,7 +209,7 @@ impl Reader {
             routing_rules: host::routing_rules(&self.routing).await?,
             ipsec: netlink::ipsec_policies().await?,
             vrfs: host::vrfs(&self.routing).await?,
-            firewall: firewall(wanted).await?,
+            firewall: firewall_if(wanted).await?,
             addresses: host::addresses(&self.routing).await?,
             here: host::here(&self.targets).await?,
             multipath: self.listeners.multipath(&BTreeSet::new()),
@@ -235,7 +235,7 @@ impl Reader {
             stale.ipsec = false;
         }
         if stale.firewall && self.firewall_from <= Instant::now() {
-            facts.firewall = firewall(facts.wanted).await?;
+            facts.firewall = firewall_if(facts.wanted).await?;
             stale.firewall = false;
             self.firewall_from = Instant::now() + READ_PAUSE;
         }
@@ -249,12 +249,17 @@ fn targets(config: &Config) -> BTreeSet<IpAddr> {
     addresses.filter(|address| !address.is_loopback()).collect()
 }
 
-/// On a thread of its own: it waits for a program, and gives it a capability that nobody else shall
-/// inherit. Where nothing is to be direct, no program is run for it.
-async fn firewall(wanted: bool) -> Result<Firewall> {
-    if !wanted {
-        return Ok(Firewall::known(Ruleset::default()));
+/// Where nothing is to be direct, no program is run for it.
+async fn firewall_if(wanted: bool) -> Result<Firewall> {
+    match wanted {
+        true => firewall().await,
+        false => Ok(Firewall::known(Ruleset::default())),
     }
+}
+
+/// On a thread of its own: it waits for a program, and gives it a capability that nobody else shall
+/// inherit.
+pub async fn firewall() -> Result<Firewall> {
     let (done, read) = oneshot::channel();
     thread::Builder::new()
         .name("firewall".into())

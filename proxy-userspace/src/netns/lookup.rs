@@ -11,7 +11,7 @@ use rtnetlink::{
         neighbour::{
             NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
         },
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+        route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia},
     },
 };
 use tokio::time::{Instant, sleep};
@@ -37,17 +37,35 @@ pub struct NextHop {
 
 pub async fn way_to(address: IpAddr) -> Result<Way> {
     let netlink = netlink()?;
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    let request = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(address, bits)
-        .context("a route to one address")?;
-    let mut routes = netlink.route().get(request.build()).execute();
+    let mut routes = netlink.route().get(to(address)?).execute();
     match routes.try_next().await {
         Ok(Some(route)) => way(&netlink, address, &route).await,
         Ok(None) => Ok(Way::Nowhere(io::ErrorKind::NetworkUnreachable.into())),
         Err(rtnetlink::Error::NetlinkError(error)) => Ok(Way::Nowhere(error.to_io())),
         Err(error) => Err(error).context("asking for a route"),
     }
+}
+
+/// Whether a route leads to `address` by the device of this index.
+pub async fn has_route_by(address: IpAddr, index: u32) -> Result<bool> {
+    let mut request = to(address)?;
+    request.attributes.push(RouteAttribute::Oif(index));
+    // Without it, the kernel takes anybody for a neighbour there.
+    request.header.flags |= RouteFlags::FibMatch;
+    // Lives as long as its answers are waited for.
+    let netlink = netlink()?;
+    let mut routes = netlink.route().get(request).execute();
+    match routes.try_next().await {
+        Ok(route) => Ok(route.is_some_and(|route| route.header.kind == RouteType::Unicast)),
+        Err(rtnetlink::Error::NetlinkError(_)) => Ok(false),
+        Err(error) => Err(error).context("asking for a route"),
+    }
+}
+
+fn to(address: IpAddr) -> Result<RouteMessage> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let request = RouteMessageBuilder::<IpAddr>::new().destination_prefix(address, bits);
+    Ok(request.context("a route to one address")?.build())
 }
 
 async fn way(netlink: &Handle, address: IpAddr, route: &RouteMessage) -> Result<Way> {

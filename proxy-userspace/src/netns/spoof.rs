@@ -26,7 +26,7 @@ use crate::sys;
 /// The veth's end in here.
 const INSIDE: &str = "host";
 /// Large enough that TCP's segments of any size cross whole.
-const MTU: u32 = 65535;
+pub const MTU: u32 = 65535;
 /// The routing table for what arrives.
 const TABLE: u32 = 80;
 

@@ -1,5 +1,5 @@
-//! What others change about truepeer's devices on the host is put right again: a device that is down,
-//! addresses that were flushed, the default route that comes and goes with the host's own.
+//! What others change about truepeer's devices on the host is put right again: a device that is down or of
+//! another MTU, addresses that were flushed, the default route that comes and goes with the host's own.
 
 use std::{net::IpAddr, thread, time::Duration};
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkUnspec,
-    packet_route::link::{LinkFlags, LinkMessage},
+    packet_route::link::{LinkAttribute, LinkFlags, LinkMessage},
 };
 use thiserror::Error;
 use tokio::{
@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Bell, Device, LastResort, host, netlink};
+use super::{Bell, Device, LastResort, host, netlink, spoof};
 use crate::privileges::{self, Role};
 
 /// After an event: most changes come in several steps.
@@ -104,11 +104,10 @@ impl Upkeep {
     }
 
     async fn look(&mut self, netlink: &Handle) -> Result<()> {
-        self.set_up(netlink, self.device.index, &self.device.name)
-            .await?;
+        let device = &self.device;
+        mend(netlink, device.index, &device.name, Some(spoof::MTU)).await?;
         if let Some(index) = self.steer_device {
-            self.set_up(netlink, index, &self.device.steer_device())
-                .await?;
+            mend(netlink, index, &device.steer_device(), None).await?;
         }
         // Off for the whole host, it takes IPv6 addresses with it, and lets nobody add one.
         let has_v6 = host::enable_v6(&self.device);
@@ -122,20 +121,36 @@ impl Upkeep {
         }
         Ok(())
     }
+}
 
-    async fn set_up(&self, netlink: &Handle, index: u32, name: &str) -> Result<()> {
-        let Some(link) = link(netlink, index).await? else {
-            return Err(Removed(name.to_owned()).into());
-        };
-        if link.header.flags.contains(LinkFlags::Up) {
-            return Ok(());
-        }
+/// Has the device up and, where one is wanted, of this MTU: below 1280 bytes it loses IPv6.
+async fn mend(netlink: &Handle, index: u32, name: &str, mtu: Option<u32>) -> Result<()> {
+    let Some(link) = link(netlink, index).await? else {
+        return Err(Removed(name.to_owned()).into());
+    };
+    if let Some(mtu) = mtu
+        && let Some(found) = found_mtu(&link)
+        && found != mtu
+    {
+        let mended = LinkUnspec::new_with_index(index).mtu(mtu).build();
+        let mended = netlink.link().set(mended).execute().await;
+        mended.with_context(|| format!("setting the MTU of {name} to {mtu} again"))?;
+        tracing::warn!("device {name} had an MTU of {found}: it has {mtu} again");
+    }
+    if !link.header.flags.contains(LinkFlags::Up) {
         let up = LinkUnspec::new_with_index(index).up().build();
         let up = netlink.link().set(up).execute().await;
         up.with_context(|| format!("setting {name} up again"))?;
         tracing::warn!("device {name} was down: it is up again");
-        Ok(())
     }
+    Ok(())
+}
+
+fn found_mtu(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 /// None if there is no such device any more.

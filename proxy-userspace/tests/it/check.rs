@@ -175,29 +175,90 @@ fn clients_without_a_target_of_their_family() -> Result<()> {
     line(&said, "ok client", &["2001:db8:c::9"])
 }
 
-/// As ufw and firewalld have it: a client's packets enter by lo.
+/// As ufw and firewalld have it: a client's packets enter by lo. The rule that lets them in is named.
 #[test]
 fn bans_behind_what_accepts_lo() -> Result<()> {
-    const INPUT: &str = "{ type filter hook input priority 0 ; }";
-    for ban in ["ip saddr 203.0.113.9 drop", "jump banned"] {
-        let (lab, _apps) = healthy()?;
-        nft(
-            &lab.host,
-            &format!(
-                "add table inet f
-                 add chain inet f banned
-                 add rule inet f banned ip saddr {{ 203.0.113.9 }} reject
-                 add chain inet f input {INPUT}
-                 add rule inet f input {ban}
-                 add rule inet f input iif lo accept"
-            ),
-        )?;
-        line(&lab.truepeer().check()?, "ok bans", &[])?;
-        nft(&lab.host, &format!("add rule inet f input {ban}"))?;
+    const BAN: &str = "ip saddr 203.0.113.9 drop";
+    const BANS: [&str; 4] = [
+        BAN,
+        "jump banned",
+        "ip saddr @bans drop",
+        "ip saddr vmap { 203.0.113.9 : drop }",
+    ];
+    let (lab, _apps) = healthy()?;
+    let says = |rules: &[&str], start: &str| {
+        for command in ["flush chain inet f own", "flush chain inet f input"] {
+            nft(&lab.host, command)?;
+        }
+        for rule in rules {
+            nft(&lab.host, &format!("add rule inet f {rule}"))?;
+        }
         let said = lab.truepeer().check()?;
-        line(&said, "warn bans", &["inet f input", "lo"])?;
+        let parts: &[&str] = if start == "ok bans" { &[] } else { &["inet f", "lo"] };
+        line(&said, start, parts).with_context(|| format!("{rules:?}"))
+    };
+    nft(
+        &lab.host,
+        "add table inet f
+         add chain inet f banned
+         add rule inet f banned ip saddr { 203.0.113.9 } reject
+         add set inet f bans { type ipv4_addr; }
+         add chain inet f own
+         add chain inet f input { type filter hook input priority 0 ; }",
+    )?;
+    for (lets_in, bans) in [
+        ("iif lo accept", &BANS[..]),
+        ("iifname vmap { lo : accept, edge : continue }", &BANS[..1]),
+        ("iifname != edge accept", &BANS[..1]),
+        ("iifname { lo, edge } accept", &BANS[..1]),
+        ("meta iiftype loopback accept", &BANS[..1]),
+        ("iif lo ct state new accept", &BANS[..1]),
+        ("iif lo tcp dport 8080 accept", &BANS[..1]),
+        ("iif lo meta l4proto { tcp, udp } counter accept", &BANS[..1]),
+        ("tcp dport vmap { 22 : continue, 8080 : accept }", &BANS[..1]),
+        ("accept", &BANS[..1]),
+    ] {
+        let rule = format!("input {lets_in}");
+        for ban in bans {
+            let ban = format!("input {ban}");
+            says(&[&rule, &ban], "warn bans")?;
+            says(&[&ban, &rule], "ok bans")?;
+        }
+    }
+    // A chain of the operator's own, which packets of lo leave again.
+    let jump = "input jump own";
+    let ban = format!("own {BAN}");
+    says(&[jump, "own iif lo return", &ban], "warn bans")?;
+    says(&[jump, "own iif edge return", &ban], "ok bans")?;
+    let input = format!("input {BAN}");
+    says(&[jump, "own iif lo return", &input], "ok bans")?;
+    for others in [
+        "iif edge accept",
+        "ct state established,related accept",
+        "iif lo tcp dport 22 accept",
+        "iif lo udp dport 8080 accept",
+        "iif lo ip saddr 127.0.0.0/8 accept",
+        "iif lo limit rate 5/second accept",
+        "iifname != lo accept",
+    ] {
+        says(&[&format!("input {others}"), &input], "ok bans")?;
     }
     Ok(())
+}
+
+/// In the words of iptables, which nft has only half of.
+#[test]
+fn bans_of_iptables_behind_what_accepts_lo() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    for rule in ["! -i edge -j ACCEPT", "-i lo -m comment --comment all -j ACCEPT"] {
+        lab.host.run("iptables -F INPUT")?;
+        lab.host.run(&format!("iptables -A INPUT {rule}"))?;
+        lab.host.run("iptables -A INPUT -s 203.0.113.9 -j REJECT")?;
+        let said = lab.truepeer().check()?;
+        line(&said, "warn bans", &["ip filter INPUT", "203.0.113.9"])?;
+    }
+    lab.host.run("iptables -F INPUT")?;
+    line(&lab.truepeer().check()?, "ok bans", &[])
 }
 
 /// Docker's rules, which are about its own networks, need no word.

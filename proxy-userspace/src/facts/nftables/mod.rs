@@ -4,6 +4,9 @@
 //! packets that look otherwise. So each rule that is about them matters: one that changes packets
 //! would not any more, and one that judges them would not see them.
 
+mod clients;
+mod fit;
+mod nat;
 mod parse;
 mod walk;
 
@@ -14,14 +17,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde_json::Value;
 
-pub use walk::{Packets, Reached};
+pub use clients::{Against, LateBan};
+pub use fit::Packets;
+pub use walk::Reached;
 
 use super::Family;
 
-/// The chains that packets to this host go through, and the rules in them that say something of
-/// ports, addresses or changes. Others are as good as not there.
+/// The chains that packets to this host go through, and those that rename what leaves it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     chains: Vec<Chain>,
@@ -35,6 +38,8 @@ struct Chain {
     id: ChainId,
     /// None where only jumps lead.
     hook: Option<Hook>,
+    /// What no rule says anything of.
+    drops: bool,
     rules: Vec<Rule>,
 }
 
@@ -46,10 +51,21 @@ struct ChainId {
     name: String,
 }
 
+impl ChainId {
+    fn is_for(&self, family: Family) -> bool {
+        match &*self.family {
+            "ip" => family == Family::V4,
+            "ip6" => family == Family::V6,
+            _ => true,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hook {
     Ingress,
     Inbound,
+    Postrouting,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,15 +78,26 @@ struct Rule {
     jumps: Vec<String>,
 }
 
-/// A condition; those that nobody here understands are left out, as if they always held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Match {
     Port(Values<u16>),
     Source(Values<IpAddr>),
     Destination(Values<IpAddr>),
     Family(Family),
-    /// Never for a balancer's packets: of another protocol, or by `lo`.
+    Device(Devices),
+    /// Of iptables, which says no more of it: most are of sources.
+    IpSet,
+    /// Never for TCP.
     Others,
+    /// Nobody here understands it.
+    Unknown,
+}
+
+/// By one of these, or by none of them. A name may end with `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Devices {
+    names: Vec<String>,
+    negated: bool,
 }
 
 /// One of these, or none of them.
@@ -83,7 +110,10 @@ struct Values<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     Accepts,
-    /// Drops, counts, jumps, whatever leaves a packet as it is.
+    Refuses,
+    /// To the chain that led here.
+    Returns,
+    /// Counts, jumps, whatever leaves a packet as it is.
     Judges,
     /// Sends connections elsewhere, to that port if it says one, or answers them itself.
     Redirects(Option<u16>),
@@ -109,7 +139,10 @@ impl Values<IpAddr> {
 
 impl Ruleset {
     pub fn read() -> Result<Self, String> {
-        let ruleset = Self::parse(&as_json()?);
+        // Stateless: a counter is no change.
+        let json = serde_json::from_str(&list(&["-j", "-s"])?)
+            .map_err(|error| format!("nft spoke an unknown JSON: {error}"))?;
+        let ruleset = Self::parse(&json);
         if ruleset.is_empty() {
             return Ok(ruleset);
         }
@@ -120,28 +153,6 @@ impl Ruleset {
     fn is_empty(&self) -> bool {
         self.nats.is_empty() && self.chains.iter().all(|chain| chain.rules.is_empty())
     }
-
-    /// A chain that changes addresses of `family`, as `inet hide post`.
-    pub fn nat(&self, family: Family) -> Option<String> {
-        let other = match family {
-            Family::V4 => "ip6",
-            Family::V6 => "ip",
-        };
-        let nat = self.nats.iter().find(|chain| chain.family != other)?;
-        let ChainId {
-            family,
-            table,
-            name,
-        } = nat;
-        Some(format!("{family} {table} {name}"))
-    }
-}
-
-/// All rules as `nft` has them.
-pub fn as_json() -> Result<Value, String> {
-    // Stateless: a counter is no change.
-    serde_json::from_str(&list(&["-j", "-s"])?)
-        .map_err(|error| format!("nft spoke an unknown JSON: {error}"))
 }
 
 fn list(flags: &[&str]) -> Result<String, String> {

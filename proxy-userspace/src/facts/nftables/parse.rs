@@ -1,11 +1,11 @@
-//! From nft's JSON to the rules that matter. What is not understood counts as fitting every packet.
+//! From nft's JSON to the rules that matter.
 
 use std::{collections::HashMap, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Chain, ChainId, Effect, Hook, Match, Rule, Ruleset, Values};
+use super::{Chain, ChainId, Devices, Effect, Hook, Match, Rule, Ruleset, Values};
 use crate::facts::Family;
 
 /// Named sets and maps, by table and name.
@@ -86,12 +86,13 @@ fn chain(chain: &Value) -> Option<Chain> {
         None => None,
         Some("ingress") => Some(Hook::Ingress),
         Some("prerouting" | "input") => Some(Hook::Inbound),
-        // What leaves has other ports and addresses.
+        Some("postrouting") => Some(Hook::Postrouting),
         Some(_) => return None,
     };
     matches!(text(chain, "family"), "ip" | "ip6" | "inet" | "netdev").then(|| Chain {
         id: id(chain, "name"),
         hook,
+        drops: text(chain, "policy") == "drop",
         rules: Vec::new(),
     })
 }
@@ -120,6 +121,7 @@ fn rules(rule: &Value, id: &ChainId, sets: &Sets<'_>) -> Vec<Rule> {
         } else {
             whole.apply(statement);
             whole.matches.extend(reading.looked_up(statement));
+            whole.matches.extend(implied(statement));
         }
     }
     if verdicts.is_empty() {
@@ -160,6 +162,8 @@ fn effect(statement: &Value) -> Option<Effect> {
     let (name, argument) = statement.as_object()?.iter().next()?;
     match &**name {
         "accept" => Some(Effect::Accepts),
+        "drop" | "reject" => Some(Effect::Refuses),
+        "return" => Some(Effect::Returns),
         "dnat" | "snat" | "redirect" | "masquerade" | "tproxy" | "synproxy" => {
             let port = argument["port"].as_u64();
             Some(Effect::Redirects(
@@ -174,7 +178,22 @@ fn effect(statement: &Value) -> Option<Effect> {
                 Some(Effect::Redirects(None))
             }
             "CT" | "CONNMARK" | "NOTRACK" => Some(Effect::Tracks),
+            "REJECT" => Some(Effect::Refuses),
             _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What statements ask of a packet that are no match to nft.
+fn implied(statement: &Value) -> Option<Match> {
+    let (name, argument) = statement.as_object()?.iter().next()?;
+    match &**name {
+        "limit" | "quota" | "ct count" | "meter" | "set" => Some(Match::Unknown),
+        "xt" if argument["type"] == "match" => match text(argument, "name") {
+            "comment" => None,
+            "set" => Some(Match::IpSet),
+            _ => Some(Match::Unknown),
         },
         _ => None,
     }
@@ -191,7 +210,7 @@ impl<'a> Reading<'a> {
         let negated = match text(condition, "op") {
             "==" | "in" => false,
             "!=" => true,
-            _ => return Vec::new(),
+            _ => return vec![Match::Unknown],
         };
         self.fields(
             &condition["left"],
@@ -244,57 +263,90 @@ impl<'a> Reading<'a> {
     /// Of a concatenation each field by itself: that fits more than it says, never less.
     fn fields(&self, left: &Value, values: Vec<&Value>, negated: bool) -> Vec<Match> {
         let Some(parts) = left.get("concat") else {
-            return field(left, &values, negated).into_iter().collect();
+            return field(left, &values, negated);
         };
         if negated {
-            return Vec::new();
+            return vec![Match::Unknown];
         }
+        let is_exact = values.len() == 1;
         let part = |(index, left): (usize, &Value)| {
             let values: Option<Vec<&Value>> = values
                 .iter()
                 .map(|value| list(&unwrapped(value)["concat"]).get(index))
                 .collect();
-            field(left, &values?, false)
+            values.map_or_else(|| vec![Match::Unknown], |values| field(left, &values, false))
         };
-        list(parts).iter().enumerate().filter_map(part).collect()
+        let parts = list(parts).iter().enumerate().flat_map(part);
+        parts.chain((!is_exact).then_some(Match::Unknown)).collect()
     }
 }
 
-fn field(left: &Value, values: &[&Value], negated: bool) -> Option<Match> {
+/// What it asks of a packet; nothing, where each that begins a connection of TCP has it.
+fn field(left: &Value, values: &[&Value], negated: bool) -> Vec<Match> {
     let payload = &left["payload"];
+    let is_v6 = payload["protocol"] == "ip6";
+    let family = Match::Family(if is_v6 { Family::V6 } else { Family::V4 });
     match (text(payload, "protocol"), text(payload, "field")) {
-        ("tcp" | "th", "dport") => Some(Match::Port(one_of(values, negated)?)),
-        ("tcp" | "th", _) => None,
-        ("ip" | "ip6", "saddr") => Some(Match::Source(one_of(values, negated)?)),
-        ("ip" | "ip6", "daddr") => Some(Match::Destination(one_of(values, negated)?)),
-        ("ip", "protocol") | ("ip6", "nexthdr") => not_tcp(values, negated),
-        ("ip", _) => Some(Match::Family(Family::V4)),
-        ("ip6", _) => Some(Match::Family(Family::V6)),
-        ("udp" | "udplite" | "icmp" | "icmpv6" | "sctp" | "dccp" | "esp" | "ah" | "arp", _) => {
-            Some(Match::Others)
+        ("tcp" | "th", "dport") => vec![one_of(values, negated, Match::Port)],
+        ("ip" | "ip6", "saddr") => vec![one_of(values, negated, Match::Source)],
+        ("ip" | "ip6", "daddr") => vec![one_of(values, negated, Match::Destination)],
+        ("ip", "protocol") | ("ip6", "nexthdr") => {
+            [family].into_iter().chain(tcp(values, negated)).collect()
         }
-        _ => meta(text(&left["meta"], "key"), values, negated),
+        ("ip" | "ip6", "version") => vec![family],
+        ("ip" | "ip6", _) => vec![family, Match::Unknown],
+        ("udp" | "udplite" | "icmp" | "icmpv6" | "sctp" | "dccp" | "esp" | "ah" | "arp", _) => {
+            vec![Match::Others]
+        }
+        ("", _) => beyond_the_packet(left, values, negated).into_iter().collect(),
+        _ => vec![Match::Unknown],
     }
 }
 
-fn meta(key: &str, values: &[&Value], negated: bool) -> Option<Match> {
-    match (key, values) {
-        ("l4proto", _) => not_tcp(values, negated),
-        ("iif" | "iifname", [device]) if !negated && *device == "lo" => Some(Match::Others),
-        ("nfproto", [family]) => match (family.as_str()?, negated) {
-            ("ipv4", false) | ("ipv6", true) => Some(Match::Family(Family::V4)),
-            ("ipv6", false) | ("ipv4", true) => Some(Match::Family(Family::V6)),
-            _ => None,
-        },
-        _ => None,
+/// What isn't in the packet itself.
+fn beyond_the_packet(left: &Value, values: &[&Value], negated: bool) -> Option<Match> {
+    let has = |value: &str| values.iter().any(|it| **it == value || list(it).contains(&value.into()));
+    if left["ct"]["key"] == "state" {
+        return (has("new") == negated).then_some(Match::Unknown);
+    }
+    if left["fib"]["result"] == "type" && left["fib"]["flags"] == "daddr" {
+        return (has("local") == negated).then_some(Match::Unknown);
+    }
+    match text(&left["meta"], "key") {
+        "l4proto" => tcp(values, negated),
+        "iif" | "iifname" => Some(devices(values.iter().map(|it| it.as_str()), negated)),
+        "iiftype" => {
+            let loopback = |it: &&Value| (**it == "loopback").then_some("lo");
+            Some(devices(values.iter().map(loopback), negated))
+        }
+        "nfproto" | "protocol" => {
+            let (v4, v6) = (has("ipv4") || has("ip"), has("ipv6") || has("ip6"));
+            match (v4 != negated, v6 != negated) {
+                (true, true) => None,
+                (true, false) => Some(Match::Family(Family::V4)),
+                (false, true) => Some(Match::Family(Family::V6)),
+                (false, false) => Some(Match::Others),
+            }
+        }
+        _ => Some(Match::Unknown),
     }
 }
 
-fn not_tcp(values: &[&Value], negated: bool) -> Option<Match> {
+fn devices<'a>(names: impl Iterator<Item = Option<&'a str>>, negated: bool) -> Match {
+    let names: Option<Vec<_>> = names.map(|name| name.map(str::to_owned)).collect();
+    names.map_or(Match::Unknown, |names| {
+        Match::Device(Devices { names, negated })
+    })
+}
+
+/// Nothing, where TCP is among them.
+fn tcp(values: &[&Value], negated: bool) -> Option<Match> {
     const TCP: u64 = 6;
     let is_tcp = |value: &&Value| **value == "tcp" || value.as_u64() == Some(TCP);
-    let known = values.iter().all(|it| it.is_string() || it.is_u64());
-    (known && values.iter().any(is_tcp) == negated).then_some(Match::Others)
+    if !values.iter().all(|it| it.is_string() || it.is_u64()) {
+        return Some(Match::Unknown);
+    }
+    (values.iter().any(is_tcp) == negated).then_some(Match::Others)
 }
 
 /// An element may have a comment or a timeout.
@@ -306,11 +358,10 @@ pub(super) trait Field: Sized {
     fn range(element: &Value) -> Option<RangeInclusive<Self>>;
 }
 
-/// None if one of them can't be understood.
-fn one_of<T: Field>(values: &[&Value], negated: bool) -> Option<Values<T>> {
+fn one_of<T: Field>(values: &[&Value], negated: bool, is: fn(Values<T>) -> Match) -> Match {
     let ranges = values.iter().map(|value| T::range(unwrapped(value)));
-    let ranges = ranges.collect::<Option<_>>()?;
-    Some(Values { ranges, negated })
+    let ranges: Option<_> = ranges.collect();
+    ranges.map_or(Match::Unknown, |ranges| is(Values { ranges, negated }))
 }
 
 impl Field for u16 {

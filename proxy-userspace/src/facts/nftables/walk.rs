@@ -1,20 +1,10 @@
 //! Which rules a service's packets may come by.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::collections::HashSet;
 
 use ipnet::IpNet;
 
-use super::{Chain, Effect, Hook, Match, Rule, Ruleset};
-use crate::facts::Family;
-
-/// Those that balancers send to one listen address.
-#[derive(Clone, Copy, Debug)]
-pub struct Packets {
-    pub family: Family,
-    pub port: u16,
-    /// None for any of the host's.
-    pub destination: Option<IpAddr>,
-}
+use super::{Chain, Effect, Hook, Match, Packets, Rule, Ruleset};
 
 /// A rule that may be about such packets.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +31,7 @@ impl<'a> Reached<'a> {
         match self.rule.effect {
             Effect::Redirects(_) => true,
             Effect::Tracks => self.port_named,
-            Effect::Accepts | Effect::Judges => false,
+            Effect::Accepts | Effect::Refuses | Effect::Returns | Effect::Judges => false,
         }
     }
 
@@ -72,34 +62,11 @@ impl Rule {
             _ => false,
         })
     }
-
-    fn may_fit(&self, packets: Packets) -> bool {
-        // Redirected to the service's port means that it comes there by another.
-        let redirected = self.effect == Effect::Redirects(Some(packets.port));
-        self.matches.iter().all(|condition| match condition {
-            Match::Port(ports) => redirected || ports.include(&packets.port),
-            Match::Destination(addresses) => match packets.destination {
-                Some(address) => addresses.include(&address),
-                None => addresses.may_include(packets.family),
-            },
-            Match::Source(addresses) => addresses.may_include(packets.family),
-            Match::Family(family) => *family == packets.family,
-            Match::Others => false,
-        })
-    }
-}
-
-impl super::Values<IpAddr> {
-    /// Whether some address of `family` is one of these, or none of them. Addresses of IPv6 have
-    /// nothing to say to a packet of IPv4, negated or not.
-    fn may_include(&self, family: Family) -> bool {
-        self.ranges.iter().any(|range| family.has(range.start()))
-    }
 }
 
 impl Ruleset {
     /// Each rule once for each way that leads to it.
-    pub fn reached_by(&self, packets: Packets) -> Vec<Reached<'_>> {
+    pub fn reached_by(&self, packets: Packets<'_>) -> Vec<Reached<'_>> {
         let mut walk = Walk {
             ruleset: self,
             packets,
@@ -107,7 +74,7 @@ impl Ruleset {
             reached: Vec::new(),
         };
         for chain in &self.chains {
-            if let Some(hook) = chain.hook {
+            if let Some(hook @ (Hook::Ingress | Hook::Inbound)) = chain.hook {
                 walk.follow(chain, hook, false);
             }
         }
@@ -115,17 +82,17 @@ impl Ruleset {
     }
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'p> {
     ruleset: &'a Ruleset,
-    packets: Packets,
+    packets: Packets<'p>,
     seen: HashSet<(*const Chain, bool, bool)>,
     reached: Vec<Reached<'a>>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Walk<'a, '_> {
     fn follow(&mut self, chain: &'a Chain, hook: Hook, port_named: bool) {
         let new = (std::ptr::from_ref(chain), hook == Hook::Ingress, port_named);
-        if !self.packets.pass(chain) || !self.seen.insert(new) {
+        if !chain.id.is_for(self.packets.family) || !self.seen.insert(new) {
             return;
         }
         let packets = self.packets;
@@ -145,18 +112,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Packets {
-    fn pass(self, chain: &Chain) -> bool {
-        match &*chain.id.family {
-            "ip" => self.family == Family::V4,
-            "ip6" => self.family == Family::V6,
-            _ => true,
-        }
-    }
-}
-
 impl Ruleset {
-    fn sibling(&self, chain: &Chain, name: &str) -> Option<&Chain> {
+    pub(super) fn sibling(&self, chain: &Chain, name: &str) -> Option<&Chain> {
         let (family, table) = (&chain.id.family, &chain.id.table);
         self.chains
             .iter()

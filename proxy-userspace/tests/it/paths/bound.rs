@@ -11,6 +11,8 @@ use crate::lab::netns::Netns;
 use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::talk::Side;
+use crate::lab::truepeer::Said;
+use crate::steering::site::nft;
 
 only! {
     falls_back:
@@ -47,22 +49,77 @@ fn check_names_the_device() -> Result<()> {
     ] {
         let lab = Lab::new()?;
         let _app = App::by_device(&lab.host, at.parse()?, device)?;
-        let said = lab.truepeer().no_targets().args([flag, at]).check()?;
+        let check = || lab.truepeer().no_targets().args([flag, at]).check();
+        let said = check()?;
         said.expect(i32::from(spoofed.starts_with("FAIL")), &[])?;
-        let by_device = format!("listens by {device} alone");
-        for (start, part) in [(spoofed, ""), ("warn path", &by_device)] {
-            let mut lines = said.text.lines().filter(|line| line.starts_with(start));
-            ensure!(lines.any(|line| line.contains(part)), "{said:?}");
+        has(&said, spoofed, &[])?;
+        has(&said, "warn path", &[&format!("listens by {device} alone")])?;
+        has(&said, "ok bans", &[&format!("by {device}")])?;
+        has(&said, "ok firewall", &[&format!("against {device}")])?;
+        if device == "lo" {
+            continue;
         }
-        let bans = format!("ok bans: no ban stands behind a rule that accepts {device}");
-        ensure!(said.text.lines().any(|line| line == bans), "{said:?}");
-        // Nobody enters by lo otherwise.
-        let of_lo = ["rp_filter: ", "ok firewall"];
-        ensure!(
-            !of_lo.iter().any(|line| said.text.contains(line)),
-            "{said:?}"
-        );
+        ensure!(!said.text.contains("rp_filter: "), "{said:?}");
+        // Bans at that device are about its clients.
+        nft(
+            &lab.host,
+            "add table inet f
+             add chain inet f input { type filter hook input priority 0 ; }
+             add rule inet f input iifname != lo accept
+             add rule inet f input ip saddr 203.0.113.9 drop
+             add rule inet f input ip6 saddr 2001:db8:c::9 drop",
+        )?;
+        has(&check()?, "warn bans", &["iifname !=", "edge"])?;
     }
+    Ok(())
+}
+
+/// Each in words of its own, as what is to be done about it differs.
+#[test]
+fn check_names_what_keeps_clients_from_the_device() -> Result<()> {
+    let lab = Lab::new()?;
+    let at = HOST.v4(APP_PORT);
+    let _app = App::by_device(&lab.host, at, UPLINK)?;
+    let target = at.to_string();
+    let args = ["-4", &target, "--connect-timeout", "1s"];
+    let check = || lab.truepeer().no_targets().args(args).check();
+    let fails = |parts: &[&str]| {
+        let said = check()?;
+        said.expect(1, &[])?;
+        has(&said, "FAIL spoofed", parts)
+    };
+    nft(
+        &lab.host,
+        "add table inet wall
+         add chain inet wall input { type filter hook input priority 0 ; policy drop ; }
+         add rule inet wall input iif lo accept
+         add rule inet wall input tcp dport 7000 accept",
+    )?;
+    fails(&["listens by edge alone", "firewall"])?;
+    let said = check()?;
+    let wall = said.text.lines().find(|line| line.starts_with("warn firewall"));
+    let insert = wall.and_then(|line| line.split_once("next: nft "));
+    nft(&lab.host, insert.context("a rule to insert")?.1)?;
+    check()?.expect(0, &["ok firewall", "ok spoofed"])?;
+
+    lab.host.run("ip link add other type veth peer name beyond")?;
+    for device in ["other", "beyond"] {
+        lab.host.run(&format!("ip link set {device} up"))?;
+    }
+    lab.host.run("ip route add 192.0.2.0/24 dev other")?;
+    lab.host.enter(|| {
+        std::fs::write("/proc/sys/net/ipv4/conf/edge/rp_filter", "1")
+    })?;
+    fails(&["rp_filter is strict", "other", "conf.edge.rp_filter=2"])?;
+    lab.host.run("ip route del default")?;
+    fails(&["no route leads to client 192.0.2.1", "SO_BINDTODEVICE"])
+}
+
+/// Fails unless a line begins with `start` and has each of `parts`.
+fn has(said: &Said, start: &str, parts: &[&str]) -> Result<()> {
+    let mut lines = said.text.lines().filter(|line| line.starts_with(start));
+    let fits = lines.any(|line| parts.iter().all(|part| line.contains(part)));
+    ensure!(fits, "no line {start:?} with {parts:?}: {said:?}");
     Ok(())
 }
 

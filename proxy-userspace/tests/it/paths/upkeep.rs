@@ -16,6 +16,7 @@ use crate::steering::site::{ip, sysctl};
 
 paths! {
     its_device_goes_down;
+    its_device_gets_another_mtu;
     its_addresses_are_flushed;
     the_default_route_goes_and_comes;
     the_hosts_own_traffic_is_told_that_there_is_no_way;
@@ -28,6 +29,18 @@ fn its_device_goes_down(plan: Plan<'_>) -> Result<()> {
         ip(&site.lab.host, &format!("link set {device} down"))?;
         site.truepeer.wait_line(&format!("{device} was down"))?;
         goes_on(&site, &mut talk, port).with_context(|| device)?;
+    }
+    Ok(())
+}
+
+/// Below 1280 bytes a device has no IPv6, nor any address of it.
+fn its_device_gets_another_mtu(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    for (port, mtu) in [(1, 1200), (2, 1400)] {
+        ip(&site.lab.host, &format!("link set truepeer0 mtu {mtu}"))?;
+        site.truepeer.wait_line(&format!("MTU of {mtu}"))?;
+        goes_on(&site, &mut talk, port).with_context(|| mtu)?;
     }
     Ok(())
 }
