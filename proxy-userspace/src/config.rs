@@ -109,12 +109,13 @@ pub enum ConfigError {
     #[error("can't read {path}: {error}")]
     Unreadable { path: PathBuf, error: io::Error },
     #[error(
-        "{path}:{line}: {found:?} is no CIDR prefix or address: write one a line, as in 192.0.2.0/24"
+        "{path}:{line}: {found:?} is no CIDR prefix or address, one of which each line has: {why}"
     )]
     BadLine {
         path: PathBuf,
         line: usize,
         found: String,
+        why: String,
     },
     #[error(
         "listening at {listen} takes target {target} from the application: give truepeer and the \
@@ -132,6 +133,24 @@ pub enum ConfigError {
     NoPort(SocketAddr),
     #[error("listening at {0} needs a port: give the one that balancers connect to")]
     NoListenPort(SocketAddr),
+    #[error(
+        "listening at {0}: no balancer can connect there; give an address that `ip address` shows, but no \
+         link-local one of IPv6, or 0.0.0.0 or [::]"
+    )]
+    NoListen(SocketAddr),
+    #[error(
+        "{address} is in the steer network {net}, whose addresses are truepeer's own: give another one, or \
+         choose another network by --steer4 or --steer6"
+    )]
+    SteerAddress { address: SocketAddr, net: IpNet },
+    #[error(
+        "at target {target} instance {instance} listens, and no client's connection goes to a listener of \
+         truepeer's: give the application's own address and port"
+    )]
+    OthersListen {
+        target: SocketAddr,
+        instance: String,
+    },
     #[error(
         "IPv6 is switched off on this host, and service {0} has no IPv4 target: switch it on, or give \
          --target4"
@@ -174,30 +193,61 @@ fn read_prefixes(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
         if entry.is_empty() {
             continue;
         }
-        prefixes.push(parse_prefix(entry).ok_or_else(|| ConfigError::BadLine {
+        prefixes.push(parse_prefix(entry).map_err(|why| ConfigError::BadLine {
             path: path.to_owned(),
             line: index + 1,
             found: entry.to_owned(),
+            why,
         })?);
     }
     Ok(prefixes)
 }
 
 /// A prefix without its host bits, or an address as a prefix of its own. IPv4-mapped IPv6 is
-/// IPv4, which is what the kernel sees.
-pub fn parse_prefix(text: &str) -> Option<IpNet> {
+/// IPv4, which is what the kernel sees. The error says what to write instead.
+pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     const MAPPED_BITS: u8 = 96;
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().ok()?,
+        Err(_) => text.parse::<IpNet>().map_err(|_| no_prefix(text))?,
     };
     if let IpNet::V6(v6) = net
         && let Some(v4) = v6.addr().to_ipv4_mapped()
         && let Some(prefix_len) = v6.prefix_len().checked_sub(MAPPED_BITS)
     {
-        return Some(IpNet::new(v4.into(), prefix_len).ok()?.trunc());
+        let v4 = IpNet::new(v4.into(), prefix_len).map_err(|_| no_prefix(text))?;
+        return Ok(v4.trunc());
     }
-    Some(net.trunc())
+    Ok(net.trunc())
+}
+
+/// What is wrong with a text that is no prefix.
+fn no_prefix(text: &str) -> String {
+    let (host, len) = text
+        .split_once('/')
+        .map_or((text, None), |(host, len)| (host, Some(len)));
+    let (host, zone) = host
+        .split_once('%')
+        .map_or((host, None), |(host, zone)| (host, Some(zone)));
+    let range = text.split_once('-');
+    match (host.parse::<IpAddr>(), len) {
+        (Ok(address), _) if zone.is_some() => {
+            format!("an address has no zone here: write {address}")
+        }
+        (Ok(address), Some(_)) => {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            format!(
+                "a prefix length is a number from 0 to {bits}: write {address}/{bits} for this address alone"
+            )
+        }
+        _ if range.is_some_and(|(first, _)| first.trim().parse::<IpAddr>().is_ok()) => {
+            "a range can't be written: give the prefixes that make it up, as in 192.0.2.0/24".into()
+        }
+        _ if host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') => {
+            format!("{host} is a name: write its address (`getent ahosts {host}` shows it)")
+        }
+        _ => "write a CIDR prefix or an address, as in 192.0.2.0/24".into(),
+    }
 }
 
 /// Whether who listens at `listen` hears what is for `at`; `is_local`: an address of this host.
@@ -216,6 +266,32 @@ impl Config {
         }
     }
 
+    /// Whether no listener of another instance is there; `is_local`: at an address of this host.
+    pub fn is_nobodys<'a>(
+        &self,
+        target: SocketAddr,
+        is_local: bool,
+        others: impl IntoIterator<Item = (&'a str, SocketAddr)>,
+    ) -> Result<(), ConfigError> {
+        let mut others = others.into_iter();
+        match others.find(|(_, listen)| hears(*listen, target, is_local)) {
+            Some((instance, _)) => Err(ConfigError::OthersListen {
+                target,
+                instance: instance.into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn is_no_steer_address(&self, address: SocketAddr) -> Result<(), ConfigError> {
+        let steer = self.steer.or_first();
+        let mut nets = steer.nets();
+        match nets.find(|net| net.contains(&address.ip())) {
+            Some(net) => Err(ConfigError::SteerAddress { address, net }),
+            None => Ok(()),
+        }
+    }
+
     /// What can't work whatever the host looks like.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut seen = Vec::new();
@@ -227,12 +303,17 @@ impl Config {
                 if !is_unicast(target.ip()) {
                     return Err(ConfigError::NoTarget(target));
                 }
+                self.is_no_steer_address(target)?;
                 self.is_free(target, target.ip().is_loopback())?;
             }
             for listen in &service.listen {
                 if listen.port() == 0 {
                     return Err(ConfigError::NoListenPort(*listen));
                 }
+                if !is_unicast(listen.ip()) && !listen.ip().is_unspecified() {
+                    return Err(ConfigError::NoListen(*listen));
+                }
+                self.is_no_steer_address(*listen)?;
                 if seen.contains(listen) {
                     return Err(ConfigError::ListensTwice(*listen));
                 }
@@ -261,7 +342,24 @@ mod tests {
             ("", None),
         ] {
             let expected = expected.map(|net| net.parse().expect("a prefix"));
-            assert_eq!(parse_prefix(text), expected, "{text}");
+            assert_eq!(parse_prefix(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_in_a_prefix_is_told_by_its_own_words() {
+        for (text, expected) in [
+            ("10.0.0.0/33", "from 0 to 32: write 10.0.0.0/32"),
+            ("::1/129", "from 0 to 128"),
+            ("10.0.0.1/", "from 0 to 32"),
+            ("10.0.0.1-10.0.0.9", "a range"),
+            ("fe80::1%eth0", "no zone here: write fe80::1"),
+            ("lb.example.com", "lb.example.com is a name"),
+            ("10.0.0", "as in 192.0.2.0/24"),
+            ("", "as in 192.0.2.0/24"),
+        ] {
+            let said = parse_prefix(text).expect_err(text);
+            assert!(said.contains(expected), "{text}: {said}");
         }
     }
 }

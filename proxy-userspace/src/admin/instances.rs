@@ -1,10 +1,10 @@
 //! What instances leave where the control sockets are.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{collections::BTreeSet, fs, io, net::SocketAddr};
 
 use anyhow::{Context, Result};
 
-use super::{DIRECTORY, path};
+use super::{DIRECTORY, Request, Status, ask_if_running, path};
 
 /// Those that have run since the machine was booted.
 pub fn known() -> Result<BTreeSet<String>> {
@@ -19,6 +19,29 @@ pub fn known() -> Result<BTreeSet<String>> {
         names.extend(name.map(Into::into));
     }
     Ok(names)
+}
+
+/// Where the running instances but this one listen, in the calling thread's network namespace.
+pub fn listeners_beside(instance: &str) -> Result<Vec<(String, SocketAddr)>> {
+    let mut listeners = Vec::new();
+    for other in known()?.into_iter().filter(|other| other != instance) {
+        // One that is starting or ending, or of another version, can't be asked.
+        let Ok(Some(status)) = ask_if_running::<Status>(&other, Request::Status) else {
+            continue;
+        };
+        if is_beside(status.pid) {
+            let services = status.services.into_iter();
+            let listens = services.flat_map(|service| service.listen);
+            listeners.extend(listens.map(|listen| (other.clone(), listen)));
+        }
+    }
+    Ok(listeners)
+}
+
+/// Whether that process is in the calling thread's network namespace.
+fn is_beside(pid: u32) -> bool {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    namespace(&pid.to_string()).is_some_and(|it| Some(it) == namespace("thread-self"))
 }
 
 /// Removes what an instance has left that doesn't run.

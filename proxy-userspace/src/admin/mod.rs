@@ -10,7 +10,7 @@ mod socket;
 mod status;
 
 pub use connections::{ConnectionStatus, HeaderStatus, Table};
-pub use instances::{forget, known};
+pub use instances::{forget, known, listeners_beside};
 pub use lock::Lock;
 pub use socket::{Asked, Listener, Request, ask, ask_if_running, sockets};
 pub use status::{Limits, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status};

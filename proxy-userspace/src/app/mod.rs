@@ -73,7 +73,8 @@ struct Begun {
 }
 
 async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun> {
-    check::at_start(config).await?;
+    let mut host = netns::watch().await?;
+    check::at_start(config, &host.addresses).await?;
     routes::check(config).await?;
     let mut predecessor = Predecessor::find(config).await?;
     // A living one has it until it hears of this one.
@@ -83,7 +84,6 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
         Some(_) => None,
     };
     let lists = Lists::open(config, listed)?;
-    let mut host = netns::watch().await?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
     let mut set_up = SetUp::new(config, &pins, low, left, true).await?;

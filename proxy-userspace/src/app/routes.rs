@@ -9,6 +9,7 @@ use anyhow::Result;
 use proxy_common::{Listener, Steered};
 
 use crate::{
+    admin,
     config::{self, Config, ConfigError},
     facts::{Bound, Facts},
     header::Versions,
@@ -145,10 +146,19 @@ impl Routes {
     }
 }
 
-/// Whether no service listens where a target of this host is.
+/// Whether no service listens where a target of this host is, of this instance or another.
 pub async fn check(config: &Config) -> Result<()> {
+    let others = admin::listeners_beside(&config.instance)?;
     for target in config.services.iter().flat_map(config::Service::targets) {
-        config.is_free(target, is_here(target.ip()).await?)?;
+        if matches!(way_to(target.ip()).await?, Way::Broadcast) {
+            return Err(ConfigError::NoTarget(target).into());
+        }
+        let is_here = is_here(target.ip()).await?;
+        config.is_free(target, is_here)?;
+        let others = others
+            .iter()
+            .map(|(instance, listen)| (&**instance, *listen));
+        config.is_nobodys(target, is_here, others)?;
     }
     Ok(())
 }

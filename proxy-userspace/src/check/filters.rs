@@ -25,7 +25,10 @@ impl Filters {
         let targets = config.services.iter().flat_map(Service::targets);
         let entrance = |target| {
             let by_one = bound.get(&target).map(|app| app.entrance.name.clone());
-            (target, by_one.unwrap_or_else(|| shared_entrance().to_owned()))
+            (
+                target,
+                by_one.unwrap_or_else(|| shared_entrance().to_owned()),
+            )
         };
         Ok(Self {
             firewall: facts::firewall().await?,
@@ -40,7 +43,11 @@ impl Filters {
         let rp_filter = by_lo.then(rp_filter);
         let rest = match &self.firewall {
             Firewall::Unreadable(why) => {
-                vec![Finding::warn("firewall", format!("unknown: {why}"), "see `nft list ruleset`")]
+                vec![Finding::warn(
+                    "firewall",
+                    format!("unknown: {why}"),
+                    "see `nft list ruleset`",
+                )]
             }
             Firewall::Known(rules) => {
                 vec![self.firewall(rules), self.bans(rules), nat(rules, steer)]
@@ -91,7 +98,11 @@ impl Filters {
             OURS => r#"iifname "truepeer*" accept"#.to_owned(),
             other => format!("iifname {other} tcp dport {} accept", arrivals.port),
         };
-        Finding::warn(SUBJECT, message, format!("nft insert rule {chain} {accept}"))
+        Finding::warn(
+            SUBJECT,
+            message,
+            format!("nft insert rule {chain} {accept}"),
+        )
     }
 
     /// Whether a ban of a client's address is seen before what lets all of them in.
@@ -102,7 +113,10 @@ impl Filters {
         let Some((arrivals, LateBan { lets_in, ban })) = late else {
             return Finding::ok(
                 SUBJECT,
-                format!("no ban stands behind a rule that lets all in by {}", self.devices()),
+                format!(
+                    "no ban stands behind a rule that lets all in by {}",
+                    self.devices()
+                ),
             );
         };
         let device = arrivals.device.unwrap_or_default();

@@ -17,16 +17,16 @@ use std::net::IpAddr;
 use anyhow::{Result, bail};
 use futures_util::future::join_all;
 
+use filters::Filters;
 pub use finding::{Finding, Status};
 pub use listen::unusable;
-use filters::Filters;
 use steering::Steering;
 
 use crate::{
     app,
     config::{Config, ConfigError},
     facts::{self, Bound},
-    netns::{self, Host},
+    netns::{self, Addresses, Host},
     privileges,
 };
 
@@ -45,7 +45,7 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
         findings.extend(targets::plainly(service, &bound).await);
     }
     let mut host = netns::watch().await?;
-    findings.extend(steer_nets::check(config).await);
+    findings.extend(steer_nets::check(config, &host.addresses, true).await);
     findings.extend(steer(config, &mut host, &bound).await?);
     // At the same time: a neighbour that isn't there takes seconds.
     let clients = clients
@@ -79,7 +79,7 @@ async fn steer(config: &Config, host: &mut Host, bound: &Bound) -> Result<Vec<Fi
 
 /// What can be told at once and without a connection, a line in the log for each problem. The
 /// error is what no start can do without.
-pub async fn at_start(config: &Config) -> Result<()> {
+pub async fn at_start(config: &Config, own: &Addresses) -> Result<()> {
     let missing = privileges::missing()?;
     if !missing.is_empty() {
         let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
@@ -90,6 +90,7 @@ pub async fn at_start(config: &Config) -> Result<()> {
     }
     let mut findings = features::needed();
     findings.extend(routes::check(config).await);
+    findings.extend(steer_nets::check(config, own, false).await);
     findings.extend(filters::brief(config).await?);
     for finding in findings {
         match finding.status {

@@ -1,6 +1,9 @@
 //! Ways to clients: a reply that has no way leaves nothing to steer.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use anyhow::Result;
 use futures_util::future::join_all;
@@ -66,7 +69,7 @@ async fn default_route(nobody: IpAddr) -> Finding {
             format!("{family} clients are answered by {}", hop.device),
         ),
         Ok(Way::Here) => Finding::ok(SUBJECT, format!("{family} clients are answered by lo")),
-        Ok(Way::Nowhere(_)) => Finding::warn(
+        Ok(Way::Broadcast | Way::Nowhere(_)) => Finding::warn(
             SUBJECT,
             format!(
                 "no {family} default route: truepeer adds one by its own device, which replies alone \
@@ -174,12 +177,34 @@ async fn reach(client: IpAddr) -> Result<Finding> {
             format!("{client} is local to this host: replies never leave it"),
             format!("see `ip route get {client}`"),
         ),
-        Way::Nowhere(error) => Finding::fail(
+        Way::Broadcast => Finding::fail(
             SUBJECT,
-            format!("the host has no route to {client}: {error}"),
-            format!("add a route, as in `ip route add {client} via ROUTER`"),
+            format!("{client} is a broadcast address: no client has it"),
+            "name an address that a client can have",
         ),
+        Way::Nowhere(error) => {
+            let next = match refusing_route(&error) {
+                Some(kind) => {
+                    format!(
+                        "a route of the kind {kind} leads there: see `ip route get {client}`, and change that route"
+                    )
+                }
+                None => format!("add a route, as in `ip route add {client} via ROUTER`"),
+            };
+            let message = format!("the host has no route to {client}: {error}");
+            Finding::fail(SUBJECT, message, next)
+        }
     })
+}
+
+/// As the kernel answers for routes that are there to refuse.
+fn refusing_route(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EINVAL => Some("blackhole"),
+        libc::EACCES => Some("prohibit"),
+        libc::EHOSTUNREACH => Some("unreachable"),
+        _ => None,
+    }
 }
 
 fn silent(

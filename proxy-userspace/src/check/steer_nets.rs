@@ -1,47 +1,70 @@
 //! Whether somebody else has the steer addresses: what is for them would not get there any more.
 
+use ipnet::IpNet;
+
 use super::Finding;
 use crate::{
     config::Config,
-    netns::{SteerNet, Way, answers, way_to},
+    netns::{Addresses, Way, answers, device_name, netlink, way_to},
 };
 
 const SUBJECT: &str = "steer network";
 
-pub async fn check(config: &Config) -> Vec<Finding> {
+/// `asks`: looks for neighbours, which may take seconds. Who doesn't look hears of problems alone.
+pub async fn check(config: &Config, own: &Addresses, asks: bool) -> Vec<Finding> {
     let (chosen, nets) = (config.steer, config.steer.or_first());
     let mut findings = Vec::new();
     for (chosen, net, flag) in [
         (chosen.v4, nets.v4, "--steer4"),
         (chosen.v6, nets.v6, "--steer6"),
     ] {
-        if let Some(net) = net {
-            findings.push(look(net, chosen.is_some(), flag).await);
-        }
+        let Some(net) = net.map(|net| net.net()) else {
+            continue;
+        };
+        let held = match held(&net, own).await {
+            None => by_others(&net, chosen.is_some(), asks).await,
+            held => held,
+        };
+        findings.push(match held {
+            None => Finding::ok(SUBJECT, format!("{net} is nobody else's")),
+            Some(held) => {
+                let next = format!("choose a network that nobody has, by {flag}");
+                Finding::fail(SUBJECT, held, next)
+            }
+        });
     }
     findings
 }
 
+/// The host's own address in there, unless it is of an instance's.
+async fn held(net: &IpNet, own: &Addresses) -> Option<String> {
+    let netlink = netlink().ok()?;
+    for (address, index) in own.unicast_in(net) {
+        let device = device_name(&netlink, index).await.ok()?;
+        if !device.starts_with("truepeer") {
+            return Some(format!(
+                "{net} has this host's own address {address}, of {device}"
+            ));
+        }
+    }
+    None
+}
+
 /// The defaults may lie in a network of the host's, as 169.254.0.0/16 where it is in use: what counts is
 /// whether anybody has the address there.
-async fn look(net: SteerNet, is_chosen: bool, flag: &str) -> Finding {
-    let next = format!("choose a network that nobody has, by {flag}");
-    let free = Finding::ok(SUBJECT, format!("{net} is nobody else's"));
-    let Some(first) = net.address(0) else {
-        return free;
+async fn by_others(net: &IpNet, is_chosen: bool, asks: bool) -> Option<String> {
+    let first = net.addr();
+    let Ok(Way::Out(hop)) = way_to(first).await else {
+        return None;
     };
-    match way_to(first).await {
-        Ok(Way::Out(hop)) if !hop.is_router => match answers(&hop).await {
-            Ok(true) => {
-                let message = format!("{first} answers on {}: it is a neighbour's", hop.device);
-                Finding::fail(SUBJECT, message, next)
-            }
-            _ if is_chosen => {
-                let message = format!("{net} is in the network of {}", hop.device);
-                Finding::fail(SUBJECT, message, next)
-            }
-            _ => free,
-        },
-        _ => free,
+    if hop.is_router {
+        return None;
     }
+    if asks && answers(&hop).await.unwrap_or_default() {
+        return Some(format!(
+            "{first} answers on {}: it is a neighbour's",
+            hop.device
+        ));
+    }
+    is_chosen.then(|| format!("{net} is in the network of {}", hop.device))
 }

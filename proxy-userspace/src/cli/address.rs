@@ -28,7 +28,13 @@ impl Family for std::net::SocketAddrV4 {
 impl Family for std::net::SocketAddrV6 {
     fn of(addr: SocketAddr) -> Result<Self, String> {
         match addr {
-            SocketAddr::V6(v6) => Ok(v6),
+            SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+                Some(v4) => Err(format!(
+                    "that is an IPv4 address: write --target4 {v4}:{}",
+                    v6.port()
+                )),
+                None => Ok(v6),
+            },
             SocketAddr::V4(v4) => Err(format!("that is an IPv4 address: write --target4 {v4}")),
         }
     }
@@ -42,28 +48,55 @@ pub fn parse<A: Family>(text: &str) -> Result<A, String> {
 
 /// Address and port, as far as there are both.
 fn split(text: &str) -> Result<(&str, &str), String> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(format!("there is no {scheme}:// here: write {rest}"));
+    }
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return Err("a Unix socket has no client's address: write an address and a port".into());
+    }
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(format!(
-            "an IPv6 address stands in brackets before its port: write [{text}]:PORT"
-        ));
+        return Err(brackets(text));
+    }
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(no_address(text));
     }
     match text.rsplit_once(':') {
-        Some(("", port)) => Err(format!(
-            "there is no address: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all of \
-             both families"
-        )),
+        Some(("", port)) => Err(no_address(port)),
         Some((host, port)) if !port.contains(']') => Ok((host, port)),
         _ => Err(format!("there is no port: write {text}:PORT")),
     }
 }
 
+fn no_address(port: &str) -> String {
+    format!(
+        "there is no address: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all of both \
+         families"
+    )
+}
+
+/// For an IPv6 address without them, whose last part may be meant as the port.
+fn brackets(text: &str) -> String {
+    let with_port = text.rsplit_once(':').filter(|(host, port)| {
+        let host = host.parse::<std::net::Ipv6Addr>();
+        host.is_ok() && self::port(port).is_ok_and(|port| port != 0)
+    });
+    let with_port = with_port.map(|(host, port)| format!("[{host}]:{port} or "));
+    format!(
+        "an IPv6 address stands in brackets before its port: write {}[{text}]:PORT",
+        with_port.unwrap_or_default()
+    )
+}
+
 fn address(host: &str, port: &str) -> Result<IpAddr, String> {
     if let Some((before, _)) = host.split_once('%') {
-        let close = if before.starts_with('[') { "]" } else { "" };
-        return Err(format!(
-            "an address has no zone here: write {before}{close}:{port}, or an address that is no \
-             link-local one"
-        ));
+        return Err(match before.trim_start_matches('[').parse::<std::net::Ipv6Addr>() {
+            Ok(v6) if !v6.is_unicast_link_local() => {
+                format!("an address has no zone here: write [{v6}]:{port}")
+            }
+            _ => "an address has no zone here, and so no link-local one can be taken: write another \
+                  address of that host"
+                .into(),
+        });
     }
     if host.contains('/') {
         return Err(format!(
@@ -113,14 +146,23 @@ mod tests {
     fn each_mistake_is_told_by_its_own_words() {
         for (text, expected) in [
             (":2222", "0.0.0.0:2222"),
-            ("2222", "write 2222:PORT"),
+            ("2222", "0.0.0.0:2222"),
+            ("tcp://127.0.0.1:22", "write 127.0.0.1:22"),
+            ("unix:/run/app.sock", "Unix socket"),
+            ("/run/app.sock", "Unix socket"),
+            ("::1:22", "write [::1]:22 or [::1:22]:PORT"),
             ("", "no port"),
             ("127.0.0.1", "write 127.0.0.1:PORT"),
             ("[::1]", "write [::1]:PORT"),
             ("::1", "write [::1]:PORT"),
-            ("2001:db8::9:22", "write [2001:db8::9:22]:PORT"),
+            (
+                "2001:db8::9:22",
+                "write [2001:db8::9]:22 or [2001:db8::9:22]:PORT",
+            ),
+            ("2001:db8::9:ab", "write [2001:db8::9:ab]:PORT"),
             ("localhost:22", "localhost is a name"),
-            ("[fe80::1%eth0]:22", "write [fe80::1]:22"),
+            ("[fe80::1%eth0]:22", "write another address"),
+            ("[2001:db8::1%eth0]:22", "write [2001:db8::1]:22"),
             ("10.0.0.0/8:22", "10.0.0.0/8 is a network"),
             ("10.0.0:22", "10.0.0 is no address"),
             ("[10.0.0.1]:22", "no IPv6 address"),
@@ -140,6 +182,8 @@ mod tests {
         let said = parse::<SocketAddrV4>("[::1]:22").expect_err("IPv6");
         assert!(said.contains("--target6 [::1]:22"), "{said}");
         let said = parse::<SocketAddrV6>("127.0.0.1:22").expect_err("IPv4");
+        assert!(said.contains("--target4 127.0.0.1:22"), "{said}");
+        let said = parse::<SocketAddrV6>("[::ffff:127.0.0.1]:22").expect_err("mapped");
         assert!(said.contains("--target4 127.0.0.1:22"), "{said}");
         assert_eq!(
             parse("127.0.0.1:22"),

@@ -72,13 +72,13 @@ pub struct RunArgs {
     #[arg(short, long, value_enum, default_value_t)]
     pub protocol: Protocol,
     /// A balancer's address or network; nobody else can connect
-    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = prefix)]
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = parse_prefix)]
     pub allow: Vec<IpNet>,
     /// A file of such, one a line
     #[arg(long, value_name = "FILE", num_args = 1.., visible_aliases = ["allowed-subnets", "allowed-networks"])]
     pub allow_file: Vec<PathBuf>,
     /// A client's address or network; its connections are reset, whoever the balancer is
-    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = prefix)]
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = parse_prefix)]
     pub deny: Vec<IpNet>,
     /// A file of such, one a line
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -256,7 +256,7 @@ pub struct DenyArgs {
     #[command(subcommand)]
     pub verb: Option<DenyVerb>,
     /// The same as `add`
-    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = prefix)]
+    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = parse_prefix)]
     pub prefixes: Vec<IpNet>,
     #[command(flatten)]
     pub instance: ListArgs,
@@ -278,7 +278,7 @@ pub enum DenyVerb {
 
 #[derive(Debug, Args)]
 pub struct Prefixes {
-    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = prefix)]
+    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = parse_prefix)]
     pub prefixes: Vec<IpNet>,
 }
 
@@ -298,10 +298,6 @@ pub struct ShowArgs {
     pub json: bool,
     #[command(flatten)]
     pub instance: InstanceArgs,
-}
-
-fn prefix(text: &str) -> Result<IpNet, String> {
-    parse_prefix(text).ok_or_else(|| "write a CIDR prefix or an address, as in 192.0.2.0/24".into())
 }
 
 fn count(text: &str) -> Result<NonZeroUsize, String> {

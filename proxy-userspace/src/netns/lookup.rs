@@ -22,6 +22,8 @@ use super::netlink;
 pub enum Way {
     /// The host's own address.
     Here,
+    /// All hosts of a link.
+    Broadcast,
     Out(NextHop),
     Nowhere(io::Error),
 }
@@ -71,6 +73,7 @@ fn to(address: IpAddr) -> Result<RouteMessage> {
 async fn way(netlink: &Handle, address: IpAddr, route: &RouteMessage) -> Result<Way> {
     match route.header.kind {
         RouteType::Local => return Ok(Way::Here),
+        RouteType::Broadcast => return Ok(Way::Broadcast),
         RouteType::Unicast => {}
         _ => return Ok(Way::Nowhere(io::ErrorKind::NetworkUnreachable.into())),
     }

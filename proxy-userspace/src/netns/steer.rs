@@ -66,7 +66,7 @@ impl FromStr for SteerNet {
         if !Self::HOST_BITS.contains(&host_bits) {
             return Err("the network is too large: leave at most 16 bits for addresses".into());
         }
-        if !is_assignable(net.addr()) {
+        if ![net.addr(), net.broadcast()].into_iter().all(is_assignable) {
             return Err(
                 "no device can have such an address: choose a private network, as in \
                  169.254.80.80/28 or fd74:7275:6570::1/112"
@@ -190,6 +190,7 @@ mod tests {
             "fe80::/112",
             "ff02::/112",
             "::1/128",
+            "255.255.255.240/28",
         ] {
             assert!(nobodys.parse::<SteerNet>().is_err(), "{nobodys}");
         }

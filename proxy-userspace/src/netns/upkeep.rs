@@ -147,10 +147,12 @@ async fn mend(netlink: &Handle, index: u32, name: &str, mtu: Option<u32>) -> Res
 }
 
 fn found_mtu(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Mtu(mtu) => Some(*mtu),
-        _ => None,
-    })
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        })
 }
 
 /// None if there is no such device any more.

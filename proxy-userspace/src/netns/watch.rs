@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use rtnetlink::{
     Handle, MulticastGroup,
     packet_core::NetlinkPayload,
@@ -52,6 +52,15 @@ impl Addresses {
     pub fn is_unicast(&self, address: &IpAddr) -> Option<bool> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         Some(!map.get(address)?.unicast.is_empty())
+    }
+
+    /// The devices' own in `net`, with the devices' indices.
+    pub fn unicast_in(&self, net: &IpNet) -> Vec<(IpAddr, u32)> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let inside = map.iter().filter(|(address, _)| net.contains(*address));
+        inside
+            .flat_map(|(address, holders)| holders.unicast.iter().map(|index| (*address, *index)))
+            .collect()
     }
 
     /// All of them, and whether each is a device's own.

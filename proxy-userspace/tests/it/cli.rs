@@ -37,6 +37,34 @@ fn mistakes_are_exit_code_2() -> Result<()> {
             "run -l 198.51.100.2:0 -4 127.0.0.1:8080 --allow 198.51.100.1",
             "198.51.100.2:0",
         ),
+        (
+            "run -l 224.0.0.5:7000 -4 127.0.0.1:8080 --allow 198.51.100.1",
+            "224.0.0.5:7000",
+        ),
+        (
+            "run -l 255.255.255.255:7000 -4 127.0.0.1:8080 --allow 198.51.100.1",
+            "255.255.255.255:7000",
+        ),
+        (
+            "run -l 169.254.80.81:7000 -4 127.0.0.1:8080 --allow 198.51.100.1",
+            "steer network 169.254.80.80/28",
+        ),
+        (
+            "run -l 198.51.100.2:7000 -6 [fd74:7275:6570::9]:80 --allow 198.51.100.1",
+            "steer network fd74:7275:6570::1/112",
+        ),
+        (
+            "run -l 198.51.100.2:7000 -4 198.51.100.255:80 --allow 198.51.100.1",
+            "198.51.100.255:80",
+        ),
+        (
+            "check -l 198.51.100.2:7000 -4 198.51.100.255:80 --allow 198.51.100.1",
+            "198.51.100.255:80",
+        ),
+        (
+            "run -l 198.51.100.2:7000 -6 [::ffff:127.0.0.1]:80 --allow 198.51.100.1",
+            "--target4 127.0.0.1:80",
+        ),
         ("allow", ""),
         ("allow fly 198.51.100.1", "fly"),
         ("allow add", ""),
@@ -76,6 +104,48 @@ fn no_service_listens_where_a_target_is() -> Result<()> {
     lab.no_device_left()
 }
 
+/// No client's connection goes to a listener of truepeer's, whichever instance's it is.
+#[test]
+fn no_other_instance_listens_where_a_target_is() -> Result<()> {
+    let lab = Lab::new()?;
+    let first = lab.truepeer().start()?;
+    let [listen, _] = HOST.both(TRUEPEER_PORT).map(|at| at.to_string());
+    let name = format!("{}-2", lab.instance());
+    for verb in ["run", "check"] {
+        let line = [
+            verb,
+            "-l",
+            "198.51.100.2:7001",
+            "-4",
+            &listen,
+            "--allow",
+            "198.51.100.1",
+            "--instance",
+            &name,
+        ];
+        let said = lab.truepeer_raw(&line)?;
+        said.expect(2, &[&listen, lab.instance()])
+            .with_context(|| verb)?;
+    }
+    drop(first);
+    // Another host's is nobody's business.
+    let other = Lab::new()?;
+    let _elsewhere = other.truepeer().start()?;
+    let line = [
+        "check",
+        "-l",
+        "198.51.100.2:7001",
+        "-4",
+        &listen,
+        "--allow",
+        "198.51.100.1",
+        "--instance",
+        &name,
+    ];
+    lab.truepeer_raw(&line)?
+        .expect(1, &["nothing listens there"])
+}
+
 #[test]
 fn bad_values_are_named() -> Result<()> {
     let lab = Lab::new()?;
@@ -107,6 +177,7 @@ fn bad_values_are_named() -> Result<()> {
         ("--connect-timeout", "1 parsec"),
         ("--drain-timeout", ""),
         ("--maxconn", "few"),
+        ("--steer4", "255.255.255.240/28"),
         ("--workers", "many"),
         ("--workers", "0"),
         ("--maxconn", "0"),
@@ -222,6 +293,14 @@ fn nobody_has_to_read_to_the_end() -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[test]
+fn more_workers_than_files_may_be_open() -> Result<()> {
+    let lab = Lab::new()?;
+    let said = lab.truepeer().args(["--workers", "100000"]).run_to_end()?;
+    said.expect(1, &["fewer --workers"])?;
+    lab.no_device_left()
 }
 
 #[test]

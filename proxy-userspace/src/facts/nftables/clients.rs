@@ -26,10 +26,12 @@ impl Ruleset {
     /// A ban that no packet of `arrivals` meets any more.
     pub fn late_ban(&self, arrivals: Packets<'_>) -> Option<LateBan<'_>> {
         let mut judged = self.judged(arrivals);
-        judged.find_map(|(_, judgement)| judgement.late_ban).map(|[lets_in, ban]| LateBan {
-            lets_in: &lets_in.text,
-            ban: &ban.text,
-        })
+        judged
+            .find_map(|(_, judgement)| judgement.late_ban)
+            .map(|[lets_in, ban]| LateBan {
+                lets_in: &lets_in.text,
+                ban: &ban.text,
+            })
     }
 
     /// What drops `arrivals`, whoever they are from, and its chain.
@@ -86,7 +88,11 @@ struct Court<'a, 'p> {
 
 impl<'a> Court<'a, '_> {
     fn judge(&mut self, chain: &'a Chain, way: Way<'a>, depth: u8) -> Judgement<'a> {
-        let key = (std::ptr::from_ref(chain), way.lets_in.is_some(), way.by_source);
+        let key = (
+            std::ptr::from_ref(chain),
+            way.lets_in.is_some(),
+            way.by_source,
+        );
         if let Some(known) = self.known.get(&key) {
             return *known;
         }

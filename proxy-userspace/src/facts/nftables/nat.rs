@@ -9,7 +9,8 @@ impl Ruleset {
     /// A chain that changes addresses of `family`, as `inet hide post`.
     pub fn nat(&self, family: Family) -> Option<String> {
         let mut nats = self.nats.iter();
-        nats.find(|chain| chain.is_for(family)).map(ToString::to_string)
+        nats.find(|chain| chain.is_for(family))
+            .map(ToString::to_string)
     }
 
     /// A chain that gives what leaves from `net` another source.
@@ -31,7 +32,9 @@ impl Ruleset {
                 && jumps.any(|target| {
                     let next = self.sibling(chain, target);
                     let rules = next.into_iter().flat_map(|next| &next.rules);
-                    rules.into_iter().any(|rule| self.renames(chain, rule, net, depth - 1))
+                    rules
+                        .into_iter()
+                        .any(|rule| self.renames(chain, rule, net, depth - 1))
                 })
     }
 }

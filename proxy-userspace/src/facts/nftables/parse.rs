@@ -274,7 +274,10 @@ impl<'a> Reading<'a> {
                 .iter()
                 .map(|value| list(&unwrapped(value)["concat"]).get(index))
                 .collect();
-            values.map_or_else(|| vec![Match::Unknown], |values| field(left, &values, false))
+            values.map_or_else(
+                || vec![Match::Unknown],
+                |values| field(left, &values, false),
+            )
         };
         let parts = list(parts).iter().enumerate().flat_map(part);
         parts.chain((!is_exact).then_some(Match::Unknown)).collect()
@@ -298,14 +301,20 @@ fn field(left: &Value, values: &[&Value], negated: bool) -> Vec<Match> {
         ("udp" | "udplite" | "icmp" | "icmpv6" | "sctp" | "dccp" | "esp" | "ah" | "arp", _) => {
             vec![Match::Others]
         }
-        ("", _) => beyond_the_packet(left, values, negated).into_iter().collect(),
+        ("", _) => beyond_the_packet(left, values, negated)
+            .into_iter()
+            .collect(),
         _ => vec![Match::Unknown],
     }
 }
 
 /// What isn't in the packet itself.
 fn beyond_the_packet(left: &Value, values: &[&Value], negated: bool) -> Option<Match> {
-    let has = |value: &str| values.iter().any(|it| **it == value || list(it).contains(&value.into()));
+    let has = |value: &str| {
+        values
+            .iter()
+            .any(|it| **it == value || list(it).contains(&value.into()))
+    };
     if left["ct"]["key"] == "state" {
         return (has("new") == negated).then_some(Match::Unknown);
     }

@@ -97,19 +97,22 @@ fn check_names_what_keeps_clients_from_the_device() -> Result<()> {
     )?;
     fails(&["listens by edge alone", "firewall"])?;
     let said = check()?;
-    let wall = said.text.lines().find(|line| line.starts_with("warn firewall"));
+    let wall = said
+        .text
+        .lines()
+        .find(|line| line.starts_with("warn firewall"));
     let insert = wall.and_then(|line| line.split_once("next: nft "));
     nft(&lab.host, insert.context("a rule to insert")?.1)?;
     check()?.expect(0, &["ok firewall", "ok spoofed"])?;
 
-    lab.host.run("ip link add other type veth peer name beyond")?;
+    lab.host
+        .run("ip link add other type veth peer name beyond")?;
     for device in ["other", "beyond"] {
         lab.host.run(&format!("ip link set {device} up"))?;
     }
     lab.host.run("ip route add 192.0.2.0/24 dev other")?;
-    lab.host.enter(|| {
-        std::fs::write("/proc/sys/net/ipv4/conf/edge/rp_filter", "1")
-    })?;
+    lab.host
+        .enter(|| std::fs::write("/proc/sys/net/ipv4/conf/edge/rp_filter", "1"))?;
     fails(&["rp_filter is strict", "other", "conf.edge.rp_filter=2"])?;
     lab.host.run("ip route del default")?;
     fails(&["no route leads to client 192.0.2.1", "SO_BINDTODEVICE"])

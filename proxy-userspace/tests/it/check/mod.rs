@@ -1,7 +1,9 @@
 //! `truepeer check`: finds what is wrong, says so in one line, and leaves nothing behind.
 
+mod firewalls;
+
 use std::path::Path;
-use std::{fs, process};
+use std::process;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -15,7 +17,6 @@ use crate::lab::poll;
 use crate::lab::stream::{read_greeting, round_trip};
 use crate::lab::truepeer::Said;
 use crate::lab::{Lab, PINS};
-use crate::steering::site::nft;
 
 /// A lab in which nothing is wrong.
 fn healthy() -> Result<(Lab, [Echo; 2])> {
@@ -147,6 +148,26 @@ fn a_client_on_the_link_that_is_not_there() -> Result<()> {
     all_ok(&truepeer.args(&present).check()?)
 }
 
+/// A route is there; it is one that refuses.
+#[test]
+fn clients_behind_routes_that_refuse() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    for kind in ["blackhole", "prohibit", "unreachable"] {
+        lab.host
+            .run(&format!("ip route replace {kind} 192.0.2.128/25"))?;
+        let said = lab.truepeer().args(["--client", "192.0.2.129"]).check()?;
+        line(
+            &said,
+            "FAIL client",
+            &["192.0.2.129", &format!("kind {kind}")],
+        )?;
+    }
+    lab.host.run("ip route del 192.0.2.128/25")?;
+    lab.host.run("ip route del default")?;
+    let said = lab.truepeer().args(["--client", "192.0.2.129"]).check()?;
+    line(&said, "FAIL client", &["192.0.2.129", "ip route add"])
+}
+
 #[test]
 fn clients_that_nobody_can_be() -> Result<()> {
     let (lab, _apps) = healthy()?;
@@ -175,125 +196,6 @@ fn clients_without_a_target_of_their_family() -> Result<()> {
     line(&said, "ok client", &["2001:db8:c::9"])
 }
 
-/// As ufw and firewalld have it: a client's packets enter by lo. The rule that lets them in is named.
-#[test]
-fn bans_behind_what_accepts_lo() -> Result<()> {
-    const BAN: &str = "ip saddr 203.0.113.9 drop";
-    const BANS: [&str; 4] = [
-        BAN,
-        "jump banned",
-        "ip saddr @bans drop",
-        "ip saddr vmap { 203.0.113.9 : drop }",
-    ];
-    let (lab, _apps) = healthy()?;
-    let says = |rules: &[&str], start: &str| {
-        for command in ["flush chain inet f own", "flush chain inet f input"] {
-            nft(&lab.host, command)?;
-        }
-        for rule in rules {
-            nft(&lab.host, &format!("add rule inet f {rule}"))?;
-        }
-        let said = lab.truepeer().check()?;
-        let parts: &[&str] = if start == "ok bans" { &[] } else { &["inet f", "lo"] };
-        line(&said, start, parts).with_context(|| format!("{rules:?}"))
-    };
-    nft(
-        &lab.host,
-        "add table inet f
-         add chain inet f banned
-         add rule inet f banned ip saddr { 203.0.113.9 } reject
-         add set inet f bans { type ipv4_addr; }
-         add chain inet f own
-         add chain inet f input { type filter hook input priority 0 ; }",
-    )?;
-    for (lets_in, bans) in [
-        ("iif lo accept", &BANS[..]),
-        ("iifname vmap { lo : accept, edge : continue }", &BANS[..1]),
-        ("iifname != edge accept", &BANS[..1]),
-        ("iifname { lo, edge } accept", &BANS[..1]),
-        ("meta iiftype loopback accept", &BANS[..1]),
-        ("iif lo ct state new accept", &BANS[..1]),
-        ("iif lo tcp dport 8080 accept", &BANS[..1]),
-        ("iif lo meta l4proto { tcp, udp } counter accept", &BANS[..1]),
-        ("tcp dport vmap { 22 : continue, 8080 : accept }", &BANS[..1]),
-        ("accept", &BANS[..1]),
-    ] {
-        let rule = format!("input {lets_in}");
-        for ban in bans {
-            let ban = format!("input {ban}");
-            says(&[&rule, &ban], "warn bans")?;
-            says(&[&ban, &rule], "ok bans")?;
-        }
-    }
-    // A chain of the operator's own, which packets of lo leave again.
-    let jump = "input jump own";
-    let ban = format!("own {BAN}");
-    says(&[jump, "own iif lo return", &ban], "warn bans")?;
-    says(&[jump, "own iif edge return", &ban], "ok bans")?;
-    let input = format!("input {BAN}");
-    says(&[jump, "own iif lo return", &input], "ok bans")?;
-    for others in [
-        "iif edge accept",
-        "ct state established,related accept",
-        "iif lo tcp dport 22 accept",
-        "iif lo udp dport 8080 accept",
-        "iif lo ip saddr 127.0.0.0/8 accept",
-        "iif lo limit rate 5/second accept",
-        "iifname != lo accept",
-    ] {
-        says(&[&format!("input {others}"), &input], "ok bans")?;
-    }
-    Ok(())
-}
-
-/// In the words of iptables, which nft has only half of.
-#[test]
-fn bans_of_iptables_behind_what_accepts_lo() -> Result<()> {
-    let (lab, _apps) = healthy()?;
-    for rule in ["! -i edge -j ACCEPT", "-i lo -m comment --comment all -j ACCEPT"] {
-        lab.host.run("iptables -F INPUT")?;
-        lab.host.run(&format!("iptables -A INPUT {rule}"))?;
-        lab.host.run("iptables -A INPUT -s 203.0.113.9 -j REJECT")?;
-        let said = lab.truepeer().check()?;
-        line(&said, "warn bans", &["ip filter INPUT", "203.0.113.9"])?;
-    }
-    lab.host.run("iptables -F INPUT")?;
-    line(&lab.truepeer().check()?, "ok bans", &[])
-}
-
-/// Docker's rules, which are about its own networks, need no word.
-#[test]
-fn nat_of_applications_packets() -> Result<()> {
-    let (lab, _apps) = healthy()?;
-    nft(&lab.host, "add table ip n; add table ip6 n")?;
-    for family in ["ip", "ip6"] {
-        nft(
-            &lab.host,
-            &format!("add chain {family} n post {{ type nat hook postrouting priority 100; }}"),
-        )?;
-    }
-    nft(
-        &lab.host,
-        "add rule ip n post ip saddr 172.17.0.0/16 masquerade",
-    )?;
-    line(&lab.truepeer().check()?, "ok nat", &[])?;
-    for (family, steer) in [("ip", "169.254.80.80/28"), ("ip6", "fd74:7275:6570::/112")] {
-        nft(
-            &lab.host,
-            &format!("add rule {family} n post oif edge masquerade"),
-        )?;
-        let said = lab.truepeer().check()?;
-        line(&said, "warn nat", &[&format!("{family} n post"), steer])?;
-        let next = said.text.lines().find(|line| line.starts_with("warn nat"));
-        let next = next
-            .and_then(|line| line.split_once("nft "))
-            .context("a next step")?;
-        nft(&lab.host, next.1)?;
-        line(&lab.truepeer().check()?, "ok nat", &[])?;
-    }
-    Ok(())
-}
-
 /// Where a daemon couldn't pin its allowlist.
 #[test]
 fn a_bpffs_that_is_read_only() -> Result<()> {
@@ -314,7 +216,16 @@ fn steer_networks_that_are_others() -> Result<()> {
         let said = lab.truepeer().args([flag, net]).check()?;
         said.expect(1, &[])?;
         line(&said, "FAIL steer network", &[net, "edge", flag])?;
+        let running = lab.truepeer().args([flag, net]).start()?;
+        running.wait_line(&format!("ERROR steer network: {net}"))?;
     }
+    lab.host.run("ip address add 10.99.0.2/32 dev edge")?;
+    let said = lab.truepeer().args(["--steer4", "10.99.0.1/28"]).check()?;
+    line(
+        &said,
+        "FAIL steer network",
+        &["own address 10.99.0.2, of edge"],
+    )?;
     lab.edge.ip("address add 169.254.80.80/16 dev host")?;
     lab.host.ip("route add 169.254.0.0/16 dev edge")?;
     let said = lab.truepeer().check()?;
@@ -324,50 +235,6 @@ fn steer_networks_that_are_others() -> Result<()> {
         "FAIL steer network",
         &["169.254.80.80", "answers on edge", "--steer4"],
     )
-}
-
-/// The firewall lets `lo` in, as every one does, but a strict `lo` is no way for clients' packets.
-#[test]
-fn strict_rp_filter_with_input_drop() -> Result<()> {
-    let (lab, _apps) = healthy()?;
-    lab.host.run("nft add table inet wall")?;
-    lab.host.run(
-        "nft add chain inet wall input { type filter hook input priority 0 ; policy drop ; }",
-    )?;
-    lab.host.run("nft add rule inet wall input iif lo accept")?;
-    // Or the router couldn't say where it is.
-    lab.host
-        .run("nft add rule inet wall input meta l4proto ipv6-icmp accept")?;
-    all_ok(&lab.truepeer().check()?)?;
-
-    lab.host
-        .enter(|| fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1"))?;
-    let said = lab.truepeer().check()?;
-    said.expect(1, &[])?;
-    line(&said, "warn rp_filter", &["strict on lo", "next: "])?;
-    line(
-        &said,
-        "warn firewall",
-        &["inet wall input", "next: nft insert rule"],
-    )?;
-    line(&said, "FAIL spoofed default 127.0.0.1:8080", &["firewall"])?;
-
-    let running = lab.truepeer().start()?;
-    ensure!(
-        running
-            .log()
-            .iter()
-            .any(|line| line.contains("WARN firewall: ")),
-        "{:?}",
-        running.log()
-    );
-    drop(running);
-
-    lab.host
-        .run("nft insert rule inet wall input iifname truepeer* accept")?;
-    lab.truepeer()
-        .check()?
-        .expect(0, &["warn rp_filter", "ok firewall"])
 }
 
 #[test]
