@@ -45,13 +45,15 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
         findings.extend(targets::plainly(service, &bound).await);
     }
     let mut host = netns::watch().await?;
-    findings.extend(steer_nets::check(config, &host.addresses, true).await);
-    findings.extend(steer(config, &mut host, &bound).await?);
-    // At the same time: a neighbour that isn't there takes seconds.
+    // At the same time: a neighbour that isn't there takes seconds. Before there are routes of the check's
+    // own.
     let clients = clients
         .iter()
         .map(|client| routes::client(*client, config, &host.addresses));
-    findings.extend(join_all(clients).await);
+    let clients = join_all(clients).await;
+    findings.extend(steer_nets::check(config, &host.addresses, true).await);
+    findings.extend(steer(config, &mut host, &bound).await?);
+    findings.extend(clients);
     Ok(findings)
 }
 

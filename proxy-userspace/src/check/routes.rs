@@ -182,18 +182,17 @@ async fn reach(client: IpAddr) -> Result<Finding> {
             format!("{client} is a broadcast address: no client has it"),
             "name an address that a client can have",
         ),
-        Way::Nowhere(error) => {
-            let next = match refusing_route(&error) {
-                Some(kind) => {
-                    format!(
-                        "a route of the kind {kind} leads there: see `ip route get {client}`, and change that route"
-                    )
-                }
-                None => format!("add a route, as in `ip route add {client} via ROUTER`"),
-            };
-            let message = format!("the host has no route to {client}: {error}");
-            Finding::fail(SUBJECT, message, next)
-        }
+        Way::Nowhere(error) => match refusing_route(&error) {
+            Some(kind) => Finding::fail(
+                SUBJECT,
+                format!("a route of the kind {kind} keeps replies to {client} from leaving"),
+                format!("see `ip route get {client}`, and change that route"),
+            ),
+            None => Finding::ok(
+                SUBJECT,
+                format!("no route leads to {client}: replies take truepeer's own, and are steered"),
+            ),
+        },
     })
 }
 

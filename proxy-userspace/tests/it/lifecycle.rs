@@ -1,7 +1,6 @@
 //! Starting, stopping, dying.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
@@ -9,13 +8,13 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
-use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK};
 use crate::lab::app::Echo;
 use crate::lab::header::Version;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::stream::{expect_end, expect_reset, has_closed, read_greeting, round_trip};
+use crate::lab::{Lab, has_tcx};
 
 struct Served {
     lab: Lab,
@@ -176,13 +175,6 @@ fn kill_leaves_nothing_and_the_next_start_works_at_once() -> Result<()> {
         let left = count_existing("prog", &programs)? + count_existing("link", &links)?;
         Ok((left == 0).then_some(()))
     })
-}
-
-fn has_tcx() -> Result<bool> {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut numbers = numbers.filter_map(|number| number.parse::<u32>().ok());
-    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(6)))
 }
 
 /// The namespaces that the host has a number for: those at the other end of a device of its own.

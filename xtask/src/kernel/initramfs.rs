@@ -99,9 +99,10 @@ impl Contents {
         for (name, built) in &job.built {
             self.program(&usr_bin.join(name), built)?;
         }
-        // nft reads the names of protocols there.
-        let protocols = Path::new("/etc/protocols");
-        self.add(protocols, protocols)?;
+        // nft reads the names of protocols there, tests of permissions those of groups.
+        for names in ["/etc/protocols", "/etc/group", "/etc/passwd"].map(Path::new) {
+            self.add(names, names)?;
+        }
         self.modules(kernel)?;
         self.archive.file("init", INIT)?;
         self.archive.file("load", LOAD)?;

@@ -255,3 +255,11 @@ fn unique_instance() -> String {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("lab{}-{number}", process::id())
 }
+
+/// Programs attach otherwise where it is older.
+pub fn has_tcx() -> Result<bool> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut numbers = numbers.filter_map(|number| number.parse::<u32>().ok());
+    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(6)))
+}

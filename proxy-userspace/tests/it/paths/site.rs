@@ -87,7 +87,11 @@ impl<'a> Plan<'a> {
     }
 
     pub fn start(self) -> Result<Site> {
-        let lab = Lab::new()?;
+        self.start_in(Lab::new()?)
+    }
+
+    /// In a lab where something is already.
+    pub fn start_in(self, lab: Lab) -> Result<Site> {
         let wire = self.wire.map(|nature| match self.is_far() {
             true => lab.rewire_clients(nature),
             false => lab.rewire_uplink(nature),

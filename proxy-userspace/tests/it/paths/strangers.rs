@@ -67,11 +67,16 @@ fn a_steer_address_is_no_way_to_the_application(plan: Plan<'_>) -> Result<()> {
 /// Whoever it lets in.
 fn a_spoofed_connection_comes_to_no_service(plan: Plan<'_>) -> Result<()> {
     let allow = &["0.0.0.0/0", "::/0"];
-    let site = Plan { allow, ..plan }.start()?;
-    let other = site.of(HOST, OTHER_PORT);
-    let chained = site.lab.truepeer().instance_suffix("-b");
-    let chained = chained.targets_for(site.service()).listen([other]);
-    let _chained = chained.args(plan.told.args()).start()?;
+    let lab = Lab::new()?;
+    let of = |pair, port| (plan.family)(pair, port);
+    // It would be refused beside the other one.
+    let (first, other) = (of(HOST, TRUEPEER_PORT), of(HOST, OTHER_PORT));
+    let chained = lab.truepeer().instance_suffix("-b");
+    let chained = chained.targets_for(first).listen([other]);
+    let chained = chained.args(plan.told.args()).start()?;
+    let site = Plan { allow, ..plan }.start_in(lab)?;
+    // Ends before its host does.
+    let _chained = chained;
     refused(&site.lab.edge, site.of(BALANCER, 0), other)?;
     site.open(CLIENT_PORT)?.round_trip()?;
     site.app.saw_nobody()
