@@ -127,7 +127,7 @@ pub enum ConfigError {
     },
     #[error("{0} is given twice as a listen address")]
     ListensTwice(SocketAddr),
-    #[error("target {0} is no address that an application can have: give one, as in 127.0.0.1:80")]
+    #[error("target {0} is {why}, where no application can be: give its address", why = nowhere(.0.ip()))]
     NoTarget(SocketAddr),
     #[error("target {0} has port 0: give the application's port")]
     NoPort(SocketAddr),
@@ -221,8 +221,27 @@ pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     Ok(net.trunc())
 }
 
+/// What an address is that nobody can connect to.
+fn nowhere(address: IpAddr) -> &'static str {
+    match address {
+        _ if address.is_unspecified() => "every address of the host and none of them",
+        _ if address.is_multicast() => "a multicast address",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "an address of no host",
+        IpAddr::V4(_) => "a broadcast address",
+        IpAddr::V6(_) => "a link-local address, which means nothing without its link",
+    }
+}
+
 /// What is wrong with a text that is no prefix.
 fn no_prefix(text: &str) -> String {
+    if let Ok(with_port) = text.parse::<SocketAddr>() {
+        return format!("there is no port here: write {}", with_port.ip());
+    }
+    if let Some((address, Ok(mask))) = text.split_once('/').map(|(a, m)| (a, m.parse()))
+        && let Ok(bits) = ipnet::ipv4_mask_to_prefix(mask)
+    {
+        return format!("a mask is written as its number of bits: write {address}/{bits}");
+    }
     let (host, len) = text
         .split_once('/')
         .map_or((text, None), |(host, len)| (host, Some(len)));
@@ -354,6 +373,8 @@ mod tests {
             ("10.0.0.1/", "from 0 to 32"),
             ("10.0.0.1-10.0.0.9", "a range"),
             ("fe80::1%eth0", "no zone here: write fe80::1"),
+            ("10.0.0.1:80", "no port here: write 10.0.0.1"),
+            ("10.0.0.0/255.0.0.0", "write 10.0.0.0/8"),
             ("lb.example.com", "lb.example.com is a name"),
             ("10.0.0", "as in 192.0.2.0/24"),
             ("", "as in 192.0.2.0/24"),

@@ -122,6 +122,9 @@ impl Control<'_> {
                 _ = ticks.tick() => self.tick()?,
                 Ok(()) = self.direct.facts.changed() => {
                     netns::keep_forwarding(&self.device);
+                    if self.direct.facts.borrow().sysctls.strict_veth {
+                        netns::keep_loose(&self.device);
+                    }
                     self.entrance.look(&mut self.direct).await?;
                     self.direct.decide(self.config, &self.claims, &mut self.kernel)?;
                 }

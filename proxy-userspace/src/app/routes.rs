@@ -148,6 +148,11 @@ impl Routes {
 
 /// Whether no service listens where a target of this host is, of this instance or another.
 pub async fn check(config: &Config) -> Result<()> {
+    for listen in config.services.iter().flat_map(|service| &service.listen) {
+        if matches!(way_to(listen.ip()).await?, Way::Broadcast) {
+            return Err(ConfigError::NoListen(*listen).into());
+        }
+    }
     let others = admin::listeners_beside(&config.instance)?;
     for target in config.services.iter().flat_map(config::Service::targets) {
         if matches!(way_to(target.ip()).await?, Way::Broadcast) {

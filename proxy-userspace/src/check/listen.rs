@@ -51,6 +51,10 @@ fn explain(listen: SocketAddr, error: &io::Error, running: Option<&admin::Status
 pub fn unusable(listen: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("listening at {listen}, which is taken{}", by(listen)),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "listening at {listen}, which is not an address of this host: `ip address` shows them, 0.0.0.0 and \
+             [::] are all of them"
+        ),
         _ if error.raw_os_error() == Some(libc::EMFILE) => format!(
             "listening at {listen}, once for each worker, takes more files than may be open: fewer \
              --workers, or a higher limit (LimitNOFILE= in the unit)"

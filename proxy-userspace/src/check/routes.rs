@@ -95,6 +95,10 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
     if let Some(finding) = denied(client, config) {
         return finding;
     }
+    if config.steer.or_first().contains(&client) {
+        let message = format!("{client} is {}: it is refused", Martian::Steer);
+        return Finding::fail(SUBJECT, message, "name an address that a client can have");
+    }
     match check_client(client, own) {
         Ok(()) => {}
         Err(Martian::Own) => {

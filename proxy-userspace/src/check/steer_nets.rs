@@ -41,13 +41,18 @@ async fn held(net: &IpNet, own: &Addresses) -> Option<String> {
     let netlink = netlink().ok()?;
     for (address, index) in own.unicast_in(net) {
         let device = device_name(&netlink, index).await.ok()?;
-        if !device.starts_with("truepeer") {
+        if !is_ours(&device) {
             return Some(format!(
                 "{net} has this host's own address {address}, of {device}"
             ));
         }
     }
     None
+}
+
+/// Whichever instance's it is.
+fn is_ours(device: &str) -> bool {
+    device.starts_with("truepeer")
 }
 
 /// The defaults may lie in a network of the host's, as 169.254.0.0/16 where it is in use: what counts is
@@ -57,7 +62,8 @@ async fn by_others(net: &IpNet, is_chosen: bool, asks: bool) -> Option<String> {
     let Ok(Way::Out(hop)) = way_to(first).await else {
         return None;
     };
-    if hop.is_router {
+    // Truepeer's own is the last resort where there is no other route.
+    if hop.is_router || is_ours(&hop.device) {
         return None;
     }
     if asks && answers(&hop).await.unwrap_or_default() {

@@ -86,6 +86,13 @@ async fn attempt(service: &Service, steering: &Steering, route: Route, bound: &B
 async fn by_one_device(device: &Entrance, client: IpAddr) -> Finding {
     let Entrance { name, index } = device;
     let (cause, next) = match way_to(client).await {
+        Ok(Way::Out(hop)) if client.is_ipv4() && hop.device != *name && is_strict(name) => (
+            format!(
+                "rp_filter is strict there, and client {client} is answered by {}",
+                hop.device
+            ),
+            format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
+        ),
         Ok(_) if !matches!(has_route_by(client, *index).await, Ok(true)) => (
             format!(
                 "no route leads to client {client} by it, so that nothing can be answered there"
@@ -93,13 +100,6 @@ async fn by_one_device(device: &Entrance, client: IpAddr) -> Finding {
             "have it listen without SO_BINDTODEVICE (in systemd's units: BindToDevice=), or add a \
              route by that device"
                 .into(),
-        ),
-        Ok(Way::Out(hop)) if client.is_ipv4() && hop.device != *name && is_strict(name) => (
-            format!(
-                "rp_filter is strict there, and client {client} is answered by {}",
-                hop.device
-            ),
-            format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
         ),
         _ => (
             format!("client {client} didn't reach it there"),

@@ -7,16 +7,30 @@ use std::{
 
 /// The families that a flag takes, and what it is called for the other one.
 pub trait Family: Sized {
+    /// What somebody who gave a port alone may have meant.
+    fn without_address(port: &str) -> String;
+
     fn of(addr: SocketAddr) -> Result<Self, String>;
 }
 
 impl Family for SocketAddr {
+    fn without_address(port: &str) -> String {
+        format!(
+            "there is no address: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all of both \
+             families"
+        )
+    }
+
     fn of(addr: SocketAddr) -> Result<Self, String> {
         Ok(addr)
     }
 }
 
 impl Family for std::net::SocketAddrV4 {
+    fn without_address(port: &str) -> String {
+        format!("there is no address: write 127.0.0.1:{port} for this host")
+    }
+
     fn of(addr: SocketAddr) -> Result<Self, String> {
         match addr {
             SocketAddr::V4(v4) => Ok(v4),
@@ -26,6 +40,10 @@ impl Family for std::net::SocketAddrV4 {
 }
 
 impl Family for std::net::SocketAddrV6 {
+    fn without_address(port: &str) -> String {
+        format!("there is no address: write [::1]:{port} for this host")
+    }
+
     fn of(addr: SocketAddr) -> Result<Self, String> {
         match addr {
             SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
@@ -41,13 +59,13 @@ impl Family for std::net::SocketAddrV6 {
 }
 
 pub fn parse<A: Family>(text: &str) -> Result<A, String> {
-    let (host, port) = split(text)?;
+    let (host, port) = split::<A>(text)?;
     let address = address(host, port)?;
     A::of(SocketAddr::new(address, self::port(port)?))
 }
 
 /// Address and port, as far as there are both.
-fn split(text: &str) -> Result<(&str, &str), String> {
+fn split<A: Family>(text: &str) -> Result<(&str, &str), String> {
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(format!("there is no {scheme}:// here: write {rest}"));
     }
@@ -58,20 +76,13 @@ fn split(text: &str) -> Result<(&str, &str), String> {
         return Err(brackets(text));
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(no_address(text));
+        return Err(A::without_address(text));
     }
     match text.rsplit_once(':') {
-        Some(("", port)) => Err(no_address(port)),
+        Some(("", port)) => Err(A::without_address(port)),
         Some((host, port)) if !port.contains(']') => Ok((host, port)),
         _ => Err(format!("there is no port: write {text}:PORT")),
     }
-}
-
-fn no_address(port: &str) -> String {
-    format!(
-        "there is no address: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all of both \
-         families"
-    )
 }
 
 /// For an IPv6 address without them, whose last part may be meant as the port.
@@ -116,10 +127,43 @@ fn address(host: &str, port: &str) -> Result<IpAddr, String> {
             "{host} is a name: write its address, as in 127.0.0.1:{port} (`getent ahosts {host}` \
              shows it)"
         )),
+        (None, Err(_)) if host.starts_with('[') => {
+            Err(format!("a bracket is missing: write {host}]:{port}"))
+        }
+        (None, Err(_))
+            if host
+                .split('.')
+                .any(|part| part.len() > 1 && part.starts_with('0')) =>
+        {
+            Err(format!(
+                "{host} has a leading zero: write its numbers without"
+            ))
+        }
         (None, Err(_)) => Err(format!(
             "{host} is no address: write one as in 127.0.0.1:{port}"
         )),
     }
+}
+
+/// One without a port.
+pub fn alone(text: &str) -> Result<IpAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(with_port) = text.parse::<SocketAddr>() {
+        return Err(format!("there is no port here: write {}", with_port.ip()));
+    }
+    let (host, rest) = text.split_once(['%', '/']).unwrap_or((text, ""));
+    Err(match host.parse::<IpAddr>() {
+        Ok(address) if text.contains('%') => {
+            format!("an address has no zone here: write {address}")
+        }
+        Ok(address) => format!("/{rest} makes it a network: write one address, as in {address}"),
+        Err(_) if host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') => {
+            format!("{host} is a name: write its address (`getent ahosts {host}` shows it)")
+        }
+        Err(_) => "write an address, as in 192.0.2.1".into(),
+    })
 }
 
 /// Digits only: `+80` and `080` are somebody's mistake.
@@ -165,6 +209,8 @@ mod tests {
             ("[2001:db8::1%eth0]:22", "write [2001:db8::1]:22"),
             ("10.0.0.0/8:22", "10.0.0.0/8 is a network"),
             ("10.0.0:22", "10.0.0 is no address"),
+            ("10.0.0.02:22", "leading zero"),
+            ("[::1:22", "write [::1]:22"),
             ("[10.0.0.1]:22", "no IPv6 address"),
             ("127.0.0.1:22-25", "range"),
             ("127.0.0.1:080", "no port"),
@@ -178,7 +224,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_alone_has_neither_port_nor_length() {
+        for (text, expected) in [
+            ("203.0.113.9:41", "write 203.0.113.9"),
+            ("[::1]:41", "write ::1"),
+            ("203.0.113.0/24", "write one address"),
+            ("fe80::1%eth0", "no zone here: write fe80::1"),
+            ("localhost", "localhost is a name"),
+            ("", "as in 192.0.2.1"),
+        ] {
+            let said = alone(text).expect_err(text);
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+    }
+
+    #[test]
     fn the_other_family_is_another_flag_s() {
+        let said = parse::<SocketAddrV4>("22").expect_err("no address");
+        assert!(said.contains("127.0.0.1:22"), "{said}");
         let said = parse::<SocketAddrV4>("[::1]:22").expect_err("IPv6");
         assert!(said.contains("--target6 [::1]:22"), "{said}");
         let said = parse::<SocketAddrV6>("127.0.0.1:22").expect_err("IPv4");

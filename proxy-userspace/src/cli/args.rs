@@ -158,7 +158,7 @@ pub struct CheckArgs {
     #[arg(long)]
     pub json: bool,
     /// Say as well whether this client's connections can be served
-    #[arg(long, value_name = "ADDR", num_args = 1..)]
+    #[arg(long, value_name = "ADDR", num_args = 1.., value_parser = address::alone)]
     pub client: Vec<IpAddr>,
 }
 
@@ -343,7 +343,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 fn steer<const V6: bool>(text: &str) -> Result<SteerNet, String> {
     let net: SteerNet = text.parse()?;
     if net.is_ipv6() != V6 {
-        return Err("that is the other family's".into());
+        let other = if V6 { "--steer4" } else { "--steer6" };
+        return Err(format!("that is the other family's: write {other} {net}"));
     }
     Ok(net)
 }

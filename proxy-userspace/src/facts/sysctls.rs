@@ -12,6 +12,8 @@ pub struct Sysctls {
     pub conntrack: Conntrack,
     /// Whether rp_filter would drop a client's packet that enters by `lo`.
     pub strict_lo: bool,
+    /// And by truepeer's own device: somebody has changed what it was made with.
+    pub strict_veth: bool,
     pub offers: Offers,
     /// Whether truepeer's own device forwards, which `bpf_fib_lookup` asks for.
     pub forwards: Forwards,
@@ -96,7 +98,8 @@ impl Setting {
 pub struct Settings {
     syncookies: Setting,
     tcp_loose: Setting,
-    rp_filter: [Setting; 2],
+    /// Of all devices, lo and truepeer's own.
+    rp_filter: [Setting; 3],
     timestamps: Setting,
     sack: Setting,
     window_scaling: Setting,
@@ -113,7 +116,8 @@ impl Settings {
         Self {
             syncookies: net("ipv4/tcp_syncookies"),
             tcp_loose: net("netfilter/nf_conntrack_tcp_loose"),
-            rp_filter: ["all", "lo"].map(|device| net(&format!("ipv4/conf/{device}/rp_filter"))),
+            rp_filter: ["all", "lo", device]
+                .map(|device| net(&format!("ipv4/conf/{device}/rp_filter"))),
             timestamps: net("ipv4/tcp_timestamps"),
             sack: net("ipv4/tcp_sack"),
             window_scaling: net("ipv4/tcp_window_scaling"),
@@ -141,6 +145,7 @@ impl Settings {
                 Some(_) => Conntrack::Loose,
             },
             strict_lo: self.is_lo_strict(),
+            strict_veth: self.is_veth_strict(),
             offers: Offers {
                 timestamps: self.timestamps.is_on(true),
                 sack: self.sack.is_on(true),
@@ -151,11 +156,14 @@ impl Settings {
         }
     }
 
-    /// The kernel takes the larger of `all` and the device's, and only 1 is strict.
     fn is_lo_strict(&mut self) -> bool {
-        const STRICT: u32 = 1;
-        let [all, lo] = self.rp_filter.each_mut().map(Setting::number);
-        all.max(lo) == Some(STRICT)
+        let [all, lo, _] = self.rp_filter.each_mut().map(Setting::number);
+        is_strict(all, lo)
+    }
+
+    fn is_veth_strict(&mut self) -> bool {
+        let [all, _, veth] = self.rp_filter.each_mut().map(Setting::number);
+        is_strict(all, veth)
     }
 
     /// As `tcp_select_initial_window` finds it for a listener without a buffer of its own.
@@ -165,6 +173,12 @@ impl Settings {
         let largest = largest.and_then(|bytes| bytes.parse().ok());
         window_scale(largest.max(self.rmem_max.number()).unwrap_or_default())
     }
+}
+
+/// The kernel takes the larger of `all` and the device's, and only 1 is strict.
+fn is_strict(all: Option<u32>, device: Option<u32>) -> bool {
+    const STRICT: u32 = 1;
+    all.max(device) == Some(STRICT)
 }
 
 /// So that a window of `space` bytes can be told in 16 bits.

@@ -97,6 +97,18 @@ fn inet() -> InetDevConf {
     conf
 }
 
+/// Has our device take clients' packets, should somebody have made rp_filter strict there.
+pub fn keep_loose(device: &Device) {
+    let name = &device.name;
+    let key = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+    match fs::write(key, "2") {
+        Ok(()) => tracing::warn!("rp_filter was strict on {name}: it is loose again"),
+        Err(error) => tracing::error!(
+            "rp_filter is strict on {name}, and can't be changed: clients' packets are dropped there: {error}"
+        ),
+    }
+}
+
 /// The device of this index, which is one of ours.
 pub async fn device(index: u32) -> Result<Device> {
     let name = super::lookup::name(&netlink()?, index).await?;

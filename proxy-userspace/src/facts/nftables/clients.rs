@@ -142,6 +142,9 @@ impl<'a> Court<'a, '_> {
                     Effect::Returns => returns = Some(rule),
                     Effect::Judges | Effect::Redirects(_) | Effect::Tracks => {}
                 }
+                if rule.goes && judgement.lets_in.is_none() {
+                    returns = Some(rule);
+                }
             }
             if judgement.refuses.is_some() {
                 return judgement;
@@ -154,6 +157,6 @@ impl<'a> Court<'a, '_> {
 impl Rule {
     fn is_by_source(&self) -> bool {
         let mut matches = self.matches.iter();
-        matches.any(|condition| matches!(condition, Match::Source(_) | Match::IpSet))
+        matches.any(|condition| matches!(condition, Match::Source(_) | Match::SomeSources))
     }
 }

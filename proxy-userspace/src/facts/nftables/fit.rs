@@ -53,7 +53,7 @@ impl Rule {
             Match::Family(family) => (*family == packets.family).into(),
             Match::Device(devices) => devices.fit(packets.device),
             Match::Others => Fit::Never,
-            Match::IpSet | Match::Unknown => Fit::Maybe,
+            Match::SomeSources | Match::Unknown => Fit::Maybe,
         }
     }
 }

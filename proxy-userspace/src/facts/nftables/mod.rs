@@ -5,6 +5,7 @@
 //! would not any more, and one that judges them would not see them.
 
 mod clients;
+mod fields;
 mod fit;
 mod nat;
 mod parse;
@@ -76,6 +77,8 @@ struct Rule {
     effect: Effect,
     /// Chains of the same table.
     jumps: Vec<String>,
+    /// Whether no packet comes back from there.
+    goes: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +88,8 @@ enum Match {
     Destination(Values<IpAddr>),
     Family(Family),
     Device(Devices),
-    /// Of iptables, which says no more of it: most are of sources.
-    IpSet,
+    /// A match of iptables that looks at sources; nft shows no more of it.
+    SomeSources,
     /// Never for TCP.
     Others,
     /// Nobody here understands it.

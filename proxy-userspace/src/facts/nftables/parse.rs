@@ -1,12 +1,13 @@
 //! From nft's JSON to the rules that matter.
 
-use std::{collections::HashMap, net::IpAddr, ops::RangeInclusive};
+use std::collections::HashMap;
 
-use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Chain, ChainId, Devices, Effect, Hook, Match, Rule, Ruleset, Values};
-use crate::facts::Family;
+use super::{
+    Chain, ChainId, Effect, Hook, Match, Rule, Ruleset,
+    fields::{field, list, text, unwrapped},
+};
 
 /// Named sets and maps, by table and name.
 type Sets<'a> = HashMap<(&'a str, &'a str, &'a str), &'a Value>;
@@ -65,14 +66,6 @@ impl std::fmt::Display for ChainId {
     }
 }
 
-fn text<'a>(object: &'a Value, key: &str) -> &'a str {
-    object[key].as_str().unwrap_or_default()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
 fn id(object: &Value, name: &str) -> ChainId {
     ChainId {
         family: text(object, "family").into(),
@@ -111,6 +104,7 @@ fn rules(rule: &Value, id: &ChainId, sets: &Sets<'_>) -> Vec<Rule> {
         matches: Vec::new(),
         effect: Effect::Judges,
         jumps: Vec::new(),
+        goes: false,
     };
     let mut verdicts = Vec::new();
     for statement in list(&rule["expr"]) {
@@ -152,6 +146,7 @@ impl Rule {
             let target = statement[jump]["target"].as_str();
             self.jumps.extend(target.map(str::to_owned));
         }
+        self.goes |= statement.get("goto").is_some();
         if let Some(effect) = effect(statement) {
             self.effect = effect;
         }
@@ -192,7 +187,7 @@ fn implied(statement: &Value) -> Option<Match> {
         "limit" | "quota" | "ct count" | "meter" | "set" => Some(Match::Unknown),
         "xt" if argument["type"] == "match" => match text(argument, "name") {
             "comment" => None,
-            "set" => Some(Match::IpSet),
+            "set" | "iprange" | "recent" | "geoip" => Some(Match::SomeSources),
             _ => Some(Match::Unknown),
         },
         _ => None,
@@ -281,119 +276,5 @@ impl<'a> Reading<'a> {
         };
         let parts = list(parts).iter().enumerate().flat_map(part);
         parts.chain((!is_exact).then_some(Match::Unknown)).collect()
-    }
-}
-
-/// What it asks of a packet; nothing, where each that begins a connection of TCP has it.
-fn field(left: &Value, values: &[&Value], negated: bool) -> Vec<Match> {
-    let payload = &left["payload"];
-    let is_v6 = payload["protocol"] == "ip6";
-    let family = Match::Family(if is_v6 { Family::V6 } else { Family::V4 });
-    match (text(payload, "protocol"), text(payload, "field")) {
-        ("tcp" | "th", "dport") => vec![one_of(values, negated, Match::Port)],
-        ("ip" | "ip6", "saddr") => vec![one_of(values, negated, Match::Source)],
-        ("ip" | "ip6", "daddr") => vec![one_of(values, negated, Match::Destination)],
-        ("ip", "protocol") | ("ip6", "nexthdr") => {
-            [family].into_iter().chain(tcp(values, negated)).collect()
-        }
-        ("ip" | "ip6", "version") => vec![family],
-        ("ip" | "ip6", _) => vec![family, Match::Unknown],
-        ("udp" | "udplite" | "icmp" | "icmpv6" | "sctp" | "dccp" | "esp" | "ah" | "arp", _) => {
-            vec![Match::Others]
-        }
-        ("", _) => beyond_the_packet(left, values, negated)
-            .into_iter()
-            .collect(),
-        _ => vec![Match::Unknown],
-    }
-}
-
-/// What isn't in the packet itself.
-fn beyond_the_packet(left: &Value, values: &[&Value], negated: bool) -> Option<Match> {
-    let has = |value: &str| {
-        values
-            .iter()
-            .any(|it| **it == value || list(it).contains(&value.into()))
-    };
-    if left["ct"]["key"] == "state" {
-        return (has("new") == negated).then_some(Match::Unknown);
-    }
-    if left["fib"]["result"] == "type" && left["fib"]["flags"] == "daddr" {
-        return (has("local") == negated).then_some(Match::Unknown);
-    }
-    match text(&left["meta"], "key") {
-        "l4proto" => tcp(values, negated),
-        "iif" | "iifname" => Some(devices(values.iter().map(|it| it.as_str()), negated)),
-        "iiftype" => {
-            let loopback = |it: &&Value| (**it == "loopback").then_some("lo");
-            Some(devices(values.iter().map(loopback), negated))
-        }
-        "nfproto" | "protocol" => {
-            let (v4, v6) = (has("ipv4") || has("ip"), has("ipv6") || has("ip6"));
-            match (v4 != negated, v6 != negated) {
-                (true, true) => None,
-                (true, false) => Some(Match::Family(Family::V4)),
-                (false, true) => Some(Match::Family(Family::V6)),
-                (false, false) => Some(Match::Others),
-            }
-        }
-        _ => Some(Match::Unknown),
-    }
-}
-
-fn devices<'a>(names: impl Iterator<Item = Option<&'a str>>, negated: bool) -> Match {
-    let names: Option<Vec<_>> = names.map(|name| name.map(str::to_owned)).collect();
-    names.map_or(Match::Unknown, |names| {
-        Match::Device(Devices { names, negated })
-    })
-}
-
-/// Nothing, where TCP is among them.
-fn tcp(values: &[&Value], negated: bool) -> Option<Match> {
-    const TCP: u64 = 6;
-    let is_tcp = |value: &&Value| **value == "tcp" || value.as_u64() == Some(TCP);
-    if !values.iter().all(|it| it.is_string() || it.is_u64()) {
-        return Some(Match::Unknown);
-    }
-    (values.iter().any(is_tcp) == negated).then_some(Match::Others)
-}
-
-/// An element may have a comment or a timeout.
-fn unwrapped(element: &Value) -> &Value {
-    element.pointer("/elem/val").unwrap_or(element)
-}
-
-pub(super) trait Field: Sized {
-    fn range(element: &Value) -> Option<RangeInclusive<Self>>;
-}
-
-fn one_of<T: Field>(values: &[&Value], negated: bool, is: fn(Values<T>) -> Match) -> Match {
-    let ranges = values.iter().map(|value| T::range(unwrapped(value)));
-    let ranges: Option<_> = ranges.collect();
-    ranges.map_or(Match::Unknown, |ranges| is(Values { ranges, negated }))
-}
-
-impl Field for u16 {
-    fn range(element: &Value) -> Option<RangeInclusive<Self>> {
-        let port = |value: &Value| value.as_u64()?.try_into().ok();
-        match list(&element["range"]) {
-            [first, last] => Some(port(first)?..=port(last)?),
-            _ => port(element).map(|port| port..=port),
-        }
-    }
-}
-
-impl Field for IpAddr {
-    fn range(element: &Value) -> Option<RangeInclusive<Self>> {
-        let address = |value: &Value| value.as_str()?.parse::<Self>().ok();
-        if let Some(prefix) = element.get("prefix") {
-            let len = prefix["len"].as_u64()?.try_into().ok()?;
-            let net = IpNet::new(address(&prefix["addr"])?, len).ok()?;
-            return Some(net.network()..=net.broadcast());
-        }
-        match list(&element["range"]) {
-            [first, last] => Some(address(first)?..=address(last)?),
-            _ => address(element).map(|address| address..=address),
-        }
     }
 }

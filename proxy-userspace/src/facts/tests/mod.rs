@@ -50,6 +50,7 @@ fn facts() -> Facts {
             syncookies: true,
             conntrack: Conntrack::Loose,
             strict_lo: false,
+            strict_veth: false,
             offers: Offers {
                 timestamps: true,
                 sack: true,

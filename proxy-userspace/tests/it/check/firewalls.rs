@@ -9,7 +9,7 @@ use crate::lab::Lab;
 use crate::steering::site::nft;
 
 /// Each with bans to stand behind it.
-const LETS_IN: [(&str, &[&str]); 10] = [
+const LETS_IN: [(&str, &[&str]); 12] = [
     ("iif lo accept", &BANS),
     ("iifname vmap { lo : accept, edge : continue }", ONE),
     ("iifname != edge accept", ONE),
@@ -19,6 +19,8 @@ const LETS_IN: [(&str, &[&str]); 10] = [
     ("iif lo tcp dport 8080 accept", ONE),
     ("iif lo meta l4proto { tcp, udp } counter accept", ONE),
     ("tcp dport vmap { 22 : continue, 8080 : accept }", ONE),
+    ("iif lo tcp sport 1024-65535 accept", ONE),
+    ("iif lo goto elsewhere", ONE),
     ("accept", ONE),
 ];
 const BANS: [&str; 4] = [
@@ -45,6 +47,7 @@ const TABLE: &str = "add table inet f
     add rule inet f banned ip saddr { 203.0.113.9 } reject
     add set inet f bans { type ipv4_addr; }
     add chain inet f own
+    add chain inet f elsewhere
     add chain inet f input { type filter hook input priority 0 ; }";
 
 /// As ufw and firewalld have it: a client's packets enter by lo. The rule that lets them in is named.
@@ -97,6 +100,10 @@ fn bans_of_iptables_behind_what_accepts_lo() -> Result<()> {
     ] {
         lab.host.run("iptables -F INPUT")?;
         lab.host.run(&format!("iptables -A INPUT {rule}"))?;
+        lab.host
+            .run("iptables -A INPUT -m iprange --src-range 203.0.113.8-203.0.113.9 -j DROP")?;
+        line(&lab.truepeer().check()?, "warn bans", &["ip filter INPUT"])?;
+        lab.host.run("iptables -D INPUT 2")?;
         lab.host.run("iptables -A INPUT -s 203.0.113.9 -j REJECT")?;
         let said = lab.truepeer().check()?;
         line(&said, "warn bans", &["ip filter INPUT", "203.0.113.9"])?;

@@ -114,6 +114,8 @@ fn check_names_what_keeps_clients_from_the_device() -> Result<()> {
     lab.host
         .enter(|| std::fs::write("/proc/sys/net/ipv4/conf/edge/rp_filter", "1"))?;
     fails(&["rp_filter is strict", "other", "conf.edge.rp_filter=2"])?;
+    lab.host
+        .enter(|| std::fs::write("/proc/sys/net/ipv4/conf/edge/rp_filter", "0"))?;
     lab.host.run("ip route del default")?;
     fails(&["no route leads to client 192.0.2.1", "SO_BINDTODEVICE"])
 }

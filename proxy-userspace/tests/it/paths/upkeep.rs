@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, Type};
 use super::site::Site;
 use super::{CLIENT_PORT, Plan, paths};
 use crate::lab::netns::Netns;
+use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::talk::Talk;
 use crate::steering::site::{ip, sysctl};
@@ -17,6 +18,7 @@ use crate::steering::site::{ip, sysctl};
 paths! {
     its_device_goes_down;
     its_device_gets_another_mtu;
+    its_device_gets_a_strict_rp_filter;
     its_addresses_are_flushed;
     the_default_route_goes_and_comes;
     the_hosts_own_traffic_is_told_that_there_is_no_way;
@@ -40,9 +42,28 @@ fn its_device_gets_another_mtu(plan: Plan<'_>) -> Result<()> {
     for (port, mtu) in [(1, 1200), (2, 1400)] {
         ip(&site.lab.host, &format!("link set truepeer0 mtu {mtu}"))?;
         site.truepeer.wait_line(&format!("MTU of {mtu}"))?;
-        goes_on(&site, &mut talk, port).with_context(|| mtu)?;
+        // With IPv6 its forwarding was gone, for a moment.
+        is_served(&site, &mut talk, port).with_context(|| mtu)?;
     }
     Ok(())
+}
+
+/// As `sysctl --system` does it, where a file is about all devices. By a lo that is strict no connection
+/// is direct.
+fn its_device_gets_a_strict_rp_filter(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut talk = site.warm(CLIENT_PORT)?;
+    let set = |device: &str| {
+        let key = format!("ipv4/conf/{device}/rp_filter");
+        sysctl(&site.lab.host, &key, "1")
+    };
+    if site.path == Path::Daemon {
+        set("all")?;
+    }
+    set("truepeer0")?;
+    site.truepeer
+        .wait_line("rp_filter was strict on truepeer0")?;
+    goes_on(&site, &mut talk, 1)
 }
 
 fn its_addresses_are_flushed(plan: Plan<'_>) -> Result<()> {
@@ -152,10 +173,16 @@ fn wait_default(host: &Netns, family: &str, is_there: bool) -> Result<()> {
 }
 
 fn goes_on(site: &Site, talk: &mut Talk, port: u16) -> Result<()> {
+    let new = is_served(site, talk, port)?;
+    site.lab.wait_path(&new, site.path)
+}
+
+/// By whichever path.
+fn is_served(site: &Site, talk: &mut Talk, port: u16) -> Result<Talk> {
     talk.round_trip().context("the open connection")?;
     let mut new = site.open(CLIENT_PORT + port).context("a new connection")?;
     new.round_trip()?;
-    site.lab.wait_path(&new, site.path)
+    Ok(new)
 }
 
 /// Of the whole host, and back: nobody is served over IPv6 meanwhile, and everybody afterwards.
