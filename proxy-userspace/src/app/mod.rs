@@ -80,7 +80,7 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
     // A living one has it until it hears of this one.
     let living = predecessor.as_ref().and_then(Predecessor::living);
     let lock = match living {
-        None => Some(admin::Lock::take(&config.instance)?),
+        None => Some(lock(config)?),
         Some(_) => None,
     };
     let lists = Lists::open(config, listed)?;
@@ -163,6 +163,18 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         log,
     };
     control.run(workers).await
+}
+
+/// Of an instance that doesn't run, or not so that it could be continued.
+fn lock(config: &Config) -> Result<admin::Lock> {
+    let instance = &config.instance;
+    admin::Lock::take(instance).map_err(|error| match config.take_over {
+        true => error.context(format!(
+            "no take-over: instance {instance} keeps nothing that could be handed on, as on kernels before \
+             6.6 (or it is only starting); stop it, and start this one"
+        )),
+        false => error,
+    })
 }
 
 /// Those that a predecessor has handed on, and new ones.

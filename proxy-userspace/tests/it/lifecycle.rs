@@ -55,6 +55,17 @@ fn an_idle_daemon_stops_and_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs a kernel before 6.6: cargo xtask test --kernel 6.1 lifecycle"]
+fn where_there_is_no_tcx_there_is_no_take_over() -> Result<()> {
+    ensure!(!has_tcx()?, "this kernel has tcx");
+    let served = Served::new()?;
+    let _running = served.start(&[])?;
+    let next = served.lab.truepeer().args(["--take-over"]).run_to_end()?;
+    next.expect(1, &["no take-over", "before 6.6"])?;
+    round_trip(&mut served.open(41000)?, b"undisturbed")
+}
+
 /// Nothing can be served without them, so it is better to be started again.
 #[test]
 fn without_one_of_its_devices_it_ends_and_says_so() -> Result<()> {
