@@ -1,7 +1,7 @@
 //! What may drop a client's packet on its way from the spoof namespace to the application. Hints:
 //! only the spoofed connection proves.
 
-use std::net::SocketAddr;
+use std::{fs, net::SocketAddr, process::Command};
 
 use anyhow::Result;
 
@@ -111,6 +111,16 @@ impl Filters {
         let mut arrivals = self.arrivals();
         let late = arrivals.find_map(|arrivals| Some((arrivals, rules.late_ban(arrivals)?)));
         let Some((arrivals, LateBan { lets_in, ban })) = late else {
+            if let Some(tool) = legacy_with_bans() {
+                return Finding::warn(
+                    SUBJECT,
+                    format!("unknown: {tool} has bans, and its rules are not read here"),
+                    format!(
+                        "see by `{tool} -S` that they stand before what lets all in by {}",
+                        self.devices()
+                    ),
+                );
+            }
             return Finding::ok(
                 SUBJECT,
                 format!(
@@ -129,6 +139,30 @@ impl Filters {
             "put the bans in front of that rule, or into a chain of their own of a lower priority",
         )
     }
+}
+
+/// The program whose rules of its own, beside nftables', refuse by source address. Not run where it has
+/// no table: it would make one.
+fn legacy_with_bans() -> Option<&'static str> {
+    const TOOLS: [(&str, &str); 2] = [
+        ("iptables-legacy", "ip_tables_names"),
+        ("ip6tables-legacy", "ip6_tables_names"),
+    ];
+    let is_ban = |rule: &str| {
+        let refuses = [" -j DROP", " -j REJECT"];
+        let by_source = [" -s ", " --match-set ", " --src-range "];
+        let has = |parts: &[&str]| parts.iter().any(|part| rule.contains(part));
+        has(&refuses) && has(&by_source)
+    };
+    let has_bans = |(tool, tables): &(&str, &str)| {
+        let tables = fs::read_to_string(format!("/proc/thread-self/net/{tables}"));
+        if !tables.is_ok_and(|tables| tables.lines().any(|table| table == "filter")) {
+            return false;
+        }
+        let rules = Command::new(tool).arg("-S").output();
+        rules.is_ok_and(|rules| String::from_utf8_lossy(&rules.stdout).lines().any(is_ban))
+    };
+    Some(TOOLS.iter().find(|tool| has_bans(tool))?.0)
 }
 
 /// Looks at the firewall only where it matters: a large one takes its time to read.

@@ -112,6 +112,25 @@ fn bans_of_iptables_behind_what_accepts_lo() -> Result<()> {
     line(&lab.truepeer().check()?, "ok bans", &[])
 }
 
+/// Its rules are beside those of nftables, which doesn't show them.
+#[test]
+fn bans_of_legacy_iptables_are_not_called_ok() -> Result<()> {
+    let (lab, _apps) = healthy()?;
+    for tool in ["iptables-legacy", "ip6tables-legacy"] {
+        let ban = match tool {
+            "iptables-legacy" => "203.0.113.9",
+            _ => "2001:db8:c::9",
+        };
+        lab.host.run(&format!("{tool} -A INPUT -i lo -j ACCEPT"))?;
+        line(&lab.truepeer().check()?, "ok bans", &[])?;
+        lab.host.run(&format!("{tool} -A INPUT -s {ban} -j DROP"))?;
+        let said = lab.truepeer().check()?;
+        line(&said, "warn bans", &[&format!("{tool} -S")])?;
+        lab.host.run(&format!("{tool} -F INPUT"))?;
+    }
+    Ok(())
+}
+
 /// Docker's rules, which are about its own networks, need no word.
 #[test]
 fn nat_of_applications_packets() -> Result<()> {
