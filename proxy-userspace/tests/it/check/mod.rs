@@ -117,6 +117,7 @@ fn it_works_beside_a_running_daemon() -> Result<()> {
         round_trip(&mut open, b"undisturbed")?;
     }
     // By then all that has no other way is routed to the daemon's device.
+    lab.no_device_left()?;
     let _running = lab.truepeer().start()?;
     lab.host.run("ip -6 route del default")?;
     poll::until("the daemon's route", || {
