@@ -232,41 +232,47 @@ fn nowhere(address: IpAddr) -> &'static str {
     }
 }
 
+/// What is wrong with an address that has a port or a zone, or is a name; none if it is something else.
+pub fn misread(text: &str) -> Option<String> {
+    if let Ok(with_port) = text.parse::<SocketAddr>() {
+        return Some(format!("there is no port here: write {}", with_port.ip()));
+    }
+    let host = text.split('/').next().unwrap_or_default();
+    if let Some((host, _zone)) = host.split_once('%')
+        && let Ok(address) = host.parse::<IpAddr>()
+    {
+        return Some(format!("an address has no zone here: write {address}"));
+    }
+    let is_name = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':');
+    is_name
+        .then(|| format!("{host} is a name: write its address (`getent ahosts {host}` shows it)"))
+}
+
 /// What is wrong with a text that is no prefix.
 fn no_prefix(text: &str) -> String {
-    if let Ok(with_port) = text.parse::<SocketAddr>() {
-        return format!("there is no port here: write {}", with_port.ip());
+    if let Some(wrong) = misread(text) {
+        return wrong;
     }
-    if let Some((address, Ok(mask))) = text.split_once('/').map(|(a, m)| (a, m.parse()))
-        && let Ok(bits) = ipnet::ipv4_mask_to_prefix(mask)
+    if let Some((first, _)) = text.split_once('-')
+        && first.trim().parse::<IpAddr>().is_ok()
     {
-        return format!("a mask is written as its number of bits: write {address}/{bits}");
+        return "a range can't be written: give the prefixes that make it up, as in 192.0.2.0/24"
+            .into();
     }
-    let (host, len) = text
-        .split_once('/')
-        .map_or((text, None), |(host, len)| (host, Some(len)));
-    let (host, zone) = host
-        .split_once('%')
-        .map_or((host, None), |(host, zone)| (host, Some(zone)));
-    let range = text.split_once('-');
-    match (host.parse::<IpAddr>(), len) {
-        (Ok(address), _) if zone.is_some() => {
-            format!("an address has no zone here: write {address}")
+    if let Some((address, len)) = text.split_once('/')
+        && let Ok(address) = address.parse::<IpAddr>()
+    {
+        if let Ok(bits) = len.parse().map(ipnet::ipv4_mask_to_prefix)
+            && let Ok(bits) = bits
+        {
+            return format!("a mask is written as its number of bits: write {address}/{bits}");
         }
-        (Ok(address), Some(_)) => {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            format!(
-                "a prefix length is a number from 0 to {bits}: write {address}/{bits} for this address alone"
-            )
-        }
-        _ if range.is_some_and(|(first, _)| first.trim().parse::<IpAddr>().is_ok()) => {
-            "a range can't be written: give the prefixes that make it up, as in 192.0.2.0/24".into()
-        }
-        _ if host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') => {
-            format!("{host} is a name: write its address (`getent ahosts {host}` shows it)")
-        }
-        _ => "write a CIDR prefix or an address, as in 192.0.2.0/24".into(),
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        return format!(
+            "a prefix length is a number from 0 to {bits}: write {address}/{bits} for this address alone"
+        );
     }
+    "write a CIDR prefix or an address, as in 192.0.2.0/24".into()
 }
 
 /// Whether who listens at `listen` hears what is for `at`; `is_local`: an address of this host.

@@ -155,10 +155,11 @@ pub async fn check(config: &Config) -> Result<()> {
     }
     let others = admin::listeners_beside(&config.instance)?;
     for target in config.services.iter().flat_map(config::Service::targets) {
-        if matches!(way_to(target.ip()).await?, Way::Broadcast) {
-            return Err(ConfigError::NoTarget(target).into());
-        }
-        let is_here = is_here(target.ip()).await?;
+        let is_here = target.ip().is_loopback()
+            || match way_to(target.ip()).await? {
+                Way::Broadcast => return Err(ConfigError::NoTarget(target).into()),
+                way => matches!(way, Way::Here),
+            };
         config.is_free(target, is_here)?;
         let others = others
             .iter()

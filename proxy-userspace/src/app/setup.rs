@@ -1,7 +1,7 @@
 //! What stands before anything is served: namespace, device, routes, programs. `check` makes the
 //! same for its spoofed connections.
 
-use std::{collections::HashSet, fs, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use anyhow::{Result, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -9,6 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::{direct::Direct, routes::Routes};
 use crate::{
     config::{self, Config},
+    facts,
     kernel::{self, Inheritance, Kernel, LowFds, Placement},
     netns::{LinkEvent, SpoofNs, Upkeep},
 };
@@ -166,14 +167,5 @@ fn placement(spoof: &SpoofNs, via_lo: bool, direct: bool) -> Placement<'_> {
 
 /// Whether rp_filter would drop a client's packet that enters by `lo`.
 pub fn is_lo_strict() -> bool {
-    is_strict("lo")
-}
-
-/// The kernel takes the larger of `all` and the device's, and only 1 is strict.
-pub fn is_strict(device: &str) -> bool {
-    let read = |device: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/{device}/rp_filter");
-        fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
-    };
-    read("all").max(read(device)) == Some(1)
+    facts::is_strict_at("lo")
 }

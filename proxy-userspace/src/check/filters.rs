@@ -42,13 +42,7 @@ impl Filters {
         let by_lo = entrances.any(|(_, device)| device == shared_entrance());
         let rp_filter = by_lo.then(rp_filter);
         let rest = match &self.firewall {
-            Firewall::Unreadable(why) => {
-                vec![Finding::warn(
-                    "firewall",
-                    format!("unknown: {why}"),
-                    "see `nft list ruleset`",
-                )]
-            }
+            Firewall::Unreadable(why) => vec![unreadable(why)],
             Firewall::Known(rules) => {
                 vec![self.firewall(rules), self.bans(rules), nat(rules, steer)]
             }
@@ -172,10 +166,18 @@ pub async fn brief(config: &Config) -> Result<Vec<Finding>> {
     }
     let filters = Filters::read(config, &Bound::new()).await?;
     let firewall = match &filters.firewall {
-        Firewall::Unreadable(_) => None,
-        Firewall::Known(rules) => Some(filters.firewall(rules)),
+        Firewall::Unreadable(why) => unreadable(why),
+        Firewall::Known(rules) => filters.firewall(rules),
     };
-    Ok([rp_filter()].into_iter().chain(firewall).collect())
+    Ok(vec![rp_filter(), firewall])
+}
+
+fn unreadable(why: &str) -> Finding {
+    Finding::warn(
+        "firewall",
+        format!("unknown: {why}"),
+        "see `nft list ruleset`",
+    )
 }
 
 fn rp_filter() -> Finding {

@@ -10,7 +10,7 @@ use crate::{
 
 const SUBJECT: &str = "steer network";
 
-/// `asks`: looks for neighbours, which may take seconds. Who doesn't look hears of problems alone.
+/// `asks`: looks for neighbours as well, which may take seconds.
 pub async fn check(config: &Config, own: &Addresses, asks: bool) -> Vec<Finding> {
     let (chosen, nets) = (config.steer, config.steer.or_first());
     let mut findings = Vec::new();
@@ -58,6 +58,9 @@ fn is_ours(device: &str) -> bool {
 /// The defaults may lie in a network of the host's, as 169.254.0.0/16 where it is in use: what counts is
 /// whether anybody has the address there.
 async fn by_others(net: &IpNet, is_chosen: bool, asks: bool) -> Option<String> {
+    if !asks && !is_chosen {
+        return None;
+    }
     let first = net.addr();
     let Ok(Way::Out(hop)) = way_to(first).await else {
         return None;

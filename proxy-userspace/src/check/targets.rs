@@ -13,9 +13,9 @@ use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
 use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
-    app::{self, setup::is_strict},
+    app,
     config::Service,
-    facts::Bound,
+    facts::{Bound, is_strict_at},
     netns::{Entrance, SpoofNs, Way, has_route_by, way_to},
     relay::{Route, Spoofed},
     sys,
@@ -86,7 +86,7 @@ async fn attempt(service: &Service, steering: &Steering, route: Route, bound: &B
 async fn by_one_device(device: &Entrance, client: IpAddr) -> Finding {
     let Entrance { name, index } = device;
     let (cause, next) = match way_to(client).await {
-        Ok(Way::Out(hop)) if client.is_ipv4() && hop.device != *name && is_strict(name) => (
+        Ok(Way::Out(hop)) if client.is_ipv4() && hop.device != *name && is_strict_at(name) => (
             format!(
                 "rp_filter is strict there, and client {client} is answered by {}",
                 hop.device

@@ -5,6 +5,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::config::misread;
+
 /// The families that a flag takes, and what it is called for the other one.
 pub trait Family: Sized {
     /// What somebody who gave a port alone may have meant.
@@ -147,22 +149,12 @@ fn address(host: &str, port: &str) -> Result<IpAddr, String> {
 
 /// One without a port.
 pub fn alone(text: &str) -> Result<IpAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
-    }
-    if let Ok(with_port) = text.parse::<SocketAddr>() {
-        return Err(format!("there is no port here: write {}", with_port.ip()));
-    }
-    let (host, rest) = text.split_once(['%', '/']).unwrap_or((text, ""));
-    Err(match host.parse::<IpAddr>() {
-        Ok(address) if text.contains('%') => {
-            format!("an address has no zone here: write {address}")
-        }
-        Ok(address) => format!("/{rest} makes it a network: write one address, as in {address}"),
-        Err(_) if host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') => {
-            format!("{host} is a name: write its address (`getent ahosts {host}` shows it)")
-        }
-        Err(_) => "write an address, as in 192.0.2.1".into(),
+    text.parse().map_err(|_| {
+        let network = text.split_once('/').map(|(address, len)| {
+            format!("/{len} makes it a network: write one address, as in {address}")
+        });
+        let wrong = misread(text).or(network);
+        wrong.unwrap_or_else(|| "write an address, as in 192.0.2.1".into())
     })
 }
 

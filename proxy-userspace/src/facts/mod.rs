@@ -28,7 +28,7 @@ pub use listeners::Bound;
 pub use nftables::{Against, LateBan, Packets, Reached, Ruleset};
 pub use path::Unseen;
 pub use reason::Reason;
-pub use sysctls::{Conntrack, Sysctls};
+pub use sysctls::{Conntrack, Sysctls, is_strict_at};
 pub use watch::{bound, firewall, read, watch};
 
 /// Of a connection: its balancer, its client and its application have one, or it isn't direct.

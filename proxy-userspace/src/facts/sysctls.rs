@@ -116,8 +116,7 @@ impl Settings {
         Self {
             syncookies: net("ipv4/tcp_syncookies"),
             tcp_loose: net("netfilter/nf_conntrack_tcp_loose"),
-            rp_filter: ["all", "lo", device]
-                .map(|device| net(&format!("ipv4/conf/{device}/rp_filter"))),
+            rp_filter: ["all", "lo", device].map(rp_filter),
             timestamps: net("ipv4/tcp_timestamps"),
             sack: net("ipv4/tcp_sack"),
             window_scaling: net("ipv4/tcp_window_scaling"),
@@ -173,6 +172,16 @@ impl Settings {
         let largest = largest.and_then(|bytes| bytes.parse().ok());
         window_scale(largest.max(self.rmem_max.number()).unwrap_or_default())
     }
+}
+
+fn rp_filter(device: &str) -> Setting {
+    Setting::new(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"))
+}
+
+/// Whether rp_filter is strict at a device, in the calling thread's network namespace.
+pub fn is_strict_at(device: &str) -> bool {
+    let [all, device] = ["all", device].map(|device| rp_filter(device).number());
+    is_strict(all, device)
 }
 
 /// The kernel takes the larger of `all` and the device's, and only 1 is strict.

@@ -115,19 +115,13 @@ fn no_other_instance_listens_where_a_target_is() -> Result<()> {
     let first = lab.truepeer().start()?;
     let [listen, _] = HOST.both(TRUEPEER_PORT).map(|at| at.to_string());
     let name = format!("{}-2", lab.instance());
+    let line = |verb| {
+        let listen = ["-l", "198.51.100.2:7001", "-4", &listen];
+        let others = ["--allow", "198.51.100.1", "--instance", &name];
+        [&[verb][..], &listen, &others].concat()
+    };
     for verb in ["run", "check"] {
-        let line = [
-            verb,
-            "-l",
-            "198.51.100.2:7001",
-            "-4",
-            &listen,
-            "--allow",
-            "198.51.100.1",
-            "--instance",
-            &name,
-        ];
-        let said = lab.truepeer_raw(&line)?;
+        let said = lab.truepeer_raw(&line(verb))?;
         said.expect(2, &[&listen, lab.instance()])
             .with_context(|| verb)?;
     }
@@ -135,18 +129,7 @@ fn no_other_instance_listens_where_a_target_is() -> Result<()> {
     // Another host's is nobody's business.
     let other = Lab::new()?;
     let _elsewhere = other.truepeer().start()?;
-    let line = [
-        "check",
-        "-l",
-        "198.51.100.2:7001",
-        "-4",
-        &listen,
-        "--allow",
-        "198.51.100.1",
-        "--instance",
-        &name,
-    ];
-    lab.truepeer_raw(&line)?
+    lab.truepeer_raw(&line("check"))?
         .expect(1, &["nothing listens there"])
 }
 
