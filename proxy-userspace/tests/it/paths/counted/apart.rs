@@ -25,7 +25,7 @@ use crate::lab::raw;
 use crate::lab::spray::Spray;
 use crate::lab::stream::{expect, has_closed};
 use crate::lab::talk::Talk;
-use crate::paths::{Family, reuse};
+use crate::paths::{CLIENT_PORT, Family, reuse};
 use crate::steering::site::sysctl;
 
 /// With a header timeout of a second.
@@ -36,13 +36,12 @@ pub const SPENT: &[Row<Site>] = &[Row("direct_spent", AtLeast(2), first_segment_
 pub const FRAGMENTS: &[Row<Site>] = &[Row("to_daemon_fragments", Once, first_segment_in_fragments)];
 /// With room for one connection.
 pub const FULL: &[Row<Site>] = &[Row("to_daemon_full", Once, second_connection)];
-/// The last thing that its daemon does.
-pub const ENDING: &[Row<Site>] = &[Row("daemon_down", AtLeast(1), syn_while_it_drains)];
 pub const ELSEWHERE: &[Row<Elsewhere>] = &[
     Row("inject_forwarded", AtLeast(1), has_a_route),
     Row("inject_no_route", AtLeast(1), has_none),
 ];
 pub const STARTING: &str = "dispatch_no_listener";
+pub const ENDING: &str = "daemon_down";
 
 /// By a cookie, and by the pending table.
 fn header_too_late(site: &Site, port: u16) -> Result<()> {
@@ -114,15 +113,6 @@ fn second_connection(site: &Site, port: u16) -> Result<()> {
     counting.wait(Once)
 }
 
-fn syn_while_it_drains(site: &Site, port: u16) -> Result<()> {
-    let counting = Counting::start(&site.lab, "daemon_down")?;
-    let mut open = site.open(port)?;
-    site.truepeer.signal(Signal::TERM)?;
-    poll::until("a refusal", || Ok(site.connect(0).err().map(drop)))?;
-    counting.wait(AtLeast(1))?;
-    open.ping_pong(1, 100)
-}
-
 /// An app that is not on this host, and may not be there at all.
 pub struct Elsewhere {
     _truepeer: Proc,
@@ -184,6 +174,20 @@ pub fn starts(plan: Plan<'_>) -> Result<()> {
         }
     }
     bail!("nobody came too early")
+}
+
+/// The daemon is there to be asked for as long as a connection is open.
+pub fn ends(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let counting = Counting::start(&site.lab, ENDING)?;
+    let mut open = site.open(CLIENT_PORT)?;
+    site.truepeer.signal(Signal::TERM)?;
+    // The kernel itself refuses one that comes to a listener which is being closed.
+    poll::until("a refusal that counts", || {
+        let refused = site.connect(0).is_err();
+        Ok((refused && counting.so_far()? > 0).then_some(()))
+    })?;
+    open.ping_pong(1, 100)
 }
 
 fn somebody_comes_too_early(plan: &Plan<'_>) -> Result<bool> {

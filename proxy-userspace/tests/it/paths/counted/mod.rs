@@ -193,8 +193,7 @@ fn too_many_connections(plan: Plan<'_>) -> Result<()> {
 }
 
 fn a_daemon_that_ends(plan: Plan<'_>) -> Result<()> {
-    let site = plan.start()?;
-    run(&site.lab, &site, apart::ENDING)
+    apart::ends(plan)
 }
 
 fn a_daemon_that_starts(plan: Plan<'_>) -> Result<()> {
@@ -216,9 +215,8 @@ fn rows() -> impl Iterator<Item = &'static str> {
         .chain(names(apart::SPENT))
         .chain(names(apart::FRAGMENTS))
         .chain(names(apart::FULL))
-        .chain(names(apart::ENDING))
         .chain(names(apart::ELSEWHERE))
-        .chain([apart::STARTING]);
+        .chain([apart::STARTING, apart::ENDING]);
     let by_daemon = names(by_daemon::ROWS).chain(names(by_daemon::V4));
     direct.chain(by_daemon).chain(apart)
 }
