@@ -125,6 +125,44 @@ counters! {
     ToDaemonSilent => "to_daemon_silent",
     /// To the daemon: the application's listener is gone, or can't be given a connection (MPTCP).
     ToDaemonListener => "to_daemon_listener",
+    /// A datagram went from the balancer to the application.
+    DatagramUp => "datagram_up",
+    /// A reply went from the application to the balancer.
+    DatagramDown => "datagram_down",
+    /// A datagram was the first one of a flow.
+    DatagramOpened => "datagram_opened",
+    /// A datagram from outside the allowlist was dropped.
+    DatagramRefused => "datagram_refused",
+    /// A datagram of a client that is denied was dropped.
+    DatagramDenied => "datagram_denied",
+    /// A datagram was dropped, as another balancer speaks for its client.
+    DatagramTaken => "datagram_taken",
+    /// A datagram could not be rewritten and was dropped.
+    DatagramFailed => "datagram_failed",
+    /// What an application sent from a steer address, and no flow is there for, was dropped.
+    DatagramOrphan => "datagram_orphan",
+    /// This host's word on a datagram was passed on to its balancer.
+    DatagramIcmp => "datagram_icmp",
+    /// A datagram to the daemon: its service isn't direct.
+    DatagramToDaemonService => "datagram_to_daemon_service",
+    /// A datagram to the daemon: several that the kernel handles as one, each with a header.
+    DatagramToDaemonMany => "datagram_to_daemon_many",
+    /// A datagram to the daemon: no header that the programs know.
+    DatagramToDaemonHeader => "datagram_to_daemon_header",
+    /// A datagram to the daemon: a client of the other family than its balancer, or without a target.
+    DatagramToDaemonFamily => "datagram_to_daemon_family",
+    /// A datagram to the daemon: a client that policy has to judge.
+    DatagramToDaemonClient => "datagram_to_daemon_client",
+    /// A datagram to the daemon: with IP options, or too long for the programs.
+    DatagramToDaemonLong => "datagram_to_daemon_long",
+    /// A reply to the daemon: its service isn't direct, or its client is of the other family.
+    DatagramReplyService => "datagram_reply_service",
+    /// A reply to the daemon: several that the kernel handles as one, each of which gets a header.
+    DatagramReplyMany => "datagram_reply_many",
+    /// A reply to the daemon: larger than the way to the balancer takes in one piece.
+    DatagramReplyLong => "datagram_reply_long",
+    /// A piece of a reply to the daemon, which puts it together.
+    DatagramReplyPiece => "datagram_reply_piece",
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "some dozen counters")]

@@ -20,6 +20,7 @@ macro_rules! layout {
 pub mod checksum;
 pub mod cookie;
 pub mod counter;
+pub mod datagram;
 pub mod flow;
 pub mod given;
 pub mod header;
@@ -28,7 +29,9 @@ mod service;
 
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};
-pub use service::{Host, LAYOUT, Life, Listener, PORT_WORDS, Steered, keep_alive, port_bit};
+pub use service::{
+    Host, LAYOUT, Life, Listener, PORT_WORDS, Steered, datagram_port_bit, keep_alive, port_bit,
+};
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own
 /// address as the destination, so equal ends make every frame `PACKET_HOST`. Locally administered.

@@ -22,6 +22,12 @@ pub mod program {
     pub const CONNECT6: &str = "connect6";
     pub const SENDMSG4: &str = "sendmsg4";
     pub const SENDMSG6: &str = "sendmsg6";
+    pub const DATAGRAMS_IN: &str = "datagrams_in";
+    pub const DATAGRAMS_IN_L3: &str = "datagrams_in_l3";
+    pub const DATAGRAMS_OUT: &str = "datagrams_out";
+    pub const DATAGRAMS_OUT_L3: &str = "datagrams_out_l3";
+    pub const DATAGRAMS_OUT_OWN: &str = "datagrams_out_own";
+    pub const CATCH: &str = "catch";
 }
 
 /// Names of the maps in the object file; those of the lists also name the pins.
@@ -52,6 +58,13 @@ pub mod map {
     pub const ROUTES4: &str = "routes4";
     pub const ROUTES6: &str = "routes6";
     pub const LAST_RESORT: &str = "last_resort";
+    pub const RECEIVERS: &str = "receivers";
+    pub const DATAGRAM_FLOWS: &str = "datagram_flows";
+    pub const FIRSTS: &str = "firsts";
+    pub const AIMS: &str = "aims";
+    pub const CATCHERS: &str = "catchers";
+    pub const DATAGRAMS: &str = "datagrams";
+    pub const REPLY_PIECES: &str = "reply_pieces";
 }
 
 /// Names of the constants that the daemon sets before it loads the object.

@@ -2,14 +2,22 @@
 
 use crate::{Endpoint, cookie};
 
-/// Words of the bitmap of ports that services listen at.
-pub const PORT_WORDS: u32 = (u16::MAX as u32 + 1) / u32::BITS;
+/// Words of the bitmap of ports that services listen at: TCP's, and then UDP's.
+pub const PORT_WORDS: u32 = 2 * UDP_WORDS;
+const UDP_WORDS: u32 = (u16::MAX as u32 + 1) / u32::BITS;
 
 /// Where a port is in that bitmap: the word, and the bit in it.
 #[must_use]
 pub const fn port_bit(port: u16) -> (u32, u32) {
     let port = port as u32;
     (port / u32::BITS, port % u32::BITS)
+}
+
+/// The same of UDP's.
+#[must_use]
+pub const fn datagram_port_bit(port: u16) -> (u32, u32) {
+    let (word, bit) = port_bit(port);
+    (UDP_WORDS + word, bit)
 }
 
 /// What the programs know of a listen address.
@@ -155,7 +163,7 @@ pub mod keep_alive {
 
 /// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
 /// of their meaning: equal sizes can hide other fields.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// What is in the `life` map.
 #[repr(u32)]

@@ -130,6 +130,18 @@ pub fn len(ctx: &TcContext, link: Link) -> u32 {
     ctx.len().saturating_sub(link.len() as u32)
 }
 
+/// Whether it is several datagrams, or segments, that the kernel handles as one.
+#[inline(always)]
+pub fn is_many(ctx: &TcContext) -> bool {
+    many_of(ctx) != 0
+}
+
+/// Of so many bytes each, if it is.
+#[inline(always)]
+pub fn many_of(ctx: &TcContext) -> u32 {
+    skb(ctx).gso_size
+}
+
 /// `T` is plain bytes: any content is a valid value.
 #[inline(always)]
 pub fn load<T: Copy>(ctx: &TcContext, offset: usize) -> Result<T, Unreadable> {

@@ -13,10 +13,12 @@ mod bounds;
 mod clock;
 mod ctx;
 mod direct;
+mod enter;
 mod lookup;
 mod maps;
 mod repeat;
 mod steer;
+mod udp;
 mod verdict;
 mod wire;
 
@@ -81,6 +83,36 @@ pub fn refuse_l3(ctx: TcContext) -> i32 {
     act(direct::refuse(&ctx, Link::Bare))
 }
 
+#[classifier]
+pub fn datagrams_in(ctx: TcContext) -> i32 {
+    act(udp::inbound(&ctx, Link::Ethernet))
+}
+
+#[classifier]
+pub fn datagrams_in_l3(ctx: TcContext) -> i32 {
+    act(udp::inbound(&ctx, Link::Bare))
+}
+
+#[classifier]
+pub fn datagrams_out(ctx: TcContext) -> i32 {
+    act(udp::outbound(&ctx, Link::Ethernet))
+}
+
+#[classifier]
+pub fn datagrams_out_l3(ctx: TcContext) -> i32 {
+    act(udp::outbound(&ctx, Link::Bare))
+}
+
+#[classifier]
+pub fn datagrams_out_own(ctx: TcContext) -> i32 {
+    act(udp::outbound_own(&ctx))
+}
+
+#[sk_lookup]
+pub fn catch(ctx: SkLookupContext) -> u32 {
+    udp::catch::catch(&ctx)
+}
+
 #[sock_ops]
 pub fn accepted(ctx: SockOpsContext) -> u32 {
     direct::accepted::accepted(&ctx);
@@ -104,12 +136,12 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    steer::unrouted::to_v4(&ctx).into()
+    (udp::source::v4(&ctx) || steer::unrouted::to_v4(&ctx)).into()
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    steer::unrouted::to_v6(&ctx).into()
+    (udp::source::v6(&ctx) || steer::unrouted::to_v6(&ctx)).into()
 }
 
 /// Run by the daemon, twice a second: it is there.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "words of an address")]
 
+use super::v2::Transport::{Datagram, Stream};
 use super::*;
 use crate::{Addr, Endpoint};
 
@@ -112,9 +113,9 @@ fn fixed_parts_say_how_long_they_are() {
         bytes[14..].copy_from_slice(&len.to_be_bytes());
         bytes
     };
-    let v4 = v2::fixed(&bytes(0x21, 0x11, 12)).expect("TCP over IPv4");
+    let v4 = v2::fixed(&bytes(0x21, 0x11, 12), Stream).expect("TCP over IPv4");
     assert_eq!((v4.v6, v4.len, v4.tlvs), (false, 28, 28));
-    let v6 = v2::fixed(&bytes(0x21, 0x21, 40)).expect("TCP over IPv6");
+    let v6 = v2::fixed(&bytes(0x21, 0x21, 40), Stream).expect("TCP over IPv6");
     assert_eq!((v6.v6, v6.len, v6.tlvs), (true, 56, 52));
     for (command, family, len) in [
         (0x20, 0x11, 12),
@@ -126,6 +127,11 @@ fn fixed_parts_say_how_long_they_are() {
         (0x21, 0x11, 11),
         (0x21, 0x21, 35),
     ] {
-        assert_eq!(v2::fixed(&bytes(command, family, len)), None);
+        assert_eq!(v2::fixed(&bytes(command, family, len), Stream), None);
+    }
+    let udp = v2::fixed(&bytes(0x21, 0x22, 36), Datagram).expect("UDP over IPv6");
+    assert_eq!((udp.v6, udp.len), (true, 52));
+    for family in [0x11, 0x21, 0x32, 0x02, 0x10] {
+        assert_eq!(v2::fixed(&bytes(0x21, family, 216), Datagram), None);
     }
 }

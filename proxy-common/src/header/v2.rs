@@ -6,8 +6,17 @@ pub const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 pub const FIXED_LEN: usize = 16;
 /// Version 2, command PROXY.
 const PROXY: u8 = 0x21;
-const TCP4: u8 = 0x11;
-const TCP6: u8 = 0x21;
+/// Families, without what carries them.
+const INET: u8 = 0x10;
+const INET6: u8 = 0x20;
+
+/// What a header is in front of.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Stream = 1,
+    Datagram = 2,
+}
 
 /// Of type, two bytes of length, and value.
 pub const TLV_HEAD_LEN: usize = 3;
@@ -25,17 +34,17 @@ pub struct Fixed {
     pub tlvs: usize,
 }
 
-/// None unless it is a PROXY command over TCP with room for its addresses.
+/// None unless it is a PROXY command over this transport with room for its addresses.
 #[inline(always)]
 #[must_use]
-pub fn fixed(bytes: &[u8; FIXED_LEN]) -> Option<Fixed> {
+pub fn fixed(bytes: &[u8; FIXED_LEN], transport: Transport) -> Option<Fixed> {
     let [signature @ .., command, family, high, low] = *bytes;
     if signature != SIGNATURE || command != PROXY {
         return None;
     }
-    let (v6, tlvs) = match family {
-        TCP4 => (false, FIXED_LEN + 12),
-        TCP6 => (true, FIXED_LEN + 36),
+    let (v6, tlvs) = match family ^ transport as u8 {
+        INET => (false, FIXED_LEN + 12),
+        INET6 => (true, FIXED_LEN + 36),
         _ => return None,
     };
     let len = FIXED_LEN + usize::from(u16::from_be_bytes([high, low]));

@@ -3,6 +3,7 @@
 use core::ptr;
 
 use aya_ebpf::{helpers::bpf_sk_fullsock, programs::TcContext};
+use network_types::ip::IpProto;
 use proxy_common::{
     Counter,
     flow::{Down, flag},
@@ -29,7 +30,7 @@ pub fn down(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verd
     match segment::read(ctx, version, link, segment) {
         Kind::Tcp => tcp(ctx, version, link, segment),
         Kind::Icmp => error(ctx, version, link),
-        Kind::Other => Ok(None),
+        Kind::Udp | Kind::Other => Ok(None),
     }
 }
 
@@ -132,7 +133,7 @@ fn is_last(ctx: &TcContext) -> bool {
 fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
     let now = clock::seconds() as u16;
     if flow.routed != now || flow.device == 0 {
-        if let Some(way) = route::way(ctx, version, &flow.rewrite.to) {
+        if let Some(way) = route::way(ctx, version, &flow.rewrite.to, IpProto::Tcp) {
             flow.device = way.device;
             flow.mac = way.mac;
         }
@@ -144,7 +145,7 @@ fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
 /// What this host says of a segment that it had for the application is for the balancer.
 #[inline(always)]
 fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verdict>, Verdict> {
-    let Some(about) = icmp::about(ctx, version) else {
+    let Some(about) = icmp::about(ctx, version, IpProto::Tcp) else {
         return Ok(None);
     };
     let Some(flow) = maps::find_down(&about.reversed()) else {
@@ -153,7 +154,7 @@ fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verdict
     // SAFETY: as in `tcp`.
     let flow: &Down = unsafe { &*ptr::from_ref(&*flow) };
     let to = flow.rewrite.to.reversed();
-    let way = route::way(ctx, version, &flow.rewrite.to).ok_or(FAILED)?;
+    let way = route::way(ctx, version, &flow.rewrite.to, IpProto::Tcp).ok_or(FAILED)?;
     let [_, service] = to.addresses();
     ctx::ensure_ethernet(ctx, link, version)?;
     icmp::translate(ctx, version, &about, &to, Some(service))?;

@@ -7,11 +7,12 @@ use proxy_common::{
     flow::{Down, Pending, Tuple, flag},
 };
 
-use super::{FAILED, enter, sweep, to_daemon};
+use super::{FAILED, sweep, to_daemon};
 use crate::{
     admit::guard,
     clock,
     ctx::{self, Link, Unreadable, Version},
+    enter::enter,
     lookup::{
         kfunc::{self, Attrs},
         socket::{Presence, listens, presence},

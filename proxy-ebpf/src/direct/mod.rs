@@ -14,12 +14,12 @@ mod syn;
 mod up;
 
 use aya_ebpf::programs::TcContext;
-use proxy_common::{Counter, LO, LO_MAC, VETH_MAC, flow::Tuple};
+use proxy_common::{Counter, flow::Tuple};
 
 use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps::{self, Scratch},
-    verdict::{Action, Verdict},
+    verdict::Verdict,
     wire::segment::{self, Kind},
 };
 
@@ -53,6 +53,7 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     match segment::read(ctx, version, link, &mut scratch.segment) {
         Kind::Other => fragment::fragment(ctx, version, link, scratch),
         Kind::Icmp => up::icmp(ctx, version, link),
+        Kind::Udp => Ok(Verdict::FOREIGN),
         Kind::Tcp if !maps::is_served(u16::from_be(scratch.segment.tuple.ports()[1])) => {
             Ok(Verdict::FOREIGN)
         }
@@ -83,17 +84,4 @@ fn tcp(
 fn to_daemon(tuple: &Tuple, why: Counter) -> Verdict {
     maps::note_given(tuple);
     Verdict::pass(why)
-}
-
-/// In where packets enter the host on their way to an application. At the veth the mark tells it from what
-/// comes out of the spoof namespace.
-#[inline(always)]
-fn enter(ctx: &TcContext, what: Counter) -> Result<Verdict, Unreadable> {
-    if maps::via_lo() {
-        ctx::set_macs(ctx, LO_MAC)?;
-        return Ok(Verdict::to(Action::In, LO, what));
-    }
-    ctx::set_macs(ctx, VETH_MAC)?;
-    ctx.set_mark(maps::mark());
-    Ok(Verdict::to(Action::In, maps::device(), what))
 }

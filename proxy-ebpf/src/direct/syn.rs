@@ -1,6 +1,7 @@
 //! The balancer's SYN.
 
 use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
 use proxy_common::{
     Counter, Host, Listener,
     cookie::{Agreed, Asked, Numbers},
@@ -75,8 +76,13 @@ fn reset(
     scratch: &mut Scratch,
     why: Counter,
 ) -> Result<Verdict, Verdict> {
-    let way =
-        route::way(ctx, version, &scratch.segment.tuple.reversed()).ok_or(Verdict::FOREIGN)?;
+    let way = route::way(
+        ctx,
+        version,
+        &scratch.segment.tuple.reversed(),
+        IpProto::Tcp,
+    )
+    .ok_or(Verdict::FOREIGN)?;
     if !segment::is_plain(&scratch.segment, version) || scratch.segment.payload > 0 {
         return Ok(Verdict::FOREIGN);
     }
@@ -106,7 +112,12 @@ pub fn syn(
     {
         return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonTaken));
     }
-    let way = route::way(ctx, version, &scratch.segment.tuple.reversed());
+    let way = route::way(
+        ctx,
+        version,
+        &scratch.segment.tuple.reversed(),
+        IpProto::Tcp,
+    );
     // By any other device, anybody on that link could hear the answer.
     let Some(way) = way.filter(|way| way.device == ctx::device(ctx)) else {
         return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonRoute));

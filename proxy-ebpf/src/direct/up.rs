@@ -1,14 +1,16 @@
 //! From the balancer to the application, once there is a flow.
 
 use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
 use proxy_common::{
     Counter,
     flow::{Tuple, Up},
 };
 
-use super::{enter, sweep};
+use super::sweep;
 use crate::{
     ctx::{self, Link, Version},
+    enter::enter,
     lookup::socket::{Presence, presence},
     maps,
     verdict::Verdict,
@@ -73,7 +75,7 @@ fn was_there(down: &Tuple) -> bool {
 /// A router's word on a segment that went to the balancer is for the application.
 #[inline(always)]
 pub fn icmp(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
-    let about = icmp::about(ctx, version).ok_or(Verdict::FOREIGN)?;
+    let about = icmp::about(ctx, version, IpProto::Tcp).ok_or(Verdict::FOREIGN)?;
     let flow = maps::find_up(&about.reversed()).ok_or(Verdict::FOREIGN)?;
     // SAFETY: as in `up`.
     let to = unsafe { (*flow).rewrite.to }.reversed();

@@ -56,20 +56,26 @@ pub struct Way {
     pub mac: [u8; 6],
 }
 
-/// By the whole of the host's routing for this connection; none: there is no way out.
+/// By the whole of the host's routing for a packet of this tuple; none: there is no way out.
 #[inline(always)]
-pub fn way(ctx: &TcContext, version: Version, tuple: &Tuple) -> Option<Way> {
+pub fn way(ctx: &TcContext, version: Version, tuple: &Tuple, protocol: IpProto) -> Option<Way> {
     let mut way = Way::default();
-    look_up(ctx, version, tuple, &mut way).then_some(way)
+    look_up(ctx, version, tuple, protocol, &mut way).then_some(way)
 }
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn look_up(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
+fn look_up(
+    ctx: &TcContext,
+    version: Version,
+    tuple: &Tuple,
+    protocol: IpProto,
+    way: &mut Way,
+) -> bool {
     let [from, to] = tuple.addresses().map(|addr| addr.words());
     // SAFETY: made of integers.
     let mut fib: Fib = unsafe { zeroed() };
-    fib.l4_protocol = IpProto::Tcp as u8;
+    fib.l4_protocol = protocol as u8;
     [fib.sport, fib.dport] = tuple.ports();
     fib.ifindex = maps::device();
     match version {

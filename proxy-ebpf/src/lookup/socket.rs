@@ -1,10 +1,10 @@
 //! The kernel's socket lookup.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::{bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
 use proxy_common::flow::Tuple;
@@ -72,6 +72,31 @@ pub fn with_socket<R>(
     netns: u64,
     f: impl FnOnce(*mut bpf_sock) -> R,
 ) -> Option<R> {
+    with(ctx, version, tuple, netns, bpf_skc_lookup_tcp, f)
+}
+
+/// The same with the UDP socket of this namespace that hears a datagram of this tuple.
+#[inline(always)]
+pub fn hears<R>(
+    ctx: &TcContext,
+    version: Version,
+    tuple: &Tuple,
+    f: impl FnOnce(*mut bpf_sock) -> R,
+) -> Option<R> {
+    with(ctx, version, tuple, HERE, bpf_sk_lookup_udp, f)
+}
+
+type LookUp = unsafe fn(*mut c_void, *mut bpf_sock_tuple, u32, u64, u64) -> *mut bpf_sock;
+
+#[inline(always)]
+fn with<R>(
+    ctx: &TcContext,
+    version: Version,
+    tuple: &Tuple,
+    netns: u64,
+    look_up: LookUp,
+    f: impl FnOnce(*mut bpf_sock) -> R,
+) -> Option<R> {
     let v4;
     let (key, len): (*const bpf_sock_tuple, _) = match version {
         Version::V4 => {
@@ -82,7 +107,7 @@ pub fn with_socket<R>(
     };
     let (skb, key) = (ctx.skb.skb.cast(), key.cast_mut());
     // SAFETY: there are `len` bytes at `key`, which the kernel only reads; they tell it the family.
-    let socket = unsafe { bpf_skc_lookup_tcp(skb, key, len as u32, netns, 0) };
+    let socket = unsafe { look_up(skb, key, len as u32, netns, 0) };
     if socket.is_null() {
         return None;
     }

@@ -45,7 +45,15 @@ static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[inline(always)]
 pub fn listener_at(local: &Endpoint) -> Option<&'static Listener> {
     // SAFETY: nothing writes a listener in place; a replaced value is a new element.
-    let at = |at: &Endpoint| unsafe { LISTENERS.get(at) };
+    at_or_any(local, |at| unsafe { LISTENERS.get(at) })
+}
+
+/// What is right there, or at the wildcard of its family.
+#[inline(always)]
+pub(super) fn at_or_any<T>(
+    local: &Endpoint,
+    at: impl Fn(&Endpoint) -> Option<&'static T>,
+) -> Option<&'static T> {
     let any = |addr| at(&Endpoint::new(addr, local.port() as u16));
     if let Some(exact) = at(local) {
         return Some(exact);
@@ -80,7 +88,11 @@ pub fn assign(ctx: &SkLookupContext, listener: &Listener) -> bool {
 /// Whether a service listens at this port.
 #[inline(always)]
 pub fn is_served(port: u16) -> bool {
-    let (word, bit) = port_bit(port);
+    has_port(port_bit(port))
+}
+
+#[inline(always)]
+pub(super) fn has_port((word, bit): (u32, u32)) -> bool {
     PORTS.get(word).is_some_and(|bits| bits >> bit & 1 != 0)
 }
 

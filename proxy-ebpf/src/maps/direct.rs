@@ -10,9 +10,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use proxy_common::{
-    Addr, Host, Life,
+    Addr, Endpoint, Host, Life,
     cookie::{self, spent},
-    flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Told, Tuple, Up},
+    datagram,
+    flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
     given, header,
 };
 
@@ -93,6 +94,11 @@ pub struct Scratch {
     pub up: Up,
     pub down: Down,
     pub app: Tuple,
+    /// Where a datagram's client has sent to, as its header says.
+    pub stated: Endpoint,
+    pub datagram_flow: datagram::Flow,
+    /// Other addresses and ports for a datagram.
+    pub rewrite: Rewrite,
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use proxy_common::{Counter, LO, flow::Tuple};
 use crate::{
     ctx::{self, Link, Version},
     direct::sweep,
-    lookup::socket::{HERE, LISTEN, from_nobody, with_socket},
+    lookup::socket::{HERE, LISTEN, from_nobody, hears, with_socket},
     maps,
     verdict::Verdict,
     wire::{
@@ -64,6 +64,9 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
     };
     let segment = &mut scratch.segment;
     let kind = segment::read(ctx, version, Link::Ethernet, segment);
+    if kind == Kind::Udp {
+        return datagram(ctx, version, &segment.tuple);
+    }
     if kind != Kind::Tcp || !segment.is_first() {
         // Its socket is found by the kernel.
         return Verdict::FOREIGN;
@@ -97,4 +100,23 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
         Some(true) => Counter::DeliverAssigned,
         Some(false) => Counter::DeliverFailed,
     })
+}
+
+/// An application that is bound to a loopback address hears no steer address by itself.
+#[inline(always)]
+fn datagram(ctx: &TcContext, version: Version, tuple: &Tuple) -> Verdict {
+    if !maps::is_steer(&tuple.destination().addr()) || hears(ctx, version, tuple, |_| ()).is_some()
+    {
+        return Verdict::FOREIGN;
+    }
+    let Some(target) = maps::target(&tuple.destination()) else {
+        return Verdict::FOREIGN;
+    };
+    let to_target = Tuple::new(tuple.source(), target);
+    // Whatever comes of it, the stack answers where nobody hears.
+    // SAFETY: `socket` is the reference that the lookup just took.
+    hears(ctx, version, &to_target, |socket| unsafe {
+        bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0);
+    });
+    Verdict::FOREIGN
 }

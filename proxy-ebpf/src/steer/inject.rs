@@ -8,6 +8,7 @@
 //! FORWARD chain.
 
 use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
 use proxy_common::{Counter, LO, LO_MAC};
 
 use super::deliver;
@@ -25,9 +26,12 @@ use crate::{
 #[inline(always)]
 pub fn inject(ctx: &TcContext) -> Verdict {
     if ctx::mark(ctx) == maps::mark() {
-        // A packet of a balancer, which `direct` sent in through this device.
+        // A packet of a balancer, which was sent in through this device.
         ctx.set_mark(0);
-        return Verdict::FOREIGN;
+        return match ctx::version(ctx) {
+            Some(version) if maps::any_is_receiving() => deliver::to_app(ctx, version),
+            _ => Verdict::FOREIGN,
+        };
     }
     let Some(version) = ctx::version(ctx) else {
         return Verdict::drop(Counter::InjectStray);
@@ -35,7 +39,7 @@ pub fn inject(ctx: &TcContext) -> Verdict {
     let Ok(destination) = wire::destination(ctx, version, Link::Ethernet) else {
         return Verdict::drop(Counter::InjectStray);
     };
-    if !maps::is_steer(&destination) {
+    if !maps::is_steer(&destination) && !is_datagram(ctx, version) {
         return beyond(ctx, version);
     }
     let device = match bound(ctx, version) {
@@ -51,6 +55,20 @@ pub fn inject(ctx: &TcContext) -> Verdict {
     }
     ctx.set_mark(maps::mark());
     Verdict::to(Action::In, device, Counter::InjectSteered)
+}
+
+/// Whether it is one for an application that is sent to by its own address.
+#[inline(always)]
+fn is_datagram(ctx: &TcContext, version: Version) -> bool {
+    if !maps::any_is_receiving() {
+        return false;
+    }
+    let Some(scratch) = maps::scratch() else {
+        return false;
+    };
+    let segment = &mut scratch.segment;
+    segment::read(ctx, version, Link::Ethernet, segment) == Kind::Udp
+        && maps::is_aim(&segment.tuple.destination())
 }
 
 /// The device by which alone the application hears.
@@ -76,7 +94,7 @@ fn beyond(ctx: &TcContext, version: Version) -> Verdict {
     if kind != Kind::Tcp || !maps::is_remote(&segment.tuple.destination()) {
         return Verdict::drop(Counter::InjectStray);
     }
-    match route::way(ctx, version, &segment.tuple) {
+    match route::way(ctx, version, &segment.tuple, IpProto::Tcp) {
         Some(way) => Verdict::to(Action::ByRoute, way.device, Counter::InjectForwarded),
         None => Verdict::drop(Counter::InjectNoRoute),
     }

@@ -60,7 +60,7 @@ fn is_renamed(ctx: &TcContext, version: Version, link: Link) -> bool {
 fn from_app(ctx: &TcContext, link: Link, version: Version) -> Verdict {
     match down::down(ctx, version, link) {
         Ok(Some(verdict)) | Err(verdict) => verdict,
-        Ok(None) => steer(ctx, link, version),
+        Ok(None) => steer(ctx, link, version, Counter::ReplySteered),
     }
 }
 
@@ -71,7 +71,12 @@ pub fn reply_own(ctx: &TcContext) -> Verdict {
         ctx.set_mark(0);
         return Verdict::FOREIGN;
     }
-    let verdict = reply(ctx, Link::Ethernet);
+    own(ctx, reply(ctx, Link::Ethernet))
+}
+
+/// What becomes by our own device of a packet that would leave by it.
+#[inline(always)]
+pub fn own(ctx: &TcContext, verdict: Verdict) -> Verdict {
     if verdict.action != Action::Out {
         return verdict;
     }
@@ -95,14 +100,14 @@ pub fn reply_remote(ctx: &TcContext, link: Link) -> Verdict {
     // Nothing listens in the spoof namespace, so whatever is found is a spoofed connection, also
     // one in TIME_WAIT.
     match with_socket(ctx, version, &segment.tuple, maps::spoof_netns(), |_| ()) {
-        Some(()) => steer(ctx, link, version),
+        Some(()) => steer(ctx, link, version, Counter::ReplySteered),
         None => Verdict::FOREIGN,
     }
 }
 
 /// To the spoof namespace.
 #[inline(always)]
-fn steer(ctx: &TcContext, link: Link, version: Version) -> Verdict {
+pub fn steer(ctx: &TcContext, link: Link, version: Version, why: Counter) -> Verdict {
     let addressed = match link {
         Link::Ethernet => ctx::set_macs(ctx, VETH_MAC),
         Link::Bare => ctx::add_ethernet(ctx, version),
@@ -111,5 +116,5 @@ fn steer(ctx: &TcContext, link: Link, version: Version) -> Verdict {
         return Verdict::drop(Counter::ReplyFailed);
     }
     ctx.set_mark(maps::mark());
-    Verdict::to(Action::Out, maps::device(), Counter::ReplySteered)
+    Verdict::to(Action::Out, maps::device(), why)
 }

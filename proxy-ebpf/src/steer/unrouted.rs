@@ -44,12 +44,14 @@ fn goes(ctx: &SockAddrContext, to: &Addr) -> bool {
 #[inline(always)]
 fn is_elsewhere(ctx: &SockAddrContext) -> bool {
     // SAFETY: the kernel hands every program a valid context.
-    let (netns, socket) = unsafe {
-        (
-            bpf_get_netns_cookie(ctx.as_ptr()),
-            (*ctx.sock_addr).__bindgen_anon_1.sk,
-        )
-    };
+    let socket = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     // SAFETY: the kernel's socket, or none.
-    netns != maps::host_netns() || !socket.is_null() && unsafe { (*socket).bound_dev_if } != 0
+    !is_hosts(ctx) || !socket.is_null() && unsafe { (*socket).bound_dev_if } != 0
+}
+
+/// Whether the socket is of this network namespace.
+#[inline(always)]
+pub fn is_hosts(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the kernel hands every program a valid context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) == maps::host_netns() }
 }

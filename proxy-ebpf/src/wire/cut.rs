@@ -1,4 +1,4 @@
-//! Cutting bytes out of the front of a segment's payload.
+//! Cutting bytes out of the front of a segment's or a datagram's payload, and putting some in front of it.
 //!
 //! What follows goes to their place, and the end goes. Moving the headers forward instead would be
 //! cheaper, but the kernel's `csum_start` stays where it was: a checksum that is yet to be made
@@ -11,13 +11,15 @@ use network_types::{
     eth::EthHdr,
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
+    udp::UdpHdr,
 };
 use proxy_common::{
     checksum::{cut_odd, fold},
+    datagram::spp,
     header,
 };
 
-use super::{plain_offset, replace_sum, segment::Segment, sum};
+use super::{UNSET, options::Header, plain_offset, replace_sum, segment::Segment, sum};
 use crate::{
     bounds::bounded,
     ctx::{self, Link, Unreadable, Version},
@@ -37,11 +39,51 @@ pub fn cut(
     scratch: &mut Scratch,
     count: u32,
 ) -> Result<(), Unreadable> {
-    sum_removed(ctx, version, scratch, count)?;
+    sum_removed(ctx, version, scratch, count, IpProto::Tcp)?;
     // All at once: each of the following steps would make room for itself.
     ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
     move_up(ctx, &scratch.segment, count)?;
     fix_headers(ctx, version, &scratch.segment, count, scratch.removed)
+}
+
+/// The same of a datagram.
+#[inline(always)]
+pub fn cut_datagram(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    count: u32,
+) -> Result<(), Unreadable> {
+    scratch.header = Header::default();
+    let header: *mut u8 = (&raw mut scratch.header).cast();
+    let at = scratch.segment.at as usize;
+    ctx::load_bytes(ctx, at, header, UdpHdr::LEN as u64)?;
+    sum_removed(ctx, version, scratch, count, IpProto::Udp)?;
+    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
+    move_up(ctx, &scratch.segment, count)?;
+    let before = UdpHdr::LEN as u32 + scratch.segment.payload;
+    fix_lengths(ctx, version, at as u32 + before, at as u32 + before - count)?;
+    fix_udp(ctx, at, [before, before - count], scratch.removed)
+}
+
+/// Puts an SPP header, which is in `scratch.line`, in front of a datagram's payload.
+#[inline(always)]
+pub fn put_spp(ctx: &TcContext, version: Version, scratch: &Scratch) -> Result<(), Unreadable> {
+    const COUNT: u32 = spp::LEN as u32;
+    let at = scratch.segment.at as usize;
+    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
+    move_down(ctx, &scratch.segment, COUNT)?;
+    let line: *const u8 = (&raw const scratch.line.bytes).cast();
+    let start = at + UdpHdr::LEN;
+    ctx::store_bytes(ctx, start, line, spp::LEN as u64)?;
+    let before = UdpHdr::LEN as u32 + scratch.segment.payload;
+    fix_lengths(ctx, version, at as u32 + before, at as u32 + before + COUNT)?;
+    fix_udp(
+        ctx,
+        at,
+        [before, before + COUNT],
+        sum(&scratch.line.bytes, 0),
+    )
 }
 
 /// What it does to a checksum that is of all bytes, into `scratch.removed`.
@@ -51,6 +93,7 @@ fn sum_removed(
     version: Version,
     scratch: &mut Scratch,
     count: u32,
+    protocol: IpProto,
 ) -> Result<(), Unreadable> {
     let Segment {
         tuple,
@@ -72,8 +115,12 @@ fn sum_removed(
     }
     // The sum of what follows is all that isn't known of the old checksum.
     let header: *mut u8 = (&raw mut scratch.header).cast();
-    // SAFETY: the fifth word has the checksum in its first half.
-    let check = unsafe { &mut *header.add(offset_of!(TcpHdr, check)).cast::<u16>() };
+    let check = match protocol {
+        IpProto::Udp => offset_of!(UdpHdr, check),
+        _ => offset_of!(TcpHdr, check),
+    };
+    // SAFETY: both are within the buffer, at a multiple of two.
+    let check = unsafe { &mut *header.add(check).cast::<u16>() };
     let total = !*check;
     *check = 0;
     let [source, destination] = tuple.addresses().map(|addr| addr.words());
@@ -83,7 +130,7 @@ fn sum_removed(
         Version::V6 => sum(&[source, destination], line),
     };
     let known = sum(&scratch.header, known);
-    let protocol = u32::from(IpProto::Tcp as u8).to_be();
+    let protocol = u32::from(protocol as u8).to_be();
     let known = sum(&[(len + payload).to_be(), protocol], known);
     let rest = fold(u32::from(total) + u32::from(!fold(known)));
     scratch.removed = cut_odd(removed, rest);
@@ -105,6 +152,68 @@ fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreada
     ctx::set_len(ctx, start + rest)
 }
 
+/// The payload to behind `count` new bytes.
+#[inline(never)]
+fn move_down(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
+    let Segment {
+        at, len, payload, ..
+    } = *segment;
+    let start = at + len;
+    let body = maps::body().ok_or(Unreadable)?;
+    if payload > 0 {
+        let len = bounded::<1, MOST>(payload.into()).ok_or(Unreadable)?;
+        ctx::load_payload(ctx, Link::Ethernet, start as usize, body, len)?;
+    }
+    ctx::set_len(ctx, start + count + payload)?;
+    if payload > 0 {
+        let len = bounded::<1, MOST>(payload.into()).ok_or(Unreadable)?;
+        ctx::store_bytes(ctx, (start + count) as usize, body, len)?;
+    }
+    Ok(())
+}
+
+/// IP's, as its packet of `old` bytes has become one of `new`.
+#[inline(always)]
+fn fix_lengths(ctx: &TcContext, version: Version, old: u32, new: u32) -> Result<(), Unreadable> {
+    if let Version::V4 = version {
+        let [old, new] = [old, new].map(|len| (len as u16).to_be());
+        ctx::store(ctx, offset_of!(Ipv4Hdr, tot_len), &new)?;
+        let check = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
+        return ctx
+            .l3_csum_replace(check, old.into(), new.into(), size_of::<u16>() as u64)
+            .map_err(|_| Unreadable);
+    }
+    let len = (new - Ipv6Hdr::LEN as u32) as u16;
+    ctx::store(ctx, offset_of!(Ipv6Hdr, payload_len), &len.to_be())
+}
+
+/// The length in the UDP header at `at`, and the checksum, to which other bytes do `changed`.
+#[inline(always)]
+fn fix_udp(
+    ctx: &TcContext,
+    at: usize,
+    [old, new]: [u32; 2],
+    changed: u32,
+) -> Result<(), Unreadable> {
+    let check = at + offset_of!(UdpHdr, check);
+    let before: u16 = ctx::load(ctx, check)?;
+    ctx::store(ctx, at + offset_of!(UdpHdr, len), &(new as u16).to_be())?;
+    if before == 0 {
+        return Ok(());
+    }
+    let length = super::difference(&old.to_be(), &new.to_be())?;
+    replace_sum(ctx, check, length, UNSET)?;
+    // The helper leaves those alone that are yet to be made: there only the length counts.
+    let is_partial = ctx::load::<u16>(ctx, check)? == before;
+    let pseudo = UNSET | u64::from(BPF_F_PSEUDO_HDR);
+    replace_sum(ctx, check, length, pseudo)?;
+    if is_partial {
+        return Ok(());
+    }
+    // As for a segment.
+    replace_sum(ctx, check, changed, pseudo)
+}
+
 #[inline(always)]
 fn fix_headers(
     ctx: &TcContext,
@@ -115,16 +224,7 @@ fn fix_headers(
 ) -> Result<(), Unreadable> {
     let at = plain_offset(version);
     let total = segment.at + segment.len + segment.payload;
-    if let Version::V4 = version {
-        let [old, new] = [total, total - count].map(|len| (len as u16).to_be());
-        ctx::store(ctx, offset_of!(Ipv4Hdr, tot_len), &new)?;
-        let check = EthHdr::LEN + offset_of!(Ipv4Hdr, check);
-        ctx.l3_csum_replace(check, old.into(), new.into(), size_of::<u16>() as u64)
-            .map_err(|_| Unreadable)?;
-    } else {
-        let len = (total - count - Ipv6Hdr::LEN as u32) as u16;
-        ctx::store(ctx, offset_of!(Ipv6Hdr, payload_len), &len.to_be())?;
-    }
+    fix_lengths(ctx, version, total, total - count)?;
     let [old, new] = [segment.seq, segment.seq.wrapping_add(count)].map(u32::to_be);
     let check = at + offset_of!(TcpHdr, check);
     let before: u16 = ctx::load(ctx, check)?;

@@ -26,9 +26,9 @@ const fn quoted(version: Version) -> usize {
     plain_offset(version) + LEN
 }
 
-/// The tuple of the TCP segment that an error is about.
+/// The tuple of the TCP segment, or the datagram, that an error is about.
 #[inline(always)]
-pub fn about(ctx: &TcContext, version: Version) -> Option<Tuple> {
+pub fn about(ctx: &TcContext, version: Version, of: IpProto) -> Option<Tuple> {
     let protocol = match version {
         Version::V4 => offset_of!(Ipv4Hdr, proto),
         Version::V6 => offset_of!(Ipv6Hdr, next_hdr),
@@ -46,7 +46,7 @@ pub fn about(ctx: &TcContext, version: Version) -> Option<Tuple> {
         Version::V4 => kind == V4_UNREACHABLE,
         Version::V6 => kind == V6_UNREACHABLE || kind == V6_TOO_BIG,
     };
-    if !is_error || inner != IpProto::Tcp as u8 {
+    if !is_error || inner != of as u8 {
         return None;
     }
     if let Version::V4 = version {
@@ -88,6 +88,6 @@ pub fn translate(
     let outer = difference(&before, &after)?;
     match version {
         Version::V4 => replace_ip_sum(ctx, version, 0, outer),
-        Version::V6 => replace_pseudo_sum(ctx, version, check, outer),
+        Version::V6 => replace_pseudo_sum(ctx, version, check, outer, 0),
     }
 }

@@ -1,6 +1,7 @@
 //! What packets say, read once into copies, and what is written into them.
 
 pub mod cut;
+pub mod fragment;
 pub mod icmp;
 pub mod options;
 pub mod proxy;
@@ -9,7 +10,11 @@ pub mod segment;
 
 use core::{mem::offset_of, ptr::from_ref};
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::bpf_csum_diff, programs::TcContext};
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::bpf_csum_diff,
+    programs::TcContext,
+};
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
@@ -61,7 +66,10 @@ pub fn sum<T>(bytes: &T, seed: u32) -> u32 {
     unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from, size_of::<T>() as u32, seed) as u32 }
 }
 
-/// Adds to the TCP or ICMP checksum at `check`.
+/// A UDP checksum of 0 is none, and stays that; one that becomes 0 is written as its other form.
+pub const UNSET: u64 = BPF_F_MARK_MANGLED_0 as u64;
+
+/// Adds to the TCP, UDP or ICMP checksum at `check`.
 #[inline(always)]
 pub fn replace_sum(ctx: &TcContext, check: usize, sum: u32, flags: u64) -> Result<(), Unreadable> {
     ctx.l4_csum_replace(EthHdr::LEN + check, 0, sum.into(), flags)
@@ -75,10 +83,11 @@ pub fn replace_pseudo_sum(
     version: Version,
     check: usize,
     sum: u32,
+    flags: u64,
 ) -> Result<(), Unreadable> {
     /// Of linux/bpf.h since 6.16.
     const BPF_F_IPV6: u64 = 1 << 7;
-    let flags = u64::from(BPF_F_PSEUDO_HDR);
+    let flags = flags | u64::from(BPF_F_PSEUDO_HDR);
     match version {
         Version::V4 => replace_sum(ctx, check, sum, flags),
         // Kernels that don't know the flag refuse it.

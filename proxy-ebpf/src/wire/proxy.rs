@@ -2,14 +2,18 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    Endpoint, Listener,
-    header::{MAX_LEN, crc32c, v1, v2},
+    Addr, Endpoint, Listener,
+    datagram::spp,
+    header::{
+        MAX_LEN, crc32c, v1,
+        v2::{self, Transport},
+    },
 };
 
 use super::segment::Segment;
 use crate::{
     bounds::bounded,
-    ctx::{self, Link},
+    ctx::{self, Link, Unreadable},
     maps::Scratch,
     repeat::{MORE, STOP, repeat},
 };
@@ -49,10 +53,49 @@ pub fn read(
     if first == v1::PREFIX[0] && listener.has(Listener::HEADER_V1) {
         read_v1(scratch)
     } else if first == v2::SIGNATURE[0] && listener.has(Listener::HEADER_V2) {
-        read_v2(scratch)
+        read_v2(scratch, Transport::Stream)
     } else {
         Err(Reason::Other)
     }
+}
+
+/// The same of a datagram, which has to have all of it.
+#[inline(always)]
+pub fn read_v2_datagram(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<(), Reason> {
+    load(ctx, link, scratch).ok_or(Reason::Other)?;
+    read_v2(scratch, Transport::Datagram)
+}
+
+/// The same of Cloudflare's Simple Proxy Protocol.
+#[inline(never)]
+pub fn read_spp(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<(), Reason> {
+    /// The magic's place, so that the words behind it lie at multiples of four.
+    const AT: usize = 2;
+    let Segment {
+        at, len, payload, ..
+    } = scratch.segment;
+    if payload < spp::LEN as u32 {
+        return Err(Reason::Split);
+    }
+    let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
+    // SAFETY: within the buffer.
+    let to = unsafe { line.add(AT) };
+    ctx::load_payload(ctx, link, (at + len) as usize, to, spp::LEN as u64)
+        .map_err(|Unreadable| Reason::Other)?;
+    if [byte(scratch, 2), byte(scratch, 3)] != spp::MAGIC {
+        return Err(Reason::Other);
+    }
+    let [a, b, c, d, e, f, g, h, ports] = word(scratch, AT + spp::MAGIC.len());
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    let end = |addr, port| Endpoint::new(Addr::from_v6(addr), u16::from_be_bytes(port));
+    scratch.stated = end([e, f, g, h], [d0, d1]);
+    scratch.proxy = Header {
+        source: end([a, b, c, d], [s0, s1]),
+        len: spp::LEN as u32,
+        version: 0,
+        tlvs: 0,
+    };
+    Ok(())
 }
 
 /// As much of the payload as a header may have, zeroes behind it.
@@ -84,7 +127,7 @@ fn word<const N: usize>(scratch: &Scratch, at: usize) -> [u32; N] {
 }
 
 #[inline(never)]
-fn read_v2(scratch: &mut Scratch) -> Result<(), Reason> {
+fn read_v2(scratch: &mut Scratch, transport: Transport) -> Result<(), Reason> {
     let payload = scratch.segment.payload;
     if payload < v2::FIXED_LEN as u32 {
         return Err(Reason::Split);
@@ -92,7 +135,7 @@ fn read_v2(scratch: &mut Scratch) -> Result<(), Reason> {
     let line: *const u8 = (&raw const scratch.line.bytes).cast();
     // SAFETY: the beginning of the buffer.
     let fixed = unsafe { &*line.cast::<[u8; v2::FIXED_LEN]>() };
-    let Some(fixed) = v2::fixed(fixed) else {
+    let Some(fixed) = v2::fixed(fixed, transport) else {
         return Err(Reason::Other);
     };
     if fixed.len > MAX_LEN {

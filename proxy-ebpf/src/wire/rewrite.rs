@@ -6,13 +6,14 @@ use aya_ebpf::programs::TcContext;
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
+    udp::UdpHdr,
 };
 use proxy_common::{
     checksum::{add, fold},
     flow::{Rewrite, Tuple},
 };
 
-use super::{difference, plain_offset, replace_pseudo_sum, replace_sum};
+use super::{UNSET, difference, plain_offset, replace_pseudo_sum, replace_sum};
 use crate::ctx::{self, Link, Unreadable, Version};
 
 /// Fills in what makes `rewrite.to` of `from`.
@@ -43,13 +44,38 @@ pub fn apply(
     at: u32,
     rewrite: &Rewrite,
 ) -> Result<(), Unreadable> {
-    const CHECK: usize = offset_of!(TcpHdr, check);
+    let check = at as usize + offset_of!(TcpHdr, check);
+    store(ctx, version, at, rewrite)?;
+    replace_pseudo_sum(ctx, version, check, rewrite.addresses, 0)?;
+    replace_sum(ctx, check, rewrite.ports, 0)
+}
+
+/// The same of a datagram, whose UDP header is at `at`.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn apply_to_datagram(
+    ctx: &TcContext,
+    version: Version,
+    at: u32,
+    rewrite: &Rewrite,
+) -> Result<(), Unreadable> {
+    let check = at as usize + offset_of!(UdpHdr, check);
+    store(ctx, version, at, rewrite)?;
+    if ctx::is_many(ctx) {
+        // The sum of the pseudo-header alone, from which those of the segments are made.
+        let before: u16 = ctx::load(ctx, check)?;
+        let after = fold(add(rewrite.addresses, before.into()));
+        return ctx::store(ctx, check, &after);
+    }
+    replace_pseudo_sum(ctx, version, check, rewrite.addresses, UNSET)?;
+    replace_sum(ctx, check, rewrite.ports, UNSET)
+}
+
+#[inline(always)]
+fn store(ctx: &TcContext, version: Version, at: u32, rewrite: &Rewrite) -> Result<(), Unreadable> {
     let at = at as usize;
-    let Rewrite {
-        to,
-        addresses,
-        ports,
-    } = rewrite;
+    let Rewrite { to, addresses, .. } = rewrite;
     let is_plain = at == plain_offset(version);
     match version {
         Version::V4 => {
@@ -67,7 +93,6 @@ pub fn apply(
                 ctx::store(ctx, at_check, &[check, a, b, c, d])?;
                 ctx::store(ctx, at, &[sport, dport])?;
             }
-            replace_pseudo_sum(ctx, Version::V4, at + CHECK, *addresses)?;
         }
         Version::V6 => {
             let addrs = offset_of!(Ipv6Hdr, src_addr);
@@ -79,8 +104,7 @@ pub fn apply(
                 ctx::store(ctx, addrs + size_of_val(source), destination)?;
                 ctx::store(ctx, at, &to.ports())?;
             }
-            replace_pseudo_sum(ctx, Version::V6, at + CHECK, *addresses)?;
         }
     }
-    replace_sum(ctx, at + CHECK, *ports, 0)
+    Ok(())
 }

@@ -1,7 +1,10 @@
-//! TCP segments.
+//! TCP segments, and datagrams of UDP.
 
 use aya_ebpf::programs::TcContext;
-use network_types::ip::{IpProto, Ipv6Hdr};
+use network_types::{
+    ip::{IpProto, Ipv6Hdr},
+    udp::UdpHdr,
+};
 use proxy_common::{Addr, flow::Tuple};
 
 use super::plain_offset;
@@ -72,6 +75,8 @@ pub enum Kind {
     Other,
     /// Not in a fragment: its ports are there.
     Tcp,
+    /// The same.
+    Udp,
     Icmp,
 }
 
@@ -97,14 +102,20 @@ fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
     }
     let [_, _, high, low] = fragment.to_ne_bytes();
     let is_fragment = u16::from_be_bytes([high, low]) & 0x3fff != 0;
-    if protocol != IpProto::Tcp as u8 || is_fragment {
+    if is_fragment {
         return None;
     }
     let addrs = [source, destination].map(Addr::from_v4);
     let [version_and_words, _, high, low] = start.to_ne_bytes();
     let total = u16::from_be_bytes([high, low]).into();
     let at = u32::from(version_and_words & 0xf) * 4;
-    read_tcp(ctx, link, Version::V4, segment, addrs, at, total)
+    if protocol == IpProto::Tcp as u8 {
+        return read_tcp(ctx, link, Version::V4, segment, addrs, at, total);
+    }
+    if protocol == IpProto::Udp as u8 {
+        return read_udp(ctx, segment, addrs, at, total);
+    }
+    None
 }
 
 #[inline(always)]
@@ -117,9 +128,6 @@ fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
     if next == IpProto::Ipv6Icmp as u8 {
         return Some(Kind::Icmp);
     }
-    if next != IpProto::Tcp as u8 {
-        return None;
-    }
     let total = match u16::from_be_bytes([high, low]) {
         0 => 0,
         payload => u32::from(payload) + Ipv6Hdr::LEN as u32,
@@ -128,7 +136,13 @@ fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
         Addr::from_v6([s0, s1, s2, s3]),
         Addr::from_v6([d0, d1, d2, d3]),
     ];
-    read_tcp(ctx, link, Version::V6, segment, addrs, at, total)
+    if next == IpProto::Tcp as u8 {
+        return read_tcp(ctx, link, Version::V6, segment, addrs, at, total);
+    }
+    if next == IpProto::Udp as u8 {
+        return read_udp(ctx, segment, addrs, at, total);
+    }
+    None
 }
 
 /// What is behind an extension header with options, and where: what is larger than 64 KiB has its
@@ -188,7 +202,37 @@ pub fn read_tcp(
     Some(Kind::Tcp)
 }
 
-/// Whether nothing is between the fixed header of IP and TCP's.
+/// A datagram whose UDP header is at `at`, of a packet of `total` bytes, all of which is its own.
+#[inline(always)]
+fn read_udp(
+    ctx: &TcContext,
+    segment: &mut Segment,
+    [source, destination]: [Addr; 2],
+    at: u32,
+    total: u32,
+) -> Option<Kind> {
+    const LEN: u32 = UdpHdr::LEN as u32;
+    let [ports, last]: [u32; 2] = ctx::load(ctx, at as usize).ok()?;
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    let ports = [u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])];
+    let [high, low, _, _] = last.to_ne_bytes();
+    let len = u32::from(u16::from_be_bytes([high, low]));
+    if len < LEN || at + len != total {
+        return None;
+    }
+    *segment = Segment {
+        tuple: Tuple::from_wire(source, destination, ports),
+        seq: 0,
+        ack: 0,
+        flags: 0,
+        at,
+        len: LEN,
+        payload: len - LEN,
+    };
+    Some(Kind::Udp)
+}
+
+/// Whether nothing is between the fixed header of IP and TCP's, or UDP's.
 #[inline(always)]
 pub const fn is_plain(segment: &Segment, version: Version) -> bool {
     segment.at == plain_offset(version) as u32

@@ -26,6 +26,15 @@ pub struct ConnectionStatus {
     /// Bytes, without the header.
     pub up: u64,
     pub down: u64,
+    /// Of UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagrams: Option<DatagramCounts>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct DatagramCounts {
+    pub up: u64,
+    pub down: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

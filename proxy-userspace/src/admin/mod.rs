@@ -9,7 +9,7 @@ mod lock;
 mod socket;
 mod status;
 
-pub use connections::{ConnectionStatus, HeaderStatus, Table};
+pub use connections::{ConnectionStatus, DatagramCounts, HeaderStatus, Table};
 pub use instances::{forget, known, listeners_beside};
 pub use lock::Lock;
 pub use socket::{Asked, Listener, Request, ask, ask_if_running, sockets};

@@ -2,10 +2,14 @@
 
 use std::{fmt, time::Duration};
 
+use proxy_common::datagram::Receiver;
+
+use super::routes::Routes;
 use crate::{
-    admin::{ConnectionStatus, HeaderStatus},
+    admin::{ConnectionStatus, DatagramCounts, HeaderStatus},
+    config::Config,
     header::{Command, KeptTlvs, Parse, Policy, Version, parse},
-    kernel::Flow,
+    kernel::{DatagramFlow, Flow},
     relay::{Balancer, Client, Connection, Moved, Target},
 };
 
@@ -60,6 +64,7 @@ impl Open<'_> {
             header,
             up,
             down,
+            datagrams: None,
         }
     }
 }
@@ -80,6 +85,40 @@ pub fn direct(open: &Open<'_>, flow: &Flow) -> ConnectionStatus {
     };
     let header = header_status(version, Command::Proxy, &tlvs(flow));
     open.status(true, header, flow.up, flow.down)
+}
+
+/// The programs keep no header.
+pub fn datagrams(config: &Config, routes: &Routes, flow: &DatagramFlow) -> ConnectionStatus {
+    let mut services = config.services.iter();
+    let service = services.find(|service| service.id == flow.service);
+    let is = |flag| flow.flags & flag != 0;
+    let ends = &flow.ends;
+    let open = Open {
+        service: service.map_or("", |service| &service.name),
+        client: Client(ends.client),
+        balancer: Balancer(ends.balancer),
+        target: routes.target_behind(ends.aim).unwrap_or(Target(ends.aim)),
+        path: if is(Receiver::DIRECT) {
+            Path::Direct
+        } else {
+            Path::Daemon
+        },
+        age: flow.age,
+    };
+    let version = if is(Receiver::SPP) {
+        Version::Spp
+    } else {
+        Version::V2
+    };
+    let header = header_status(version, Command::Proxy, &KeptTlvs::default());
+    let counts = DatagramCounts {
+        up: flow.up.datagrams,
+        down: flow.down.datagrams,
+    };
+    ConnectionStatus {
+        datagrams: Some(counts),
+        ..open.status(true, header, flow.up.bytes, flow.down.bytes)
+    }
 }
 
 fn header_status(version: Version, command: Command, tlvs: &KeptTlvs) -> HeaderStatus {

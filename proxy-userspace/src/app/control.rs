@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     connections::{self, Open},
     continuity,
+    datagrams::Datagrams,
     direct::Direct,
     lists::{self, Lists},
     setup::Entrance,
@@ -46,6 +47,7 @@ pub struct Control<'a> {
     pub telemetry: Arc<Telemetry>,
     pub connections: Connections,
     pub direct: Direct,
+    pub datagrams: Datagrams,
     pub device: Device,
     pub links: mpsc::UnboundedReceiver<LinkEvent>,
     pub host_requests: mpsc::Receiver<HostSocketRequest>,
@@ -308,7 +310,8 @@ impl Control<'_> {
     fn direct_connections(&self) -> Vec<ConnectionStatus> {
         let flows = self.direct.flows();
         let status = |flow| connections::direct(&self.direct.open(self.config, flow), flow);
-        flows.iter().map(status).collect()
+        let tcp = flows.iter().map(status);
+        tcp.chain(self.datagrams.connections(self.config)).collect()
     }
 
     fn status(&self) -> Status {

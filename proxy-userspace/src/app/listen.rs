@@ -106,16 +106,17 @@ pub fn probe(config: &Config, listen: SocketAddr) -> io::Result<()> {
 }
 
 /// A listener on `[::]` hears IPv4 as well, unless the same port has an IPv4 listener of its own.
-fn listens_v4(config: &Config, port: u16) -> bool {
+pub fn listens_v4(config: &Config, port: u16) -> bool {
     let mut listens = config.services.iter().flat_map(|service| &service.listen);
     listens.any(|listen| listen.is_ipv4() && listen.port() == port)
 }
 
-/// Every listen address with its service, always in the same order.
+/// Every listen address of TCP with its service, always in the same order.
 fn addresses<'a, S>(
     config: &'a Config,
     services: &'a [S],
 ) -> impl Iterator<Item = (&'a S, SocketAddr)> {
     let each = config.services.iter().zip(services);
+    let each = each.filter(|(config, _)| !config.is_udp());
     each.flat_map(|(config, service)| config.listen.iter().map(move |listen| (service, *listen)))
 }

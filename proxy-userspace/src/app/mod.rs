@@ -3,6 +3,7 @@
 mod connections;
 mod continuity;
 mod control;
+mod datagrams;
 mod direct;
 pub mod listen;
 pub mod lists;
@@ -19,21 +20,24 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use continuity::Predecessor;
+use datagrams::Datagrams;
 use direct::{Direct, Limits};
 use lists::{Listed, Lists};
 use setup::SetUp;
 use tokio::sync::Semaphore;
 use withheld::Withheld;
+use workers::Workers;
 
 use crate::{
     admin, check,
     config::Config,
-    drain::Drain,
+    drain::{Drain, Draining},
     facts,
+    keeper::Held,
     kernel::{self, Claim, LowFds},
     netns,
     privileges::{self, Role},
-    relay::{Connections, HostSockets, Shared},
+    relay::{Connections, HostSockets, Service, Shared},
     sys,
     telemetry::{Log, Telemetry},
 };
@@ -89,7 +93,7 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
     let mut set_up = SetUp::new(config, &pins, low, left, true).await?;
     set_up.kernel.forward_log()?;
     if predecessor.is_none() {
-        set_up.attach()?;
+        set_up.attach(config)?;
         let routed = netns::routed_devices().await?;
         set_up.follow(&mut host.links, routed.as_ref());
         continuity::end_forgotten(&set_up.spoof).await;
@@ -106,7 +110,7 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
 
 async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Result<()> {
     let Begun {
-        mut predecessor,
+        predecessor,
         lock,
         lists,
         mut host,
@@ -114,6 +118,7 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
     } = begin(config, listed, low).await?;
     let limits = limits(config);
     let slots = limits.slots.clone();
+    let datagrams = Datagrams::claim(config, &set_up.routes, &mut set_up.kernel)?;
     let direct = direct(config, &mut set_up, &host, limits).await?;
     let claims = listen::claim(config, direct.served(), &mut set_up.kernel)?;
     let heart = set_up.kernel.heart()?;
@@ -130,15 +135,8 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         neighbours: direct.neighbours()?,
     });
     let (drain, draining) = Drain::new();
-    let listeners = open_listeners(config, &mut set_up, &claims, &mut predecessor)?;
-    let items = continuity::listeners(&listeners)?;
-    let workers = workers::start(listeners, &set_up.spoof, &shared, &draining).await?;
-    if predecessor.is_some() {
-        // From the first packet on there is somebody to serve it.
-        set_up.attach()?;
-    }
-    set_up.follow(&mut host.links, None);
-    let held = continuity::hold(config, &mut set_up, items, predecessor).await?;
+    let begun = (&mut set_up, &mut host, predecessor);
+    let (held, workers) = start(config, begun, (&claims, &datagrams), (&shared, &draining)).await?;
     let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
     let control = control::Control {
         config,
@@ -152,6 +150,7 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         telemetry,
         connections: shared.connections.clone(),
         direct,
+        datagrams,
         device: set_up.spoof.device.clone(),
         links: host.links,
         host_requests,
@@ -163,6 +162,37 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
         log,
     };
     control.run(workers).await
+}
+
+/// Opens what balancers send to, and starts who serves it.
+async fn start(
+    config: &Config,
+    (set_up, host, mut predecessor): (&mut SetUp, &mut netns::Host, Option<Predecessor>),
+    (claims, datagrams): (&[Claim], &Datagrams),
+    (shared, draining): (&Arc<Shared>, &Draining),
+) -> Result<(Option<Held>, Workers)> {
+    let services = set_up.routes.services(config);
+    let receivers = datagrams.listen(config, &services, predecessor.is_some())?;
+    let listeners = open_listeners(config, &services, set_up, claims, &mut predecessor)?;
+    let items = continuity::listeners(&listeners)?;
+    let mut workers = workers::start(listeners, &set_up.spoof, shared, draining).await?;
+    datagrams
+        .serve(
+            config,
+            receivers,
+            &set_up.spoof,
+            shared,
+            draining,
+            &mut workers,
+        )
+        .await?;
+    if predecessor.is_some() {
+        // From the first packet on there is somebody to serve it.
+        set_up.attach(config)?;
+    }
+    set_up.follow(&mut host.links, None);
+    let held = continuity::hold(config, set_up, items, predecessor).await?;
+    Ok((held, workers))
 }
 
 /// Of an instance that doesn't run, or not so that it could be continued.
@@ -180,14 +210,14 @@ fn lock(config: &Config) -> Result<admin::Lock> {
 /// Those that a predecessor has handed on, and new ones.
 fn open_listeners(
     config: &Config,
+    services: &[Arc<Service>],
     set_up: &mut SetUp,
     claims: &[Claim],
     predecessor: &mut Option<Predecessor>,
 ) -> Result<Vec<listen::Listeners>> {
     let left = predecessor.as_mut().map(Predecessor::listeners);
-    let services = set_up.routes.services(config);
     let left = left.unwrap_or_default();
-    listen::listen(config, &services, claims, &mut set_up.kernel, left)
+    listen::listen(config, services, claims, &mut set_up.kernel, left)
 }
 
 fn limits(config: &Config) -> Limits {

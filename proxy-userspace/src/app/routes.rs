@@ -10,7 +10,7 @@ use proxy_common::{Listener, Steered};
 
 use crate::{
     admin,
-    config::{self, Config, ConfigError},
+    config::{self, Config, ConfigError, Protocol},
     facts::{Bound, Facts},
     header::Versions,
     kernel::Kernel,
@@ -30,11 +30,27 @@ impl Routes {
     /// application shall see its own port.
     pub async fn plan(config: &Config, spoof: &SpoofNs) -> Result<Self> {
         let mut routes = Self::default();
-        for target in config.services.iter().flat_map(config::Service::targets) {
+        let each = config.services.iter();
+        let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
+        for (service, target) in each {
             if target.is_ipv6() && !spoof.families.v6 {
                 tracing::warn!("IPv6 is switched off on this host: target {target} is not served");
-            } else if routes.to(target).is_none() {
-                routes.add(target, &spoof.steer, is_here(target.ip()).await?)?;
+                continue;
+            }
+            if routes.to(target).is_some() {
+                continue;
+            }
+            let is_here = is_here(target.ip()).await?;
+            match service.protocol {
+                Protocol::Tcp => routes.add(target, &spoof.steer, is_here)?,
+                Protocol::Udp { .. } if !is_here => {
+                    return Err(ConfigError::TargetElsewhere(target).into());
+                }
+                Protocol::Udp { .. } if target.ip().is_loopback() => {
+                    routes.add(target, &spoof.steer, true)?;
+                }
+                // One may answer by a socket that is connected, from the address that its route has.
+                Protocol::Udp { .. } => routes.add_at(target, target, true),
             }
         }
         let unserved = |service: &&config::Service| {
@@ -66,9 +82,13 @@ impl Routes {
         if !self.addresses.contains(&steer.ip()) {
             self.addresses.push(steer.ip());
         }
+        self.add_at(target, steer, is_here);
+        Ok(())
+    }
+
+    fn add_at(&mut self, target: SocketAddr, steer: SocketAddr, is_here: bool) {
         let application = Application::new(Target(target), steer, is_here);
         self.applications.push(Arc::new(application));
-        Ok(())
     }
 
     pub fn to(&self, target: SocketAddr) -> Option<&Arc<Application>> {
@@ -83,7 +103,7 @@ impl Routes {
     }
 
     /// A service's, for IPv4 clients and for IPv6 clients.
-    fn of(&self, service: &config::Service) -> [Option<&Arc<Application>>; 2] {
+    pub fn of(&self, service: &config::Service) -> [Option<&Arc<Application>>; 2] {
         let (v4, v6) = (
             service.target4.map(Into::into),
             service.target6.map(Into::into),
@@ -117,7 +137,7 @@ impl Routes {
         self.applications.iter().try_for_each(|application| {
             let target = application.target.0;
             kernel.add_target(application.steer, target)?;
-            if target.ip().is_loopback() {
+            if target.ip().is_loopback() || application.steer == target {
                 return Ok(());
             }
             kernel.add_remote(target)

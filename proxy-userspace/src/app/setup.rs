@@ -8,9 +8,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{direct::Direct, routes::Routes};
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Service},
     facts,
-    kernel::{self, Inheritance, Kernel, LowFds, Placement},
+    kernel::{self, Inheritance, Kernel, LowFds, Placement, Protocols},
     netns::{LinkEvent, SpoofNs, Upkeep},
 };
 
@@ -47,7 +47,7 @@ impl SetUp {
         let via_lo = !is_lo_strict();
         // Open connections of a daemon before this one go on, whatever path new ones take.
         let may_be_direct = config.direct == config::Direct::Auto || left.is_some();
-        let direct = may_be_direct && kernel::has_reqsk_kfunc();
+        let direct = may_be_direct && protocols(config).tcp && kernel::has_reqsk_kfunc();
         // Who leaves no connection of an application needs none. It would go before the last words of the
         // namespace's own sockets are through, which would keep the namespace for long.
         let wants_steer_device = serves && direct && via_lo;
@@ -57,7 +57,7 @@ impl SetUp {
         if inheritance.is_some() {
             spoof.add_addresses(routes.addresses()).await?;
         }
-        let placement = placement(&spoof, via_lo, direct);
+        let placement = placement(config, &spoof, via_lo, direct);
         let mut kernel = Kernel::load(&config.instance, pins, &placement, low, inheritance)?;
         routes.fill(&mut kernel)?;
         Ok(Self {
@@ -88,8 +88,8 @@ impl SetUp {
         }
     }
 
-    pub fn attach(&mut self) -> Result<()> {
-        let placement = placement(&self.spoof, self.via_lo, self.direct);
+    pub fn attach(&mut self, config: &Config) -> Result<()> {
+        let placement = placement(config, &self.spoof, self.via_lo, self.direct);
         self.kernel.attach(&placement)
     }
 
@@ -155,8 +155,18 @@ async fn spoof(
     Ok((spoof, Some(left.inheritance)))
 }
 
-fn placement(spoof: &SpoofNs, via_lo: bool, direct: bool) -> Placement<'_> {
+fn protocols(config: &Config) -> Protocols {
+    let mut services = config.services.iter();
+    Protocols {
+        udp: services.clone().any(Service::is_udp),
+        tcp: services.any(|service| !service.is_udp()),
+    }
+}
+
+fn placement<'a>(config: &Config, spoof: &'a SpoofNs, via_lo: bool, direct: bool) -> Placement<'a> {
     Placement {
+        protocols: protocols(config),
+        spoof: spoof.netns(),
         device: &spoof.device,
         steer: &spoof.steer,
         spoof_netns: spoof.id,

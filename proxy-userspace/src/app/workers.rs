@@ -34,7 +34,8 @@ pub async fn start(
 ) -> Result<Workers> {
     let mut workers = Workers::new();
     let mut started = Vec::new();
-    for (number, listeners) in listeners.into_iter().enumerate() {
+    let busy = listeners.into_iter().filter(|each| !each.is_empty());
+    for (number, listeners) in busy.enumerate() {
         let (serves, serving) = oneshot::channel();
         let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
         let (ended, end) = oneshot::channel();

@@ -25,7 +25,7 @@ impl Steering {
         };
         let pins = Unmounted::new()?;
         let mut set_up = SetUp::new(&config, &pins.path(), LowFds::default(), None, false).await?;
-        set_up.attach()?;
+        set_up.attach(&config)?;
         let routed = netns::routed_devices().await?;
         set_up.follow(&mut host.links, routed.as_ref());
         let entrances = set_up.routes.entrances(bound);

@@ -13,8 +13,8 @@ use nix::unistd::Group;
 
 use super::address;
 use crate::{
-    config::{Direct, parse_prefix},
-    header::{Policy, Versions},
+    config::{CloseAfter, Direct, parse_prefix},
+    header::Policy,
     netns::SteerNet,
     relay::{Fallback, OnLocal},
 };
@@ -83,9 +83,13 @@ pub struct RunArgs {
     /// A file of such, one a line
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub deny_file: Vec<PathBuf>,
-    /// Which version of the PROXY protocol header to take
+    /// Which header to take: a version of the PROXY protocol's (UDP has no v1, and any is v2 there), v2 in
+    /// front of the first datagram only (Cloudflare Spectrum's), or Cloudflare's Simple Proxy Protocol
     #[arg(long, value_enum, default_value_t)]
     pub header: HeaderVersions,
+    /// UDP: how long a client may be silent, and be answered to, before it is forgotten [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = close_after)]
+    pub close_after: Option<CloseAfter>,
     /// How long a balancer may take for the whole header, from accept on
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub header_timeout: Duration,
@@ -145,9 +149,6 @@ pub struct RunArgs {
     /// Taken for the sake of go-mmproxy's command lines: truepeer needs no mark
     #[arg(long, value_name = "N", hide = true)]
     pub mark: Option<u32>,
-    /// Taken for the sake of go-mmproxy's command lines: it is about UDP
-    #[arg(long, value_name = "SECONDS", hide = true)]
-    pub close_after: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -162,10 +163,11 @@ pub struct CheckArgs {
     pub client: Vec<IpAddr>,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     #[default]
     Tcp,
+    Udp,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -174,16 +176,8 @@ pub enum HeaderVersions {
     Any,
     V1,
     V2,
-}
-
-impl From<HeaderVersions> for Versions {
-    fn from(versions: HeaderVersions) -> Self {
-        match versions {
-            HeaderVersions::Any => Self::Any,
-            HeaderVersions::V1 => Self::V1,
-            HeaderVersions::V2 => Self::V2,
-        }
-    }
+    V2First,
+    Spp,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -202,7 +196,7 @@ impl From<LocalChoice> for OnLocal {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum FallbackChoice {
     #[default]
     Reject,
@@ -338,6 +332,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|_| "write a time, as in 500ms, 5s or 1m".into())
+}
+
+fn close_after(text: &str) -> Result<CloseAfter, String> {
+    CloseAfter::new(duration(text)?).ok_or_else(|| "write a time from 1s to 65535s".into())
 }
 
 fn steer<const V6: bool>(text: &str) -> Result<SteerNet, String> {

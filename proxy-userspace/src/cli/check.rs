@@ -16,7 +16,7 @@ pub fn check(args: CheckArgs) -> Result<ExitCode> {
     let _log = (verbose > 0)
         .then(|| telemetry::init(verbose))
         .transpose()?;
-    let config = run::resolve(args.run);
+    let config = run::resolve(args.run)?;
     config.check()?;
     app::lists::read(&config)?;
     let findings = tokio::runtime::Builder::new_current_thread()

@@ -4,13 +4,13 @@ use std::{num::NonZeroUsize, process::ExitCode, thread};
 
 use anyhow::Result;
 
-use super::args::{Protocol, RunArgs};
+use super::args::{self, FallbackChoice, HeaderVersions, RunArgs};
 use crate::{
     app,
-    config::{Config, HeaderOptions, PrefixSource, Service},
-    header::Policy,
+    config::{CloseAfter, Config, ConfigError, HeaderOptions, PrefixSource, Protocol, Service},
+    header::{Policy, Versions},
     netns::SteerNets,
-    relay::ClientPolicy,
+    relay::{ClientPolicy, Framing},
     telemetry,
 };
 
@@ -19,17 +19,53 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     if args.mark.is_some() {
         tracing::info!("--mark is not needed: replies are steered without rules");
     }
-    if args.close_after.is_some() {
+    if args.close_after.is_some() && args.protocol == args::Protocol::Tcp {
         tracing::info!("--close-after does nothing: TCP connections end by themselves");
     }
-    app::run(&resolve(args), &log)?;
+    app::run(&resolve(args)?, &log)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub fn resolve(args: RunArgs) -> Config {
-    let Protocol::Tcp = args.protocol;
+fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
+    let framing = match (args.protocol, args.header) {
+        (args::Protocol::Tcp, HeaderVersions::V2First) => {
+            return Err(ConfigError::HeaderOfUdp("v2-first"));
+        }
+        (args::Protocol::Tcp, HeaderVersions::Spp) => return Err(ConfigError::HeaderOfUdp("spp")),
+        (args::Protocol::Tcp, _) => return Ok(Protocol::Tcp),
+        (args::Protocol::Udp, HeaderVersions::V1) => return Err(ConfigError::HeaderOfTcp),
+        (args::Protocol::Udp, HeaderVersions::Any | HeaderVersions::V2) => Framing::V2,
+        (args::Protocol::Udp, HeaderVersions::V2First) => Framing::V2First,
+        (args::Protocol::Udp, HeaderVersions::Spp) => Framing::Spp,
+    };
+    for (flag, choice) in [
+        ("--on-no-target", args.on_no_target),
+        ("--on-martian", args.on_martian),
+    ] {
+        if choice == FallbackChoice::Unspoofed {
+            return Err(ConfigError::UnspoofedUdp(flag));
+        }
+    }
+    Ok(Protocol::Udp {
+        framing,
+        close_after: args.close_after.unwrap_or(CloseAfter::MINUTE),
+    })
+}
+
+/// UDP has no v1, which is refused by a word of its own.
+const fn versions(protocol: Protocol, header: HeaderVersions) -> Versions {
+    match (protocol, header) {
+        (Protocol::Tcp, HeaderVersions::V1) => Versions::V1,
+        (Protocol::Tcp, HeaderVersions::V2) => Versions::V2,
+        _ => Versions::Any,
+    }
+}
+
+pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
+    let protocol = protocol(&args)?;
     let service = Service {
         name: "default".into(),
+        protocol,
         id: 0,
         listen: args.listen,
         target4: args.target4,
@@ -44,7 +80,7 @@ pub fn resolve(args: RunArgs) -> Config {
         },
         header: HeaderOptions {
             policy: Policy {
-                versions: args.header.into(),
+                versions: versions(protocol, args.header),
                 max_len: args.header_max_len,
             },
             timeout: args.header_timeout,
@@ -56,7 +92,7 @@ pub fn resolve(args: RunArgs) -> Config {
         },
         connect_timeout: args.connect_timeout,
     };
-    Config {
+    Ok(Config {
         instance: args.instance.instance,
         workers: args.workers.unwrap_or_else(one_per_core),
         maxconn: args.maxconn,
@@ -70,7 +106,7 @@ pub fn resolve(args: RunArgs) -> Config {
             v6: args.steer6,
         },
         services: vec![service],
-    }
+    })
 }
 
 fn one_per_core() -> NonZeroUsize {

@@ -29,10 +29,17 @@ use crate::{netns::Device, sys};
 /// The programs that stay where they are.
 pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result<Vec<Attachment>> {
     let host = sys::current_netns()?;
-    let dispatch: &mut SkLookup = program(ebpf, name::DISPATCH)?;
-    let hook = Hook::SkLookup(host.as_fd());
-    let dispatch = tc.link(name::DISPATCH, 0, hook, dispatch.fd()?);
-    let mut attached = vec![dispatch.context("attaching to sk_lookup")?];
+    let mut attached = Vec::new();
+    let protocols = placement.protocols;
+    let lookups = [
+        (protocols.tcp, name::DISPATCH, host.as_fd()),
+        (protocols.udp, name::CATCH, placement.spoof),
+    ];
+    for (_, name, netns) in lookups.into_iter().filter(|(is_needed, ..)| *is_needed) {
+        let lookup: &mut SkLookup = program(ebpf, name)?;
+        let lookup = tc.link(name, 0, Hook::SkLookup(netns), lookup.fd()?);
+        attached.push(lookup.context("attaching to sk_lookup")?);
+    }
     let Device { name, index, .. } = placement.device;
     let veth = On {
         name,
@@ -40,7 +47,11 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     };
     let inject = tc.attach(ebpf, name::INJECT, veth, TcAttachType::Ingress);
     attached.push(inject.with_context(|| format!("attaching inject to {name}"))?);
-    if placement.direct {
+    if protocols.udp {
+        let reply = tc.attach(ebpf, name::DATAGRAMS_OUT_OWN, veth, TcAttachType::Egress);
+        attached.push(reply.with_context(|| format!("attaching datagrams_out_own to {name}"))?);
+    }
+    if protocols.tcp && placement.direct {
         let reply = tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress);
         attached.push(reply.with_context(|| format!("attaching reply_own to {name}"))?);
         match attach_accepted(ebpf, tc) {
@@ -54,6 +65,11 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     }
     match attach_unrouted(ebpf, tc) {
         Ok(unrouted) => attached.extend(unrouted),
+        Err(error) if protocols.udp => {
+            return Err(
+                error.context("without it, replies from 0.0.0.0 would go to the real clients")
+            );
+        }
         Err(error) => tracing::warn!(
             "while this host has no default route, its own connects to where it has no route wait for \
              nothing: {error:#}"

@@ -15,7 +15,7 @@ use proxy_common::{Endpoint, LO, map, program as name};
 
 use super::{
     attach::{Attachment, On, Tc, attach_unsteered},
-    load::take,
+    load::{Placement, Protocols, take},
 };
 use crate::netns::{Device, Entrance, Link, LinkEvent};
 
@@ -27,6 +27,7 @@ pub struct Devices {
     remotes: bool,
     /// Whether connections may be direct.
     direct: bool,
+    protocols: Protocols,
     behind: Option<Behind>,
     /// On devices by which alone some application hears.
     entrances: HashMap<u32, Attachment>,
@@ -47,12 +48,13 @@ impl Behind {
 }
 
 impl Devices {
-    pub fn new(ebpf: &mut Ebpf, direct: bool) -> Result<Self> {
+    pub fn new(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<Self> {
         Ok(Self {
+            direct: placement.direct,
+            protocols: placement.protocols,
             bound: take(ebpf, map::BOUND)?.try_into()?,
             attached: HashMap::new(),
             remotes: false,
-            direct,
             behind: None,
             entrances: HashMap::new(),
         })
@@ -218,7 +220,7 @@ impl Devices {
             name: &link.name,
             index: link.index,
         };
-        for (name, hook) in hooks(link, self.remotes, self.direct) {
+        for (name, hook) in self.hooks(link) {
             match tc.attach(ebpf, name, on, hook) {
                 Ok(attachment) => attached.push(attachment),
                 Err(error) => {
@@ -241,35 +243,46 @@ impl Devices {
     }
 }
 
+impl Devices {
+    /// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a
+    /// balancer's packets come in: that is the device above it.
+    fn hooks(&self, link: &Link) -> impl Iterator<Item = (&'static str, TcAttachType)> + use<> {
+        let either = |ethernet, bare| if link.ethernet { ethernet } else { bare };
+        let Protocols { tcp, udp } = self.protocols;
+        let admit = if self.direct {
+            either(name::DIRECT, name::DIRECT_L3)
+        } else {
+            either(name::REFUSE, name::REFUSE_L3)
+        };
+        let (egress, ingress) = (TcAttachType::Egress, TcAttachType::Ingress);
+        let all = [
+            (tcp, either(name::REPLY, name::REPLY_L3), egress),
+            (
+                tcp && self.remotes,
+                either(name::REPLY_REMOTE, name::REPLY_REMOTE_L3),
+                ingress,
+            ),
+            (tcp && !link.is_port, admit, ingress),
+            (
+                udp,
+                either(name::DATAGRAMS_OUT, name::DATAGRAMS_OUT_L3),
+                egress,
+            ),
+            (
+                udp && !link.is_port,
+                either(name::DATAGRAMS_IN, name::DATAGRAMS_IN_L3),
+                ingress,
+            ),
+        ];
+        all.into_iter()
+            .filter_map(|(is_needed, name, hook)| is_needed.then_some((name, hook)))
+    }
+}
+
 /// The device: its end is told as well.
 fn is_gone(error: &anyhow::Error) -> bool {
     let mut causes = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>());
     causes.any(|cause| cause.raw_os_error() == Some(libc::ENODEV))
-}
-
-/// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a
-/// balancer's packets come in: that is the device above it.
-fn hooks(
-    link: &Link,
-    remotes: bool,
-    direct: bool,
-) -> impl Iterator<Item = (&'static str, TcAttachType)> {
-    let [reply, reply_remote, direct_path, refuse] = if link.ethernet {
-        [name::REPLY, name::REPLY_REMOTE, name::DIRECT, name::REFUSE]
-    } else {
-        [
-            name::REPLY_L3,
-            name::REPLY_REMOTE_L3,
-            name::DIRECT_L3,
-            name::REFUSE_L3,
-        ]
-    };
-    let admit = if direct { direct_path } else { refuse };
-    let ingress = [(remotes, reply_remote), (!link.is_port, admit)];
-    let ingress = ingress
-        .into_iter()
-        .filter_map(|(is_needed, name)| is_needed.then_some((name, TcAttachType::Ingress)));
-    std::iter::once((reply, TcAttachType::Egress)).chain(ingress)
 }

@@ -255,7 +255,7 @@ fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
 }
 
 /// The same map, for others to read.
-fn again(map: &Map) -> Result<Map> {
+pub(super) fn again(map: &Map) -> Result<Map> {
     let Map::Array(data) = map else {
         bail!("the map of the daemon's life is of another type");
     };

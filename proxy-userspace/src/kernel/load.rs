@@ -19,6 +19,7 @@ use proxy_common::{Endpoint, Listener, global, map, port_bit, program};
 use super::{
     attach::{Attachment, Tc},
     counters::Counters,
+    datagrams::Datagrams,
     devices::Devices,
     direct::Direct,
     heart::Heart,
@@ -45,6 +46,16 @@ pub struct Placement<'a> {
     pub via_lo: bool,
     /// Whether connections may be direct.
     pub direct: bool,
+    /// What is served.
+    pub protocols: Protocols,
+    pub spoof: BorrowedFd<'a>,
+}
+
+/// Which protocols services have.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocols {
+    pub tcp: bool,
+    pub udp: bool,
 }
 
 /// The loaded programs. Dropping it detaches and unloads them all; the lists stay pinned.
@@ -91,6 +102,12 @@ impl Kernel {
         let via_lo = u32::from(placement.via_lo);
         let host_netns =
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
+        if !placement.protocols.udp {
+            // They would take some megabytes.
+            for name in [map::DATAGRAM_FLOWS, map::FIRSTS, map::REPLY_PIECES] {
+                loader.map_max_entries(name, 1);
+            }
+        }
         let mut object = OBJECT.to_vec();
         kfunc::resolve(&mut object, &btf)?;
         let mut ebpf = loader
@@ -102,7 +119,7 @@ impl Kernel {
             .override_global(global::HOST_NETNS, &host_netns, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
-        load_programs(&mut ebpf, placement.direct)?;
+        load_programs(&mut ebpf, placement)?;
         run(&ebpf, program::BEAT)?;
         let changes = share::hold_maps(&ebpf)?;
         Ok(Self {
@@ -113,7 +130,7 @@ impl Kernel {
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             next_socket: 0,
-            devices: Devices::new(&mut ebpf, placement.direct)?,
+            devices: Devices::new(&mut ebpf, placement)?,
             tc: Tc::new(instance, low, links, changes),
             ebpf,
         })
@@ -221,11 +238,20 @@ impl Kernel {
             socket: self.next_socket,
         };
         self.update(&claim, service)?;
-        let (word, bit) = port_bit(listen.port());
-        let bits = self.ports.get(&word, 0)? | 1 << bit;
-        self.ports.set(word, bits, 0)?;
+        self.claim_port(port_bit(listen.port()))?;
         self.next_socket += 1;
         Ok(claim)
+    }
+
+    /// A service is at this port.
+    pub fn claim_port(&mut self, (word, bit): (u32, u32)) -> Result<()> {
+        let bits = self.ports.get(&word, 0)? | 1 << bit;
+        Ok(self.ports.set(word, bits, 0)?)
+    }
+
+    /// Before [`Self::direct`], which takes what both know of the daemon's life.
+    pub fn datagrams(&mut self) -> Result<Datagrams> {
+        Datagrams::new(&mut self.ebpf)
     }
 
     /// The same with what is known of the service by now.
@@ -278,24 +304,35 @@ fn run(ebpf: &Ebpf, name: &str) -> Result<()> {
     sys::bpf::run(descriptor(ebpf, name)?).with_context(|| format!("running program {name}"))
 }
 
-fn load_programs(ebpf: &mut Ebpf, direct: bool) -> Result<()> {
+fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
     let context = |name: &str| format!("the kernel refused program {name}");
-    let always = [
+    let Protocols { tcp, udp } = placement.protocols;
+    let always = [program::INJECT, program::DELIVER, program::BEAT];
+    let steering = [
         program::REPLY,
         program::REPLY_L3,
         program::REPLY_OWN,
         program::REPLY_REMOTE,
         program::REPLY_REMOTE_L3,
-        program::INJECT,
-        program::DELIVER,
-        program::BEAT,
     ];
-    let either = if direct {
-        &[program::DIRECT, program::DIRECT_L3, program::SWEEP][..]
-    } else {
-        &[program::REFUSE, program::REFUSE_L3]
-    };
-    for &name in always.iter().chain(either) {
+    let direct = [program::DIRECT, program::DIRECT_L3, program::SWEEP];
+    let refusing = [program::REFUSE, program::REFUSE_L3];
+    let datagrams = [
+        program::DATAGRAMS_IN,
+        program::DATAGRAMS_IN_L3,
+        program::DATAGRAMS_OUT,
+        program::DATAGRAMS_OUT_L3,
+        program::DATAGRAMS_OUT_OWN,
+    ];
+    let groups = [
+        (true, &always[..]),
+        (tcp, &steering),
+        (tcp && placement.direct, &direct),
+        (tcp && !placement.direct, &refusing),
+        (udp, &datagrams),
+    ];
+    let needed = groups.iter().filter(|(is_needed, _)| *is_needed);
+    for &name in needed.flat_map(|(_, names)| *names) {
         let program: &mut SchedClassifier = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;
     }
@@ -303,6 +340,10 @@ fn load_programs(ebpf: &mut Ebpf, direct: bool) -> Result<()> {
         let program: &mut CgroupSockAddr = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;
     }
-    let dispatch: &mut SkLookup = super::attach::program(ebpf, program::DISPATCH)?;
-    dispatch.load().with_context(|| context(program::DISPATCH))
+    let lookups = [(tcp, program::DISPATCH), (udp, program::CATCH)];
+    for (_, name) in lookups.into_iter().filter(|(is_needed, _)| *is_needed) {
+        let lookup: &mut SkLookup = super::attach::program(ebpf, name)?;
+        lookup.load().with_context(|| context(name))?;
+    }
+    Ok(())
 }

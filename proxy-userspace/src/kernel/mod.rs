@@ -5,6 +5,7 @@ mod attach;
 mod cgroup;
 mod clsact;
 mod counters;
+mod datagrams;
 mod devices;
 mod direct;
 mod features;
@@ -22,13 +23,14 @@ mod share;
 
 pub use adopt::{Adopted, MapShape};
 pub use counters::Counters;
+pub use datagrams::{DatagramFlow, Datagrams, FlowEnds};
 pub use direct::{Direct, Flow, Flows, Heard, Known};
 pub use features::{Feature, has_sk_lookup, has_tcx};
 pub use heart::Heart;
 pub use kfunc::are_there as has_reqsk_kfunc;
 pub use life::say_closing;
 pub use link::LinkPlace;
-pub use load::{Claim, Kernel, Placement};
+pub use load::{Claim, Kernel, Placement, Protocols};
 pub use low::LowFds;
 pub use pins::{
     Unmounted, directory as pins, is_mounted as is_bpffs_mounted,

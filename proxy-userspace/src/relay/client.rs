@@ -39,6 +39,8 @@ pub enum Martian {
     /// One of this host's own. It can be connected from, without being spoofed.
     Own,
     Steer,
+    /// Nothing can be answered to port 0.
+    NoPort,
 }
 
 /// One list for names and match, so that a variant can't be left out of either.
@@ -65,6 +67,7 @@ names! {
     LinkLocal => "client_link_local",
     Own => "client_own_address",
     Steer => "client_steer_address",
+    NoPort => "client_no_port",
 }
 
 impl fmt::Display for Martian {
@@ -77,6 +80,7 @@ impl fmt::Display for Martian {
             Self::LinkLocal => "a link-local address",
             Self::Own => "one of this host's own addresses",
             Self::Steer => "an address that truepeer steers replies by",
+            Self::NoPort => "without a port",
         })
     }
 }

@@ -9,6 +9,7 @@ mod bans;
 mod check;
 mod cli;
 mod connections;
+mod datagrams;
 mod deaths;
 mod deaths_of_both;
 mod diagnosis;

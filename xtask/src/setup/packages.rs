@@ -28,6 +28,7 @@ pub const CLIPPY: &[Package<'static>] = &[
 #[rustfmt::skip] // a table
 pub const TESTS: &[Package<'static>] = &[
     package("iproute2", "ip", "lays out the test networks"),
+    package("ethtool", "ethtool", "switches offloads of the test networks off"),
     package("nftables", "nft", "the firewalls that truepeer must get past"),
     package("conntrack", "conntrack", "what firewalls believe, where /proc doesn't tell"),
     package("netbase", "", "the names of protocols, for nft"),

@@ -24,6 +24,7 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
 /// Listens at port 7000 of one address of each family, for applications on loopback.
 fn service() -> Service {
     Service {
+        protocol: crate::config::Protocol::Tcp,
         name: "default".into(),
         id: 0,
         listen: vec![parsed("198.51.100.2:7000"), parsed("[2001:db8:e::2]:7000")],

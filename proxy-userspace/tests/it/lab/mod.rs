@@ -14,6 +14,7 @@
 pub mod addr;
 pub mod app;
 pub mod counters;
+pub mod datagram;
 pub mod dns;
 pub mod dnsdist;
 pub mod fail2ban;

@@ -10,7 +10,7 @@ mod accounts;
 mod blind;
 mod bound;
 mod closes;
-mod counted;
+pub mod counted;
 mod denied;
 mod devices;
 mod differential;

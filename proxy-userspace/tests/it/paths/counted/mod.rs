@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::site::{Plan, Site};
 use super::{CLIENT_PORT, only};
+use crate::datagrams;
 use crate::lab::addr::Pair;
 use crate::lab::lossy::Nature;
 use crate::lab::mangle;
@@ -40,12 +41,13 @@ only! {
 }
 
 /// What no test can bring about from outside, and why.
-const OUT_OF_REACH: [(&str, &str); 3] = [
+const OUT_OF_REACH: [(&str, &str); 4] = [
     (
         "reply_failed",
         "the kernel has no memory for an Ethernet header, or for a copy of one",
     ),
     ("inject_failed", "the same"),
+    ("datagram_failed", "the same"),
     (
         "deliver_failed",
         "bpf_sk_assign refuses a listener at ingress, which it does for none that a lookup finds",
@@ -78,11 +80,11 @@ impl Times {
 
 /// A counter, and what makes it count: by a client's ports from the given one on, of which each row has
 /// ten.
-struct Row<S>(&'static str, Times, fn(&S, u16) -> Result<()>);
+pub struct Row<S>(pub &'static str, pub Times, pub fn(&S, u16) -> Result<()>);
 
 const PORTS: u16 = 10;
 
-fn run<S>(lab: &Lab, subject: &S, rows: &[Row<S>]) -> Result<()> {
+pub fn run<S>(lab: &Lab, subject: &S, rows: &[Row<S>]) -> Result<()> {
     let ports = (CLIENT_PORT..).step_by(PORTS.into());
     for (Row(name, times, provoke), port) in rows.iter().zip(ports) {
         let counting = Counting::start(lab, name)?;
@@ -205,11 +207,12 @@ fn apps_elsewhere(plan: Plan<'_>) -> Result<()> {
     run(&elsewhere.lab, &elsewhere, apart::ELSEWHERE)
 }
 
+pub fn names<S>(rows: &'static [Row<S>]) -> impl Iterator<Item = &'static str> {
+    rows.iter().map(|Row(name, ..)| *name)
+}
+
 /// The counters that have a row.
 fn rows() -> impl Iterator<Item = &'static str> {
-    fn names<S>(rows: &'static [Row<S>]) -> impl Iterator<Item = &'static str> {
-        rows.iter().map(|Row(name, ..)| *name)
-    }
     let direct = names(direct::ROWS).chain(names(to_daemon::ROWS));
     let apart = names(apart::LATE)
         .chain(names(apart::SPENT))
@@ -218,7 +221,8 @@ fn rows() -> impl Iterator<Item = &'static str> {
         .chain(names(apart::ELSEWHERE))
         .chain([apart::STARTING, apart::ENDING]);
     let by_daemon = names(by_daemon::ROWS).chain(names(by_daemon::V4));
-    direct.chain(by_daemon).chain(apart)
+    let tcp = direct.chain(by_daemon).chain(apart);
+    tcp.chain(datagrams::counted::names())
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! Datagrams as the programs know them: who receives them, and the flows that their replies take back.
+//!
+//! "Up" is from the balancer to the application, "down" the way back.
+
+use crate::{Endpoint, Steered, flow::Tuple};
+
+/// Entries of the flow table, of which the oldest idle ones make room for new ones.
+pub const MAX_DATAGRAM_FLOWS: u32 = 1 << 17;
+/// Datagrams in pieces whose later pieces are still to come; the oldest go.
+pub const MAX_DATAGRAM_PIECES: u32 = 1 << 12;
+
+/// What the programs know of a listen address of UDP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receiver {
+    service: u32,
+    flags: u32,
+    /// Seconds without a datagram after which a flow counts as none; they fit 16 bits.
+    close_after: u32,
+    target4: Steered,
+    target6: Steered,
+}
+
+impl Receiver {
+    /// A v2 header is in front of each datagram.
+    pub const V2: u32 = 1;
+    /// A v2 header is in front of the first datagram of a balancer's socket.
+    pub const V2_FIRST: u32 = 2;
+    /// Cloudflare's Simple Proxy Protocol, in front of each datagram and of each reply.
+    pub const SPP: u32 = 4;
+    /// Datagrams go straight to the application, and not by the daemon.
+    pub const DIRECT: u32 = 8;
+
+    /// `target4` and `target6` are the service's applications: where each is, and what datagrams for it
+    /// are sent to.
+    #[must_use]
+    pub const fn new(
+        service: u32,
+        flags: u32,
+        close_after: u16,
+        target4: Steered,
+        target6: Steered,
+    ) -> Self {
+        Self {
+            service,
+            flags,
+            close_after: close_after as u32,
+            target4,
+            target6,
+        }
+    }
+
+    #[must_use]
+    pub const fn service(&self) -> u32 {
+        self.service
+    }
+
+    #[must_use]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    #[must_use]
+    pub const fn close_after(&self) -> u32 {
+        self.close_after
+    }
+
+    #[must_use]
+    pub const fn target4(&self) -> &Steered {
+        &self.target4
+    }
+
+    #[must_use]
+    pub const fn target6(&self) -> &Steered {
+        &self.target6
+    }
+}
+
+/// What has gone one way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub datagrams: u64,
+    /// Without headers.
+    pub bytes: u64,
+}
+
+/// A client's datagrams to an application, by the application's replies. The key is their tuple.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// From where the balancer has sent to, to the balancer.
+    pub back: Tuple,
+    pub service: u32,
+    /// Since when, and when the last datagram went either way, in the seconds of
+    /// [`seconds`](crate::flow::seconds).
+    pub opened: u32,
+    pub last: u32,
+    /// How headers come, and whether replies go straight: [`Receiver`]'s flags.
+    pub flags: u16,
+    /// As [`Receiver`]'s.
+    pub close_after: u16,
+    /// Where the client has sent to, as its header says.
+    pub stated: Endpoint,
+    pub up: Traffic,
+    pub down: Traffic,
+    /// The device that leads to the balancer, the neighbour on the way, and the largest packet there.
+    pub device: u32,
+    pub mtu: u16,
+    pub mac: [u8; 6],
+    /// When that was found out, in seconds; 0: not yet.
+    pub routed: u32,
+}
+
+impl Flow {
+    /// One with traffic this young isn't taken over by another balancer.
+    const BUSY: u32 = 5;
+
+    /// Whether it has been silent for too long. What the daemon takes for now may be half a second ago.
+    #[must_use]
+    pub const fn is_over(&self, now: u32) -> bool {
+        now.saturating_sub(self.last) > self.close_after as u32
+    }
+
+    /// Whether another balancer can't have it.
+    #[must_use]
+    pub const fn is_busy(&self, now: u32) -> bool {
+        now.saturating_sub(self.last) < Self::BUSY
+    }
+
+    #[must_use]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags as u32 & flag != 0
+    }
+}
+
+/// Whom a balancer's socket speaks for, where only the first datagram has said so. The key is the tuple of
+/// its datagrams.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct First {
+    pub client: Endpoint,
+    pub stated: Endpoint,
+    /// When the last datagram came.
+    pub last: u32,
+}
+
+impl First {
+    /// Whether the socket has been silent for too long to speak for anybody.
+    #[must_use]
+    pub const fn is_over(&self, now: u32, close_after: u32) -> bool {
+        now.saturating_sub(self.last) > close_after
+    }
+}
+
+/// Cloudflare's Simple Proxy Protocol.
+pub mod spp {
+    /// Magic, two addresses of 16 bytes, two ports.
+    pub const LEN: usize = 38;
+    pub const MAGIC: [u8; 2] = [0x56, 0xec];
+}
+
+layout! {
+    Receiver = 92,
+    Traffic = 16,
+    Flow = 120,
+    First = 44,
+}

@@ -1,0 +1,113 @@
+//! Who receives datagrams, and the flows that their replies take back.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, SockMap},
+    programs::SkLookupContext,
+};
+use proxy_common::{
+    Endpoint, MAX_LISTENERS, MAX_TARGETS,
+    datagram::{First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, Receiver},
+    datagram_port_bit,
+    flow::{Piece, Tuple},
+};
+
+use super::{admit::has_port, load_word};
+use crate::clock;
+
+#[map(name = "receivers")]
+static RECEIVERS: HashMap<Endpoint, Receiver> = HashMap::with_max_entries(MAX_LISTENERS, 0);
+/// By the application's replies; the oldest idle ones go.
+#[map(name = "datagram_flows")]
+static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
+/// By the balancers' datagrams; the same.
+#[map(name = "firsts")]
+static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
+/// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
+#[map(name = "aims")]
+static AIMS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(3 * MAX_TARGETS, 0);
+/// Since when replies in pieces belong to a flow, of which the first piece has told; the oldest go.
+#[map(name = "reply_pieces")]
+static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRAM_PIECES, 0);
+/// The daemon's sockets for replies that it is to send on, of IPv4 and of IPv6.
+#[map(name = "catchers")]
+static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
+/// Whether any of them is needed at all.
+#[map(name = "datagrams")]
+static SERVED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether a service receives datagrams at this port.
+#[inline(always)]
+pub fn is_receiving(port: u16) -> bool {
+    has_port(datagram_port_bit(port))
+}
+
+/// Who receives at an address of this namespace: right there, or at the wildcard of its family.
+#[inline(always)]
+pub fn receiver_at(local: &Endpoint) -> Option<&'static Receiver> {
+    // SAFETY: nothing writes a receiver in place; a replaced value is a new element.
+    super::admit::at_or_any(local, |at| unsafe { RECEIVERS.get(at) })
+}
+
+/// Whether this host serves UDP at all.
+#[inline(always)]
+pub fn any_is_receiving() -> bool {
+    load_word(SERVED.get_ptr(0)) != 0
+}
+
+#[inline(always)]
+pub fn find_datagram_flow(reply: &Tuple) -> Option<*mut Flow> {
+    FLOWS.get_ptr_mut(reply)
+}
+
+/// In the place of another one, if there is one.
+#[inline(always)]
+pub fn insert_datagram_flow(reply: &Tuple, flow: &Flow) -> bool {
+    FLOWS.insert(reply, flow, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn find_first(datagram: &Tuple) -> Option<*mut First> {
+    FIRSTS.get_ptr_mut(datagram)
+}
+
+#[inline(always)]
+pub fn insert_first(datagram: &Tuple, first: &First) -> bool {
+    FIRSTS.insert(datagram, first, 0).is_ok()
+}
+
+/// Where datagrams go for the application that has this address, or any, and this port.
+#[inline(always)]
+pub fn aim(application: &Endpoint) -> Option<Endpoint> {
+    // SAFETY: nothing writes one in place; a replaced value is a new element.
+    unsafe { AIMS.get(application) }.copied()
+}
+
+/// Whether datagrams for an application go there.
+#[inline(always)]
+pub fn is_aim(at: &Endpoint) -> bool {
+    aim(at).is_some_and(|aim| aim == *at)
+}
+
+/// A reply in pieces is a flow's.
+#[inline(always)]
+pub fn remember_reply(piece: &Piece) {
+    // Whatever comes of it: without it its other pieces are dropped, as nobody knows whose they are.
+    let _ = PIECES.insert(piece, clock::seconds(), 0);
+}
+
+#[inline(always)]
+pub fn is_of_reply(piece: &Piece) -> bool {
+    /// The numbers of pieces come again.
+    const LIFE: u32 = 30;
+    let since = load_word(PIECES.get_ptr(piece));
+    since != 0 && clock::seconds().wrapping_sub(since) < LIFE
+}
+
+/// Hands a reply to the daemon; false when it isn't there.
+#[inline(always)]
+pub fn assign_catcher(ctx: &SkLookupContext, is_v6: bool) -> bool {
+    CATCHERS
+        .redirect_sk_lookup(ctx, u32::from(is_v6), 0)
+        .is_ok()
+}

@@ -1,0 +1,209 @@
+//! From the balancer to the application.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::{
+    Counter, Steered,
+    datagram::{First, Flow, Receiver, Traffic},
+    flow::Tuple,
+};
+
+use super::failed;
+use crate::{
+    clock,
+    ctx::{self, Link, Version},
+    enter::enter,
+    maps::{self, Scratch},
+    verdict::Verdict,
+    wire::{
+        cut, proxy, rewrite,
+        segment::{self, Kind},
+    },
+};
+
+/// A packet that comes in. Pieces of datagrams, which the stack puts together, are the daemon's.
+#[inline(always)]
+pub fn inbound(ctx: &TcContext, link: Link) -> Verdict {
+    match incoming(ctx, link) {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+#[inline(always)]
+fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
+    if !ctx::is_for_host(ctx) {
+        return Ok(Verdict::FOREIGN);
+    }
+    let version = ctx::version(ctx).ok_or(Verdict::FOREIGN)?;
+    let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
+    let kind = segment::read(ctx, version, link, &mut scratch.segment);
+    if kind != Kind::Udp || !maps::is_receiving(u16::from_be(scratch.segment.tuple.ports()[1])) {
+        return Ok(Verdict::FOREIGN);
+    }
+    let to = scratch.segment.tuple.destination();
+    if maps::is_local(&to.addr()) != Some(true) {
+        return Ok(Verdict::FOREIGN);
+    }
+    let receiver = maps::receiver_at(&to).ok_or(Verdict::FOREIGN)?;
+    if !maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
+        return Ok(Verdict::drop(Counter::DatagramRefused));
+    }
+    if !receiver.has(Receiver::DIRECT) {
+        return Ok(Verdict::pass(Counter::DatagramToDaemonService));
+    }
+    datagram(ctx, version, link, scratch, receiver)
+}
+
+#[inline(always)]
+fn datagram(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<Verdict, Verdict> {
+    let known = speaks_for(scratch, receiver);
+    if !known {
+        if ctx::is_many(ctx) {
+            return Ok(Verdict::pass(Counter::DatagramToDaemonMany));
+        }
+        let read = match receiver.has(Receiver::SPP) {
+            true => proxy::read_spp(ctx, link, scratch),
+            false => proxy::read_v2_datagram(ctx, link, scratch),
+        };
+        if read.is_err() {
+            return Ok(Verdict::pass(Counter::DatagramToDaemonHeader));
+        }
+    }
+    let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
+    if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
+        return Ok(Verdict::pass(Counter::DatagramToDaemonLong));
+    }
+    let steered = fit(version, scratch, receiver)?;
+    scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
+    remember(scratch, receiver)?;
+    ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
+    if !known {
+        if receiver.has(Receiver::V2_FIRST) {
+            remember_first(scratch);
+        }
+        cut::cut_datagram(ctx, version, scratch, scratch.proxy.len).map_err(failed)?;
+    }
+    rewrite::prepare(&mut scratch.rewrite, &scratch.segment.tuple).map_err(failed)?;
+    let at = scratch.segment.at;
+    rewrite::apply_to_datagram(ctx, version, at, &scratch.rewrite).map_err(failed)?;
+    if maps::is_steer(&steered.steer.addr()) {
+        // The application may have to be found by `deliver`.
+        ctx.set_mark(maps::mark());
+    }
+    enter(ctx, Counter::DatagramUp).map_err(failed)
+}
+
+/// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
+/// payload from its beginning on, whatever it looks like.
+#[inline(always)]
+fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> bool {
+    if !receiver.has(Receiver::V2_FIRST) {
+        return false;
+    }
+    let Some(first) = maps::find_first(&scratch.segment.tuple) else {
+        return false;
+    };
+    let now = clock::seconds();
+    // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
+    // element is in the map.
+    let first = unsafe { &mut *first };
+    if first.is_over(now, receiver.close_after()) {
+        return false;
+    }
+    first.last = now;
+    scratch.proxy.source = first.client;
+    scratch.stated = first.stated;
+    scratch.proxy.len = 0;
+    true
+}
+
+/// Without it, the next datagram of this socket has to have a header as well.
+#[inline(always)]
+fn remember_first(scratch: &Scratch) {
+    let first = First {
+        client: scratch.proxy.source,
+        stated: scratch.stated,
+        last: clock::seconds(),
+    };
+    maps::insert_first(&scratch.segment.tuple, &first);
+}
+
+/// Where the client's datagrams go, or what becomes of them.
+#[inline(always)]
+fn fit<'a>(
+    version: Version,
+    scratch: &Scratch,
+    receiver: &'a Receiver,
+) -> Result<&'a Steered, Verdict> {
+    let source = scratch.proxy.source;
+    let client = source.addr();
+    let steered = match version {
+        Version::V4 => receiver.target4(),
+        Version::V6 => receiver.target6(),
+    };
+    if client.v4().is_some() != (version == Version::V4) || !steered.is_set() {
+        return Err(Verdict::pass(Counter::DatagramToDaemonFamily));
+    }
+    if client.is_martian()
+        || source.port() == 0
+        || maps::is_local(&client).is_some()
+        || maps::is_steer(&client)
+    {
+        return Err(Verdict::pass(Counter::DatagramToDaemonClient));
+    }
+    if maps::denies(receiver.service(), &client) {
+        return Err(Verdict::drop(Counter::DatagramDenied));
+    }
+    Ok(steered)
+}
+
+/// Has replies find their way back.
+#[inline(never)]
+fn remember(scratch: &mut Scratch, receiver: &Receiver) -> Result<(), Verdict> {
+    let now = clock::seconds();
+    let bytes = u64::from(scratch.segment.payload - scratch.proxy.len);
+    let reply = scratch.rewrite.to.reversed();
+    let back = scratch.segment.tuple.reversed();
+    if let Some(flow) = maps::find_datagram_flow(&reply) {
+        // SAFETY: `back` and `service` are written before the element is in the map. What is written here
+        // are counts and times of one word each: where two CPUs meet, one of two is lost.
+        let flow = unsafe { &mut *flow };
+        let is_same = flow.back == back;
+        let is_over = flow.is_over(now);
+        if is_same && !is_over {
+            flow.last = now;
+            flow.up.datagrams += 1;
+            flow.up.bytes += bytes;
+            return Ok(());
+        }
+        let [[_, before], [_, after]] = [flow.back.addresses(), back.addresses()];
+        let is_others = before != after || flow.service != receiver.service();
+        if is_others && flow.is_busy(now) {
+            return Err(Verdict::drop(Counter::DatagramTaken));
+        }
+    }
+    scratch.datagram_flow = Flow {
+        back,
+        service: receiver.service(),
+        opened: now,
+        last: now,
+        flags: receiver.flags() as u16,
+        close_after: receiver.close_after() as u16,
+        stated: scratch.stated,
+        up: Traffic {
+            datagrams: 1,
+            bytes,
+        },
+        ..Flow::default()
+    };
+    if !maps::insert_datagram_flow(&reply, &scratch.datagram_flow) {
+        return Err(Verdict::drop(Counter::DatagramFailed));
+    }
+    maps::count(Counter::DatagramOpened);
+    Ok(())
+}

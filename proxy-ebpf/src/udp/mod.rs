@@ -1,0 +1,19 @@
+//! Datagrams from the balancer to the application, and its replies back: addresses and ports are
+//! rewritten, and headers cut out and put in front.
+
+pub mod catch;
+mod inbound;
+mod outbound;
+pub mod source;
+
+use proxy_common::Counter;
+
+pub use inbound::inbound;
+pub use outbound::{outbound, outbound_own};
+
+use crate::{ctx::Unreadable, verdict::Verdict};
+
+/// The kernel has no memory, or the packet is shorter than it says: a datagram may be lost.
+fn failed(Unreadable: Unreadable) -> Verdict {
+    Verdict::drop(Counter::DatagramFailed)
+}

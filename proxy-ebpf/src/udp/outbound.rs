@@ -1,0 +1,231 @@
+//! From the application to the balancer.
+
+use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
+use proxy_common::{
+    Addr, Counter,
+    datagram::{Flow, Receiver, spp},
+    flow::Tuple,
+};
+
+use super::failed;
+use crate::{
+    clock,
+    ctx::{self, Link, Version},
+    lookup::route,
+    maps::{self, Scratch},
+    steer::{neighbour, reply},
+    verdict::{Action, Verdict},
+    wire::{
+        self, cut, fragment, icmp, rewrite,
+        segment::{self, Kind},
+    },
+};
+
+/// A packet that leaves by a device.
+#[inline(always)]
+pub fn outbound(ctx: &TcContext, link: Link) -> Verdict {
+    match leaving(ctx, link) {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
+}
+
+/// What leaves by our own device: for the spoof namespace, or led by the default route that it may have.
+#[inline(always)]
+pub fn outbound_own(ctx: &TcContext) -> Verdict {
+    if ctx::mark(ctx) == maps::mark() {
+        ctx.set_mark(0);
+        return Verdict::FOREIGN;
+    }
+    reply::own(ctx, outbound(ctx, Link::Ethernet))
+}
+
+#[inline(always)]
+fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
+    let Some(version) = ctx::version(ctx) else {
+        return Ok(match link {
+            Link::Ethernet if ctx::is_arp(ctx) => neighbour::asked(ctx),
+            Link::Ethernet | Link::Bare => Verdict::FOREIGN,
+        });
+    };
+    let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
+    match segment::read(ctx, version, link, &mut scratch.segment) {
+        Kind::Udp => datagram(ctx, version, link, scratch),
+        Kind::Icmp => error(ctx, version, link),
+        Kind::Tcp => Ok(Verdict::FOREIGN),
+        Kind::Other => piece(ctx, version, link),
+    }
+}
+
+/// What becomes of a packet of no flow. From a steer address, nothing leaves for the network.
+#[inline(always)]
+fn of_no_flow(source: &Addr) -> Verdict {
+    if maps::is_steer(source) {
+        Verdict::drop(Counter::DatagramOrphan)
+    } else {
+        Verdict::FOREIGN
+    }
+}
+
+#[inline(always)]
+fn find(reply: &Tuple) -> Option<&'static mut Flow> {
+    let flow = maps::find_datagram_flow(reply)?;
+    // SAFETY: as in `inbound`; what is known of the way back is each time written whole by whoever finds
+    // it out.
+    let flow = unsafe { &mut *flow };
+    (!flow.is_over(clock::seconds())).then_some(flow)
+}
+
+#[inline(always)]
+fn datagram(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
+    let tuple = &scratch.segment.tuple;
+    let Some(flow) = find(tuple) else {
+        return Ok(of_no_flow(tuple.addresses()[0]));
+    };
+    if let Some(why) = daemons(ctx, version, scratch, flow) {
+        return Ok(reply::steer(ctx, link, version, why));
+    }
+    flow.last = clock::seconds();
+    flow.down.datagrams += 1;
+    flow.down.bytes += u64::from(scratch.segment.payload);
+    let (device, mac) = (flow.device, flow.mac);
+    let is_on_its_way =
+        link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(mac);
+    ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
+    if flow.has(Receiver::SPP) {
+        write_spp(scratch, flow);
+        cut::put_spp(ctx, version, scratch).map_err(failed)?;
+    }
+    scratch.rewrite.to = flow.back;
+    rewrite::prepare(&mut scratch.rewrite, &scratch.segment.tuple).map_err(failed)?;
+    let at = scratch.segment.at;
+    rewrite::apply_to_datagram(ctx, version, at, &scratch.rewrite).map_err(failed)?;
+    Ok(if is_on_its_way {
+        Verdict::pass(Counter::DatagramDown)
+    } else {
+        Verdict::to(Action::ByRoute, device, Counter::DatagramDown)
+    })
+}
+
+/// Why a reply is the daemon's to send on, if it is. Otherwise the flow knows the way back.
+#[inline(always)]
+fn daemons(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &Scratch,
+    flow: &mut Flow,
+) -> Option<Counter> {
+    let [_, balancer] = flow.back.addresses();
+    let is_other = balancer.v4().is_some() != (version == Version::V4);
+    if is_other || !flow.has(Receiver::DIRECT) || !segment::is_plain(&scratch.segment, version) {
+        return Some(Counter::DatagramReplyService);
+    }
+    let now = clock::seconds();
+    if flow.routed != now {
+        let Some(way) = route::way(ctx, version, &flow.back, IpProto::Udp) else {
+            return Some(Counter::DatagramReplyLong);
+        };
+        flow.device = way.device;
+        flow.mac = way.mac;
+        flow.mtu = way.mtu.min(u16::MAX.into()) as u16;
+        flow.routed = now;
+    }
+    let is_many = ctx::is_many(ctx);
+    let more = if flow.has(Receiver::SPP) {
+        if is_many {
+            return Some(Counter::DatagramReplyMany);
+        }
+        spp::LEN as u32
+    } else {
+        0
+    };
+    let headers = scratch.segment.at + scratch.segment.len;
+    let payload = match ctx::many_of(ctx) {
+        0 => scratch.segment.payload,
+        each => each,
+    };
+    let is_long = headers + payload + more > flow.mtu.into();
+    (is_long || more > 0 && u64::from(payload) > cut::MOST).then_some(Counter::DatagramReplyLong)
+}
+
+/// The header of a reply, into `scratch.line`. As the client's: not turned round.
+#[inline(never)]
+fn write_spp(scratch: &mut Scratch, flow: &Flow) {
+    let client = scratch.segment.tuple.destination();
+    let stated = flow.stated;
+    let [a, b, c, d] = client.addr().words();
+    let [e, f, g, h] = stated.addr().words();
+    let [c0, c1] = (client.port() as u16).to_be_bytes();
+    let [s0, s1] = (stated.port() as u16).to_be_bytes();
+    let ports = u32::from_ne_bytes([c0, c1, s0, s1]);
+    let words = [a, b, c, d, e, f, g, h, ports];
+    scratch.line.bytes = [0; proxy_common::header::MAX_LEN / 4];
+    let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
+    // SAFETY: within the buffer; the words needn't lie at multiples of four.
+    unsafe {
+        line.cast::<[u8; 2]>().write(spp::MAGIC);
+        line.add(2)
+            .cast::<[[u8; 4]; 9]>()
+            .write(words.map(u32::to_ne_bytes));
+    }
+}
+
+/// What this host says of a datagram that it had for the application is for the balancer.
+#[inline(always)]
+fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+    let source = wire::source(ctx, version, link).map_err(failed)?;
+    let foreign = of_no_flow(&source);
+    let about = icmp::about(ctx, version, IpProto::Udp).ok_or(foreign)?;
+    let flow = find(&about.reversed()).ok_or(foreign)?;
+    let to = flow.back.reversed();
+    let [balancer, service] = to.addresses();
+    if balancer.v4().is_some() != (version == Version::V4) {
+        return Ok(Verdict::drop(Counter::DatagramOrphan));
+    }
+    let way = route::way(ctx, version, &flow.back, IpProto::Udp)
+        .ok_or(Verdict::drop(Counter::DatagramFailed))?;
+    ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
+    icmp::translate(ctx, version, &about, &to, Some(service)).map_err(failed)?;
+    Ok(Verdict::to(
+        Action::ByRoute,
+        way.device,
+        Counter::DatagramIcmp,
+    ))
+}
+
+/// A reply in pieces: the daemon puts it together. From a steer address nothing else comes.
+#[inline(always)]
+fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+    let Some(piece) = fragment::read(ctx, version, IpProto::Udp) else {
+        let source = wire::source(ctx, version, link).map_err(failed)?;
+        return Ok(of_no_flow(&source));
+    };
+    let of = &piece.piece;
+    let is_replys = match piece.is_first {
+        false => maps::is_of_reply(of),
+        true => {
+            let ports: [u16; 2] = ctx::load(ctx, piece.at as usize).map_err(failed)?;
+            let [source, destination] = of.addresses;
+            let tuple = Tuple::from_wire(source, destination, ports);
+            let is_flows = find(&tuple).is_some();
+            if is_flows {
+                maps::remember_reply(of);
+            }
+            is_flows
+        }
+    };
+    if !is_replys {
+        return Ok(of_no_flow(&of.addresses[0]));
+    }
+    Ok(reply::steer(
+        ctx,
+        link,
+        version,
+        Counter::DatagramReplyPiece,
+    ))
+}

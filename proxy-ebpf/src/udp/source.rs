@@ -1,0 +1,85 @@
+//! What an application answers from. An unconnected socket at a wildcard address would answer from the
+//! address that its route has, and one at 127.0.0.1 couldn't answer at all: both answer from where their
+//! client's datagrams are sent to.
+
+use aya_ebpf::programs::SockAddrContext;
+use proxy_common::{Addr, Endpoint, flow::Tuple};
+
+use crate::{maps, steer::unrouted::is_hosts};
+
+/// Whether what a socket sends to this IPv4 address is a reply, which has the right source from here on.
+#[inline(always)]
+pub fn v4(ctx: &SockAddrContext) -> bool {
+    let at = ctx.sock_addr;
+    // SAFETY: the kernel hands every program a valid context.
+    let (client, source) = unsafe {
+        (
+            (&raw const (*at).user_ip4).read_volatile(),
+            (&raw const (*at).msg_src_ip4).read_volatile(),
+        )
+    };
+    let any = Addr::from_v4(0);
+    let Some(aim) = aim(ctx, Addr::from_v4(source), any, Addr::from_v4(client)) else {
+        return false;
+    };
+    let [.., word] = aim.words();
+    // SAFETY: as above.
+    unsafe { (&raw mut (*at).msg_src_ip4).write_volatile(word) };
+    true
+}
+
+/// The same of a socket of IPv6.
+#[inline(always)]
+pub fn v6(ctx: &SockAddrContext) -> bool {
+    let at = ctx.sock_addr;
+    // SAFETY: as above; the verifier wants each word for itself.
+    let read = |field: *const [u32; 4]| unsafe {
+        let field = field.cast::<u32>();
+        Addr::from_v6([0, 1, 2, 3].map(|word| field.add(word).read_volatile()))
+    };
+    // SAFETY: as above.
+    let (client, source) = unsafe {
+        (
+            read(&raw const (*at).user_ip6),
+            read(&raw const (*at).msg_src_ip6),
+        )
+    };
+    let Some(aim) = aim(ctx, source, Addr::from_v6([0; 4]), client) else {
+        return false;
+    };
+    let [a, b, c, d] = aim.words();
+    // SAFETY: as above.
+    unsafe {
+        let field = (&raw mut (*at).msg_src_ip6).cast::<u32>();
+        field.write_volatile(a);
+        field.add(1).write_volatile(b);
+        field.add(2).write_volatile(c);
+        field.add(3).write_volatile(d);
+    }
+    true
+}
+
+/// Where this client's datagrams for the application of this socket are sent to, if there is a flow.
+#[inline(always)]
+fn aim(ctx: &SockAddrContext, source: Addr, any: Addr, client: Addr) -> Option<Addr> {
+    if !maps::any_is_receiving() || !is_hosts(ctx) {
+        return None;
+    }
+    // SAFETY: as above.
+    let (port, client_port) = unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if socket.is_null() {
+            return None;
+        }
+        (
+            (*socket).src_port as u16,
+            (&raw const (*ctx.sock_addr).user_port).read_volatile() as u16,
+        )
+    };
+    let aim =
+        maps::aim(&Endpoint::new(source, port)).or_else(|| maps::aim(&Endpoint::new(any, port)));
+    let aim = aim?;
+    let client = Endpoint::new(client, u16::from_be(client_port));
+    maps::find_datagram_flow(&Tuple::new(aim, client))?;
+    Some(aim.addr())
+}

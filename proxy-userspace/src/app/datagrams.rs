@@ -1,0 +1,266 @@
+//! UDP while it runs: who receives, and the thread for what the programs leave to the daemon.
+
+use std::{io, net::SocketAddr, sync::Arc, thread};
+
+use anyhow::{Context, Result};
+use proxy_common::{Steered, datagram, datagram_port_bit};
+use tokio::sync::oneshot;
+
+use super::{connections, listen, routes::Routes, workers::Workers};
+use crate::{
+    admin::ConnectionStatus,
+    check,
+    config::{self, Config, Protocol},
+    drain::Draining,
+    kernel::{self, FlowEnds, Kernel, List, Prefixes},
+    netns::SpoofNs,
+    privileges::{self, Role},
+    relay::{
+        Balancer, Client, Framing, Service, Shared,
+        datagrams::{self, Catchers, Flow, Flows, Receiver},
+    },
+};
+
+/// What is known of UDP services.
+pub struct Datagrams {
+    maps: Arc<kernel::Datagrams>,
+    routes: Routes,
+}
+
+impl Datagrams {
+    /// From here on, the programs take datagrams for the services.
+    pub fn claim(config: &Config, routes: &Routes, kernel: &mut Kernel) -> Result<Self> {
+        let mut maps = kernel.datagrams()?;
+        for service in config.services.iter().filter(|service| service.is_udp()) {
+            for application in routes.of(service).into_iter().flatten() {
+                maps.add_aim(application.target.0, application.steer)?;
+            }
+            if let Some(receiver) = receiver(config, service, routes) {
+                for listen in &service.listen {
+                    kernel.claim_port(datagram_port_bit(listen.port()))?;
+                    maps.claim(*listen, &receiver)?;
+                }
+            }
+        }
+        Ok(Self {
+            maps: Arc::new(maps),
+            routes: routes.clone(),
+        })
+    }
+
+    /// Opens the services' sockets on the host. `is_heir`: a daemon before this one may have them too.
+    pub fn listen(
+        &self,
+        config: &Config,
+        services: &[Arc<Service>],
+        is_heir: bool,
+    ) -> Result<Vec<Receiver>> {
+        let mut receivers = Vec::new();
+        for (told, service) in config.services.iter().zip(services) {
+            let Protocol::Udp { framing, .. } = told.protocol else {
+                continue;
+            };
+            for listen in &told.listen {
+                let only_v6 = listen::listens_v4(config, listen.port());
+                let open = |shared| {
+                    datagrams::listener(*listen, shared, only_v6).map_err(|error| {
+                        let what = check::unusable(*listen, &error);
+                        anyhow::Error::from(error).context(what)
+                    })
+                };
+                // Alone first: SO_REUSEPORT would let us in beside somebody else's.
+                if !is_heir {
+                    drop(open(false)?);
+                }
+                receivers.push(Receiver {
+                    service: service.clone(),
+                    framing,
+                    listener: open(true)?,
+                });
+            }
+        }
+        // Those at an address before those at all of them.
+        receivers.sort_by_key(|receiver| receiver.listener.at.ip().is_unspecified());
+        Ok(receivers)
+    }
+
+    /// Starts the thread, if there is anything to receive; it serves when this returns.
+    pub async fn serve(
+        &self,
+        config: &Config,
+        receivers: Vec<Receiver>,
+        spoof: &Arc<SpoofNs>,
+        shared: &Arc<Shared>,
+        draining: &Draining,
+        workers: &mut Workers,
+    ) -> Result<()> {
+        if receivers.is_empty() {
+            return Ok(());
+        }
+        let known = Known {
+            maps: self.maps.clone(),
+            allowed: Prefixes::open(&config.instance, List::Allow)?,
+            receivers: known(config, &self.routes),
+        };
+        let (serves, serving) = oneshot::channel();
+        let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new()
+            .name("datagrams".into())
+            .spawn(move || {
+                let result = work(receivers, &spoof, shared, known, draining, serves);
+                // Nobody waits any more when the daemon stops at once.
+                let _ = ended.send(result);
+            })
+            .context("starting the thread for datagrams")?;
+        let end = async move { end.await.context("the thread for datagrams panicked")? };
+        if serving.await.is_err() {
+            // It ended instead of serving, and says why.
+            return end.await;
+        }
+        workers.spawn(end);
+        Ok(())
+    }
+
+    /// Flows that are not over.
+    pub fn connections(&self, config: &Config) -> Vec<ConnectionStatus> {
+        let flows = self.maps.iter();
+        let status = |flow| connections::datagrams(config, &self.routes, flow);
+        flows.iter().map(status).collect()
+    }
+}
+
+fn work(
+    receivers: Vec<Receiver>,
+    spoof: &SpoofNs,
+    shared: Arc<Shared>,
+    known: Known,
+    draining: Draining,
+    serves: oneshot::Sender<()>,
+) -> Result<()> {
+    spoof.enter()?;
+    let catchers = Catchers::open(spoof.families.v6).context("sockets for replies")?;
+    for (number, socket) in catchers.sockets().enumerate() {
+        known.maps.catch(number == 1, socket)?;
+    }
+    privileges::runtime(Role::Worker)?.block_on(async {
+        // Whoever started this may be gone.
+        let _ = serves.send(());
+        let served = datagrams::serve(receivers, catchers, shared, Arc::new(known), draining);
+        served.await.context("serving datagrams")
+    })
+}
+
+/// What the programs have to know of a service's listen addresses; none if it is of TCP.
+fn receiver(
+    config: &Config,
+    service: &config::Service,
+    routes: &Routes,
+) -> Option<datagram::Receiver> {
+    let Protocol::Udp {
+        framing,
+        close_after,
+    } = service.protocol
+    else {
+        return None;
+    };
+    let framing = match framing {
+        Framing::V2 => datagram::Receiver::V2,
+        Framing::V2First => datagram::Receiver::V2_FIRST,
+        Framing::Spp => datagram::Receiver::SPP,
+    };
+    let direct = match config.direct {
+        config::Direct::Auto => datagram::Receiver::DIRECT,
+        config::Direct::Off => 0,
+    };
+    let [v4, v6] = routes.of(service).map(|application| {
+        application.map_or_else(Steered::default, |it| Steered {
+            steer: it.steer.into(),
+            target: it.target.0.into(),
+        })
+    });
+    let seconds = close_after.seconds();
+    Some(datagram::Receiver::new(
+        service.id,
+        framing | direct,
+        seconds,
+        v4,
+        v6,
+    ))
+}
+
+/// The same of all, by the services' names.
+fn known(config: &Config, routes: &Routes) -> Vec<(String, datagram::Receiver)> {
+    let each = config.services.iter();
+    each.filter_map(|service| {
+        let receiver = receiver(config, service, routes)?;
+        Some((service.name.clone(), receiver))
+    })
+    .collect()
+}
+
+/// What the programs know, for the relay.
+struct Known {
+    maps: Arc<kernel::Datagrams>,
+    allowed: Prefixes,
+    receivers: Vec<(String, datagram::Receiver)>,
+}
+
+impl Known {
+    fn of(&self, service: &Service) -> io::Result<&datagram::Receiver> {
+        let mut all = self.receivers.iter();
+        let found = all.find(|(name, _)| *name == service.name);
+        found
+            .map(|(_, receiver)| receiver)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Flows for Known {
+    fn allows(&self, service: &Service, balancer: Balancer) -> bool {
+        let id = self.of(service).map(datagram::Receiver::service);
+        let allowed = id.map(|id| self.allowed.has(id, balancer.0.ip()));
+        matches!(allowed, Ok(Ok(true)))
+    }
+
+    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<bool> {
+        let receiver = self.of(service)?;
+        let ends = FlowEnds {
+            balancer: flow.balancer.0,
+            received_at: flow.received_at,
+            client: flow.client.0,
+            aim: flow.aim,
+            stated: flow.stated,
+        };
+        let noted = self.maps.note(&ends, receiver, bytes as u64);
+        noted.map_err(io::Error::other)
+    }
+
+    fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow> {
+        let flow = self.maps.reply(aim, client, bytes as u64)?.ends;
+        Some(Flow {
+            balancer: Balancer(flow.balancer),
+            received_at: flow.received_at,
+            client: Client(flow.client),
+            aim: flow.aim,
+            stated: flow.stated,
+        })
+    }
+
+    fn first(
+        &self,
+        service: &Service,
+        balancer: Balancer,
+        received_at: SocketAddr,
+    ) -> Option<(Client, SocketAddr)> {
+        let close_after = self.of(service).ok()?.close_after();
+        let [client, stated] = self.maps.first((balancer.0, received_at), close_after)?;
+        Some((Client(client), stated))
+    }
+
+    fn note_first(&self, flow: &Flow) -> io::Result<()> {
+        let socket = (flow.balancer.0, flow.received_at);
+        let noted = self.maps.note_first(socket, [flow.client.0, flow.stated]);
+        noted.map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,230 @@
+//! Datagrams, as the programs have them: who receives them, and the flows of replies.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, SockMap},
+};
+use proxy_common::{
+    Endpoint, Life,
+    datagram::{First, Flow, Receiver, Traffic},
+    flow::{Tuple, seconds},
+    map,
+};
+
+use super::{direct::again, load::take};
+
+/// The maps of UDP, but for the ports.
+pub struct Datagrams {
+    receivers: HashMap<MapData, Endpoint, Receiver>,
+    aims: HashMap<MapData, Endpoint, Endpoint>,
+    served: Array<MapData, u32>,
+    flows: Mutex<HashMap<MapData, Tuple, Flow>>,
+    firsts: Mutex<HashMap<MapData, Tuple, First>>,
+    catchers: Mutex<SockMap<MapData>>,
+    life: Array<MapData, u64>,
+}
+
+/// Who is at the ends of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowEnds {
+    pub balancer: SocketAddr,
+    /// Where the balancer sends to.
+    pub received_at: SocketAddr,
+    pub client: SocketAddr,
+    /// Where the client's datagrams for the application go.
+    pub aim: SocketAddr,
+    /// Where the client has sent to, as an SPP header says.
+    pub stated: SocketAddr,
+}
+
+/// A client's datagrams to an application.
+#[derive(Clone, Debug)]
+pub struct DatagramFlow {
+    pub service: u32,
+    pub ends: FlowEnds,
+    /// [`Receiver`]'s flags.
+    pub flags: u32,
+    pub age: Duration,
+    pub up: Traffic,
+    pub down: Traffic,
+}
+
+impl Datagrams {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self> {
+        let life = ebpf
+            .map(map::LIFE)
+            .context("the eBPF object has no map life")?;
+        let life = again(life)?.try_into()?;
+        Ok(Self {
+            receivers: take(ebpf, map::RECEIVERS)?.try_into()?,
+            aims: take(ebpf, map::AIMS)?.try_into()?,
+            served: take(ebpf, map::DATAGRAMS)?.try_into()?,
+            flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
+            firsts: Mutex::new(take(ebpf, map::FIRSTS)?.try_into()?),
+            catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
+            life,
+        })
+    }
+
+    /// From here on, datagrams to `listen` are the service's.
+    pub fn claim(&mut self, listen: SocketAddr, receiver: &Receiver) -> Result<()> {
+        self.receivers
+            .insert(Endpoint::from(listen), receiver, 0)
+            .with_context(|| format!("too many listen addresses at {listen}"))?;
+        Ok(self.served.set(0, 1, 0)?)
+    }
+
+    /// What an application at `target` answers from, if its socket is at that address or at a wildcard one.
+    pub fn add_aim(&mut self, target: SocketAddr, aim: SocketAddr) -> Result<()> {
+        let any = match target.ip() {
+            IpAddr::V4(_) => IpAddr::from([0; 4]),
+            IpAddr::V6(_) => IpAddr::from([0; 16]),
+        };
+        let any = SocketAddr::new(any, target.port());
+        for at in [target, aim, any] {
+            self.aims
+                .insert(Endpoint::from(at), Endpoint::from(aim), 0)
+                .with_context(|| format!("too many targets at {target}"))?;
+        }
+        Ok(())
+    }
+
+    /// Has the daemon's socket of a family get the replies that come to the spoof namespace.
+    pub fn catch(&self, is_v6: bool, socket: &impl AsRawFd) -> Result<()> {
+        lock(&self.catchers)
+            .set(u32::from(is_v6), socket, 0)
+            .context("handing the socket for replies to sk_lookup")
+    }
+
+    /// Flows that are not over.
+    pub fn iter(&self) -> Vec<DatagramFlow> {
+        let now = self.now();
+        let flows = lock(&self.flows);
+        let open = flows.iter().filter_map(Result::ok);
+        open.filter(|(_, flow)| !flow.is_over(now))
+            .map(|(reply, flow)| described(&reply, &flow, now))
+            .collect()
+    }
+
+    /// The flow of an application's replies from `aim` to a client; one more reply of so many bytes.
+    pub fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: u64) -> Option<DatagramFlow> {
+        let (reply, now) = (Tuple::new(aim.into(), client.into()), self.now());
+        let mut flows = lock(&self.flows);
+        let mut flow = flows.get(&reply, 0).ok()?;
+        if flow.is_over(now) {
+            return None;
+        }
+        flow.last = now;
+        flow.down.datagrams += 1;
+        flow.down.bytes += bytes;
+        // Whatever comes of it: it may have made room for another one meanwhile.
+        let _ = flows.insert(reply, flow, 0);
+        Some(described(&reply, &flow, now))
+    }
+
+    /// One more datagram of `flow`, of so many bytes; false if another balancer speaks for its client.
+    pub fn note(&self, flow: &FlowEnds, receiver: &Receiver, bytes: u64) -> Result<bool> {
+        let reply = Tuple::new(flow.aim.into(), flow.client.into());
+        let (back, now) = (
+            Tuple::new(flow.received_at.into(), flow.balancer.into()),
+            self.now(),
+        );
+        let mut flows = lock(&self.flows);
+        let known = flows.get(&reply, 0).ok();
+        if let Some(known) = &known {
+            let is_others = known.back.destination().addr() != back.destination().addr()
+                || known.service != receiver.service();
+            if is_others && known.is_busy(now) {
+                return Ok(false);
+            }
+        }
+        let same = known.filter(|known| known.back == back && !known.is_over(now));
+        let mut noted = same.unwrap_or(Flow {
+            back,
+            service: receiver.service(),
+            opened: now,
+            flags: u16::try_from(receiver.flags())?,
+            close_after: u16::try_from(receiver.close_after())?,
+            stated: flow.stated.into(),
+            ..Flow::default()
+        });
+        noted.last = now;
+        noted.up.datagrams += 1;
+        noted.up.bytes += bytes;
+        flows
+            .insert(reply, noted, 0)
+            .context("noting a flow of datagrams")?;
+        Ok(true)
+    }
+
+    /// Whom a balancer's socket speaks for, as its first datagram has said, and where that was sent to.
+    pub fn first(
+        &self,
+        (balancer, received_at): (SocketAddr, SocketAddr),
+        close_after: u32,
+    ) -> Option<[SocketAddr; 2]> {
+        let (datagram, now) = (Tuple::new(balancer.into(), received_at.into()), self.now());
+        let mut firsts = lock(&self.firsts);
+        let mut first = firsts.get(&datagram, 0).ok()?;
+        if first.is_over(now, close_after) {
+            return None;
+        }
+        first.last = now;
+        // As of a reply.
+        let _ = firsts.insert(datagram, first, 0);
+        Some([first.client.into(), first.stated.into()])
+    }
+
+    pub fn note_first(
+        &self,
+        (balancer, received_at): (SocketAddr, SocketAddr),
+        [client, stated]: [SocketAddr; 2],
+    ) -> Result<()> {
+        let first = First {
+            client: client.into(),
+            stated: stated.into(),
+            last: self.now(),
+        };
+        let datagram = Tuple::new(balancer.into(), received_at.into());
+        lock(&self.firsts)
+            .insert(datagram, first, 0)
+            .context("noting a balancer's socket")
+    }
+
+    /// The programs' clock.
+    fn now(&self) -> u32 {
+        seconds(self.life.get(&(Life::Beat as u32), 0).unwrap_or_default())
+    }
+}
+
+fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
+    /// A tick of the programs' clock.
+    const TICK: Duration = Duration::from_nanos(1 << 30);
+    DatagramFlow {
+        service: flow.service,
+        ends: FlowEnds {
+            balancer: flow.back.destination().into(),
+            received_at: flow.back.source().into(),
+            client: reply.destination().into(),
+            aim: reply.source().into(),
+            stated: flow.stated.into(),
+        },
+        flags: flow.flags.into(),
+        age: TICK * now.saturating_sub(flow.opened),
+        up: flow.up,
+        down: flow.down,
+    }
+}
+
+/// A panic elsewhere can't leave a map in a state that matters.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,131 @@
+//! From a balancer to the application.
+
+use std::{io, sync::Arc};
+
+use tokio::io::unix::AsyncFd;
+
+use super::{At, Flow, Framing, LARGEST, Listener, socket};
+use crate::{
+    header::{self, Header, Refusal, spp},
+    relay::{Balancer, Client, End, Martian, Service, policy::Way},
+};
+
+/// Until the future is dropped.
+pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
+    let (service, framing, listener) = from;
+    let mut buffer = vec![0; LARGEST];
+    loop {
+        let received = listener.readable().await.and_then(|mut ready| {
+            let received = ready.try_io(|it| {
+                let listener = it.get_ref();
+                socket::receive(listener, Some(listener.at), &mut buffer)
+            });
+            received.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
+        });
+        match received {
+            Ok(received) => {
+                let datagram = Datagram {
+                    balancer: Balancer(received.from),
+                    received_at: received.to,
+                    bytes: &buffer[..received.len],
+                };
+                take(at, service, *framing, &datagram);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // An earlier reply's port was unreachable: nothing that concerns what is to come.
+            Err(error) => tracing::debug!(service = service.name, %error, "receiving"),
+        }
+    }
+}
+
+struct Datagram<'a> {
+    balancer: Balancer,
+    received_at: std::net::SocketAddr,
+    bytes: &'a [u8],
+}
+
+fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<'_>) {
+    let balancer = datagram.balancer;
+    // By `lo` there is no program that asks.
+    if !at.flows.allows(service, balancer) {
+        return;
+    }
+    match forward(at, service, framing, datagram) {
+        Ok(Ok(())) => {}
+        Ok(Err(end)) => at.shared.report.ended(service, balancer, &end),
+        Err(error) => {
+            tracing::debug!(service = service.name, %balancer, %error, "a datagram is lost")
+        }
+    }
+}
+
+fn forward(
+    at: &At,
+    service: &Service,
+    framing: Framing,
+    datagram: &Datagram<'_>,
+) -> io::Result<Result<(), End>> {
+    let Datagram {
+        balancer,
+        received_at,
+        bytes,
+    } = *datagram;
+    let known = match framing {
+        Framing::V2First => at.flows.first(service, balancer, received_at),
+        Framing::V2 | Framing::Spp => None,
+    };
+    let (claimed, stated, payload) = match known {
+        Some((client, stated)) => (Some(client), stated, bytes),
+        None => match read(service, framing, bytes) {
+            Ok((header, len)) => {
+                let endpoints = header.endpoints;
+                let stated = endpoints.map_or(received_at, |it| it.destination);
+                let claimed = endpoints.map(|it| Client(it.canonical().source));
+                (claimed, stated, &bytes[len..])
+            }
+            Err(refusal) => return Ok(Err(End::Header(refusal))),
+        },
+    };
+    let way = match Way::find(claimed, balancer, service, &*at.shared.own) {
+        Ok(way) => way,
+        Err(end) => return Ok(Err(end)),
+    };
+    let client = way.client;
+    let martian = match () {
+        () if client.0.port() == 0 => Some(Martian::NoPort),
+        () if !way.spoofed => Some(Martian::Own),
+        () => None,
+    };
+    if let Some(martian) = martian {
+        return Ok(Err(End::Client { client, martian }));
+    }
+    if claimed.is_some() && at.shared.denied.has(service, client) {
+        return Ok(Err(End::Denied(client)));
+    }
+    let flow = Flow {
+        balancer,
+        received_at,
+        client,
+        aim: way.route.steered,
+        stated,
+    };
+    if !at.flows.note(service, &flow, payload.len())? {
+        return Ok(Ok(()));
+    }
+    if framing == Framing::V2First && known.is_none() && claimed.is_some() {
+        at.flows.note_first(&flow)?;
+    }
+    at.injector.send(client.0, flow.aim, payload)?;
+    Ok(Ok(()))
+}
+
+fn read<'a>(
+    service: &Service,
+    framing: Framing,
+    bytes: &'a [u8],
+) -> Result<(Header<'a>, usize), Refusal> {
+    match framing {
+        Framing::V2 | Framing::V2First => header::parse_datagram(bytes, &service.policy),
+        Framing::Spp => spp::parse(bytes),
+    }
+}

@@ -1,0 +1,111 @@
+//! Datagrams that the kernel's programs leave to the daemon, one by one: those that come in pieces, or
+//! with a header that they don't know, and replies that don't fit the way to the balancer in one piece.
+//!
+//! One thread in the spoof namespace has it all. What a balancer sends comes by a socket of the host's, and
+//! goes on to the application by a raw one; replies come to one socket, whatever their addresses are, and
+//! go on by the host's.
+
+mod inbound;
+mod outbound;
+mod packet;
+mod socket;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use futures_util::future::join_all;
+use tokio::io::unix::AsyncFd;
+
+use super::{Balancer, Client, Service, Shared};
+use crate::{drain::Draining, sys::readable};
+
+pub use socket::{Catchers, Listener, listener};
+
+/// Where headers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// v2 in front of each datagram.
+    V2,
+    /// v2 in front of the first datagram of a balancer's socket.
+    V2First,
+    /// Cloudflare's Simple Proxy Protocol, in front of each datagram and each reply.
+    Spp,
+}
+
+/// A client's datagrams to an application, and their way back.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    pub balancer: Balancer,
+    /// Where the balancer sends to.
+    pub received_at: SocketAddr,
+    pub client: Client,
+    /// Where datagrams for the application go, which it answers from.
+    pub aim: SocketAddr,
+    /// Where the client has sent to, as an SPP header says.
+    pub stated: SocketAddr,
+}
+
+/// What the programs know too.
+pub trait Flows: Send + Sync {
+    fn allows(&self, service: &Service, balancer: Balancer) -> bool;
+    /// One more datagram of so many bytes; false if another balancer speaks for its client.
+    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<bool>;
+    /// The flow of one more reply of so many bytes.
+    fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow>;
+    /// Whom this balancer's socket speaks for, and where that was sent to.
+    fn first(
+        &self,
+        service: &Service,
+        balancer: Balancer,
+        received_at: SocketAddr,
+    ) -> Option<(Client, SocketAddr)>;
+    fn note_first(&self, flow: &Flow) -> io::Result<()>;
+}
+
+/// A service's socket on the host.
+pub struct Receiver {
+    pub service: Arc<Service>,
+    pub framing: Framing,
+    pub listener: Listener,
+}
+
+/// What all that is received has in common.
+struct At {
+    shared: Arc<Shared>,
+    flows: Arc<dyn Flows>,
+    injector: packet::Injector,
+    receivers: Vec<(Arc<Service>, Framing, AsyncFd<Listener>)>,
+}
+
+/// As large as a datagram gets.
+const LARGEST: usize = 1 << 16;
+
+/// Serves until the drain begins. The calling thread is in the spoof namespace.
+pub async fn serve(
+    receivers: Vec<Receiver>,
+    catchers: Catchers,
+    shared: Arc<Shared>,
+    flows: Arc<dyn Flows>,
+    mut draining: Draining,
+) -> io::Result<()> {
+    let receivers = receivers.into_iter().map(|receiver| {
+        let listener = readable(receiver.listener)?;
+        Ok((receiver.service, receiver.framing, listener))
+    });
+    let at = At {
+        shared,
+        flows,
+        injector: packet::Injector::new()?,
+        receivers: receivers.collect::<io::Result<_>>()?,
+    };
+    let caught = catchers.into_async()?;
+    let work = async {
+        let inbound = at.receivers.iter().map(|it| inbound::serve(&at, it));
+        let outbound = caught.iter().map(|it| outbound::serve(&at, it));
+        tokio::join!(join_all(inbound), join_all(outbound));
+    };
+    tokio::select! {
+        () = work => {}
+        () = draining.started() => {}
+    }
+    Ok(())
+}

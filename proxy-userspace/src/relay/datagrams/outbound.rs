@@ -1,0 +1,55 @@
+//! From the application to a balancer.
+
+use std::io;
+
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+use super::{At, Framing, LARGEST, socket};
+use crate::header::{Endpoints, spp};
+
+/// Until the future is dropped.
+pub async fn serve(at: &At, caught: &AsyncFd<Socket>) {
+    let mut buffer = vec![0; LARGEST];
+    loop {
+        let sent = caught.readable().await.and_then(|mut ready| {
+            let received = ready.try_io(|it| socket::receive(it.get_ref(), None, &mut buffer));
+            let received = received.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))?;
+            send(at, &received, &buffer[..received.len])
+        });
+        match sent {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => tracing::debug!(%error, "a reply is lost"),
+        }
+    }
+}
+
+fn send(at: &At, received: &socket::Received, payload: &[u8]) -> io::Result<()> {
+    let (aim, client) = (received.from, received.to);
+    let Some(flow) = at.flows.reply(aim, client, payload.len()) else {
+        tracing::debug!(%aim, %client, "a reply that is no flow's");
+        return Ok(());
+    };
+    let from = flow.received_at;
+    let mut receivers = at.receivers.iter();
+    // The most exact address first, as the kernel's lookup has it.
+    let hears = |listen: std::net::SocketAddr| {
+        let is_any = listen.ip().is_unspecified() && (listen.is_ipv6() || from.is_ipv4());
+        listen.port() == from.port() && (listen.ip() == from.ip() || is_any)
+    };
+    let receiver = receivers.find(|(_, _, listener)| hears(listener.get_ref().at));
+    let Some((_, framing, listener)) = receiver else {
+        return Ok(());
+    };
+    let header = (*framing == Framing::Spp).then(|| {
+        spp::write(&Endpoints {
+            source: client,
+            destination: flow.stated,
+        })
+    });
+    let header = header.as_ref().map_or(&[][..], |header| header);
+    listener
+        .get_ref()
+        .send(&[header, payload], from.ip(), flow.balancer.0)
+}

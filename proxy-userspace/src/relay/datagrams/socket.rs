@@ -1,0 +1,195 @@
+//! The sockets: what comes with its destination, and leaves from a chosen source.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+};
+
+use nix::{
+    cmsg_space,
+    sys::socket::{
+        ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
+        recvmsg, sendmsg, setsockopt, sockopt,
+    },
+};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::unix::AsyncFd;
+
+use crate::{relay::addr::canonical, sys::readable};
+
+/// A service's, on the host, by which replies leave as well.
+pub struct Listener {
+    socket: Socket,
+    pub at: SocketAddr,
+}
+
+/// Where a datagram came from, and was sent to, and how long it is.
+pub struct Received {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub len: usize,
+}
+
+/// `shared`: others of ours may be at the same address. It fails where somebody else is already.
+pub fn listener(at: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Listener> {
+    let socket = socket(Domain::for_address(at))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        // Larger than the way takes in one piece, replies leave in several.
+        set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&at.into())?;
+    Ok(Listener { socket, at })
+}
+
+fn socket(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))
+}
+
+/// What replies come to, of IPv4 and of IPv6, whatever their addresses are.
+pub struct Catchers(Vec<Socket>);
+
+impl Catchers {
+    /// In the calling thread's namespace; `v6`: whether there is IPv6.
+    pub fn open(v6: bool) -> io::Result<Self> {
+        let v4 = socket(Domain::IPV4)?;
+        setsockopt(&v4, sockopt::Ipv4OrigDstAddr, &true)?;
+        // Of any port: it has to be bound for the programs to find it.
+        v4.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
+        let mut both = vec![v4];
+        if v6 {
+            let v6 = socket(Domain::IPV6)?;
+            v6.set_only_v6(true)?;
+            setsockopt(&v6, sockopt::Ipv6OrigDstAddr, &true)?;
+            v6.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
+            both.push(v6);
+        }
+        Ok(Self(both))
+    }
+
+    /// IPv4's first.
+    pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        self.0.iter()
+    }
+
+    pub(super) fn into_async(self) -> io::Result<Vec<AsyncFd<Socket>>> {
+        self.0.into_iter().map(readable).collect()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// The next datagram of a socket that tells where each was sent to; `at` is its own address.
+pub fn receive(
+    socket: &impl AsRawFd,
+    at: Option<SocketAddr>,
+    buffer: &mut [u8],
+) -> io::Result<Received> {
+    let mut control = cmsg_space!(libc::in6_pktinfo, libc::sockaddr_in6);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    let from = message.address.as_ref().and_then(address);
+    let port = at.map_or(0, |at| at.port());
+    let to = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            let addr = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::from((addr, port)))
+        }
+        ControlMessageOwned::Ipv6PacketInfo(info) => {
+            let addr = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+            Some(SocketAddr::from((addr, port)))
+        }
+        ControlMessageOwned::Ipv4OrigDstAddr(at) => {
+            Some(SocketAddrV4::from(SockaddrIn::from(at)).into())
+        }
+        ControlMessageOwned::Ipv6OrigDstAddr(at) => {
+            Some(SocketAddrV6::from(SockaddrIn6::from(at)).into())
+        }
+        _ => None,
+    });
+    match (from, to) {
+        (Some(from), Some(to)) => Ok(Received {
+            from: canonical(from),
+            to: canonical(to),
+            len: message.bytes,
+        }),
+        _ => Err(io::Error::other("a datagram without its addresses")),
+    }
+}
+
+fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = storage.as_sockaddr_in();
+    let v4 = v4.map(|v4| SocketAddrV4::from(*v4).into());
+    v4.or_else(|| Some(SocketAddrV6::from(*storage.as_sockaddr_in6()?).into()))
+}
+
+impl Listener {
+    /// Sends to `to` from an address of this host.
+    pub fn send(&self, parts: &[&[u8]], from: IpAddr, to: SocketAddr) -> io::Result<()> {
+        let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let (v4, v6);
+        let (control, to) = if self.at.is_ipv4() {
+            let IpAddr::V4(from) = from else {
+                return Err(io::ErrorKind::InvalidInput.into());
+            };
+            v4 = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(from.octets()),
+                },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            (
+                ControlMessage::Ipv4PacketInfo(&v4),
+                SockaddrStorage::from(to),
+            )
+        } else {
+            v6 = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: mapped(from).octets(),
+                },
+                ipi6_ifindex: 0,
+            };
+            let to = SocketAddrV6::new(mapped(to.ip()), to.port(), 0, 0);
+            (
+                ControlMessage::Ipv6PacketInfo(&v6),
+                SockaddrStorage::from(to),
+            )
+        };
+        let flags = MsgFlags::MSG_DONTWAIT;
+        sendmsg(self.as_raw_fd(), &parts, &[control], flags, Some(&to))?;
+        Ok(())
+    }
+}
+
+/// As a socket of IPv6 names it.
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}

@@ -1,0 +1,200 @@
+//! Many clients behind one socket of a balancer's, and those who aren't what they say.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, ensure};
+
+use super::rows;
+use super::site::{Plan, Site};
+use crate::lab::addr::{APP_PORT, CLIENT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT};
+use crate::lab::datagram::{self, Framing};
+use crate::lab::header;
+use crate::lab::poll;
+use crate::lab::scale::scaled;
+
+rows! {
+    many_behind_one_socket;
+    balancers_that_are_not_allowed;
+    a_header_as_payload;
+    clients_that_cannot_be;
+    denied_clients;
+    nobody_hears;
+    they_are_listed;
+    a_balancer_that_speaks_for_itself;
+    silent_ones_are_forgotten;
+}
+
+/// Each answer says whose it is.
+fn many_behind_one_socket(plan: Plan<'_>) -> Result<()> {
+    const CLIENTS: u16 = 64;
+    let site = plan.start()?;
+    let balancer = site.balancer()?;
+    let rounds = scaled(2_000, 10_000) / u32::from(CLIENTS);
+    let mut seen = HashMap::new();
+    for round in 0..rounds {
+        for port in 1000..1000 + CLIENTS {
+            let words = format!("{round} of {port}");
+            balancer.send(&[&site.header(port)[..], words.as_bytes()].concat())?;
+        }
+        for _ in 0..CLIENTS {
+            let (client, words) = site.app.next()?;
+            let text = String::from_utf8(words)?;
+            let (_, port) = text.split_once(" of ").context("words of this test")?;
+            ensure!(client == site.client(port.parse()?), "{text} from {client}");
+            *seen.entry(client).or_insert(0) += 1;
+        }
+        for _ in 0..CLIENTS {
+            let (reply, _) = datagram::receive(&balancer)?;
+            ensure!(reply.starts_with(format!("{round} of ").as_bytes()));
+        }
+    }
+    ensure!(seen.len() == usize::from(CLIENTS) && seen.values().all(|count| *count == rounds));
+    site.end()
+}
+
+fn balancers_that_are_not_allowed(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let stranger = datagram::socket(&site.lab.edge, site.of(NEIGHBOUR, 0))?;
+    stranger.connect(site.service())?;
+    stranger.send(&[&site.header(1000)[..], b"hello"].concat())?;
+    counted(&site, "datagram_refused", 1)?;
+    site.exchange(&site.balancer()?, 1001, b"hello")?;
+    site.app.saw_nobody()?;
+    site.end()
+}
+
+/// Of a client behind a balancer that says only once whom it speaks for.
+fn a_header_as_payload(plan: Plan<'_>) -> Result<()> {
+    let framing = Framing::V2First;
+    let site = Plan { framing, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let forged = datagram::v2(site.of(OTHER_CLIENT, 22), site.front(), &[]);
+    site.exchange_with(&balancer, &[], 1000, &forged)?;
+    site.end()
+}
+
+fn clients_that_cannot_be(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let balancer = site.balancer()?;
+    let front = site.front();
+    for (client, how) in [
+        (site.of(LOOPBACK, 1000), "client_loopback"),
+        (site.of(HOST, 1000), "client_own_address"),
+        (site.of(CLIENT, 0), "client_no_port"),
+    ] {
+        let claimed = datagram::v2(client, front, &[]);
+        balancer.send(&[&claimed[..], b"hello"].concat())?;
+        ended(&site, how)?;
+    }
+    for (bytes, how) in [
+        (&b"hello"[..], "bad_signature"),
+        (b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\nhello", "v1_in_datagram"),
+        (b"", "datagram_incomplete"),
+        (
+            &header::v2(0x21, site.client(1), front, &[]),
+            "transport_mismatch",
+        ),
+    ] {
+        balancer.send(bytes)?;
+        ended(&site, how)?;
+    }
+    site.app.saw_nobody()?;
+    site.exchange(&balancer, 1001, b"hello")?;
+    site.end()
+}
+
+fn denied_clients(plan: Plan<'_>) -> Result<()> {
+    let denied = (plan.family)(OTHER_CLIENT, 0).ip().to_string();
+    let args = &["--deny", &denied];
+    let site = Plan { args, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    let claimed = datagram::v2(site.of(OTHER_CLIENT, 1000), site.front(), &[]);
+    balancer.send(&[&claimed[..], b"hello"].concat())?;
+    site.exchange(&balancer, 1001, b"hello")?;
+    site.app.saw_nobody()?;
+    site.end()
+}
+
+/// The balancer's socket hears of it, as if it were the application's host.
+fn nobody_hears(plan: Plan<'_>) -> Result<()> {
+    let target = HOST;
+    let site = Plan { target, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    balancer.send(&[&site.header(1000)[..], b"hello"].concat())?;
+    let error = datagram::receive(&balancer).expect_err("an answer");
+    let error = error.downcast_ref::<std::io::Error>().context("of I/O")?;
+    ensure!(
+        error.kind() == std::io::ErrorKind::ConnectionRefused,
+        "{error}"
+    );
+    Ok(())
+}
+
+fn they_are_listed(plan: Plan<'_>) -> Result<()> {
+    for framing in Framing::ALL {
+        let site = Plan { framing, ..plan }.start()?;
+        let balancer = site.balancer()?;
+        site.exchange(&balancer, 1000, b"hello")?;
+        let shown = site.lab.shown("connections")?;
+        let one = &shown[0];
+        let version = if framing == Framing::Spp { "spp" } else { "v2" };
+        for (name, expected) in [
+            ("service", "default".to_owned()),
+            ("client", site.client(1000).to_string()),
+            ("balancer", balancer.local_addr()?.to_string()),
+            ("target", site.of(LOOPBACK, APP_PORT).to_string()),
+        ] {
+            ensure!(one[name] == expected, "{name}: {one:#}");
+        }
+        ensure!(one["header"]["version"] == version, "{one:#}");
+        ensure!(one["up"] == 5 && one["down"] == 5, "{one:#}");
+        ensure!(
+            one["datagrams"]["up"] == 1 && one["datagrams"]["down"] == 1,
+            "{one:#}"
+        );
+        site.end()?;
+    }
+    Ok(())
+}
+
+fn a_balancer_that_speaks_for_itself(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let balancer = site.balancer()?;
+    balancer.send(&[&header::v2_raw(0x20, 0, &[])[..], b"hello"].concat())?;
+    let (client, words) = site.app.next()?;
+    ensure!(client == balancer.local_addr()? && words == b"hello");
+    let (reply, _) = datagram::receive(&balancer)?;
+    ensure!(reply == b"hello");
+    site.exchange(&balancer, 1001, b"hello")?;
+    site.leaks.saw_none()
+}
+
+fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {
+    let args = &["--close-after", "1s"];
+    let site = Plan { args, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    poll::until("the flow to be forgotten", || {
+        let shown = site.lab.shown("connections")?;
+        Ok((shown.as_array().context("an array")?.is_empty()).then_some(()))
+    })?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    site.leaks.saw_none()
+}
+
+fn counted(site: &Site, name: &str, least: u64) -> Result<()> {
+    poll::until("a counter to count", || {
+        let count = site.lab.shown("status")?["kernel"][name].as_u64();
+        Ok((count.unwrap_or_default() >= least).then_some(()))
+    })
+    .with_context(|| name.to_owned())
+}
+
+fn ended(site: &Site, how: &str) -> Result<()> {
+    poll::until("a datagram to be refused", || {
+        let count = site.lab.counts()?["ended"][how].as_u64();
+        Ok((count.unwrap_or_default() > 0).then_some(()))
+    })
+    .with_context(|| how.to_owned())
+}

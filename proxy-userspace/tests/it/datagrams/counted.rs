@@ -1,0 +1,192 @@
+//! What makes each of UDP's counters count.
+
+use std::net::UdpSocket;
+
+use anyhow::Result;
+
+use super::site::{Plan, Site};
+use crate::lab::Lab;
+use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair};
+use crate::lab::datagram::{self, Framing};
+use crate::lab::path::Path;
+use crate::paths::counted::Times::{AtLeast, Once};
+use crate::paths::counted::{self, Row};
+
+const DIRECT: &[Row<Site>] = &[
+    Row("datagram_up", Once, exchange),
+    Row("datagram_down", Once, exchange),
+    Row("datagram_opened", Once, exchange),
+    Row("datagram_refused", Once, from_a_stranger),
+    Row("datagram_denied", Once, of_a_denied_client),
+    Row("datagram_taken", Once, of_another_s_client),
+    Row("datagram_orphan", Once, from_a_steer_address),
+    Row("datagram_to_daemon_many", Once, many_at_once),
+    Row("datagram_to_daemon_header", Once, without_a_header),
+    Row("datagram_to_daemon_family", Once, of_the_other_family),
+    Row("datagram_to_daemon_client", Once, of_the_host_itself),
+    Row("datagram_to_daemon_long", Once, of_20_000_bytes),
+    Row("datagram_reply_piece", AtLeast(2), answered_in_pieces),
+];
+const SPP: &[Row<Site>] = &[
+    Row("datagram_reply_long", Once, answered_without_room),
+    Row("datagram_reply_many", Once, answered_by_many),
+];
+const DAEMON: &[Row<Site>] = &[
+    Row("datagram_to_daemon_service", Once, exchange),
+    Row("datagram_reply_service", Once, exchange),
+];
+const WITHOUT_APP: &[Row<Site>] = &[Row("datagram_icmp", Once, to_nobody)];
+
+/// The counters that have a row here.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let all = [DIRECT, SPP, DAEMON, WITHOUT_APP];
+    all.into_iter().flat_map(counted::names)
+}
+
+#[test]
+fn v4() -> Result<()> {
+    all(Pair::v4)
+}
+
+#[test]
+fn v6() -> Result<()> {
+    all(Pair::v6)
+}
+
+fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
+    let denied = family(DENIED, 0).ip().to_string();
+    let plan = Plan {
+        args: &["--deny", &denied],
+        set_up: &jumbo,
+        allow: &[NEIGHBOUR],
+        ..Plan::new(Path::Direct, family)
+    };
+    let run = |plan: Plan<'_>, rows| {
+        let site = plan.start()?;
+        counted::run(&site.lab, &site, rows)?;
+        site.leaks.saw_none()
+    };
+    run(plan, DIRECT)?;
+    let framing = Framing::Spp;
+    run(Plan { framing, ..plan }, SPP)?;
+    let path = Path::Daemon;
+    run(Plan { path, ..plan }, DAEMON)?;
+    let target = HOST;
+    run(Plan { target, ..plan }, WITHOUT_APP)
+}
+
+const DENIED: Pair = OTHER_CLIENT;
+
+/// So that what is too long for the programs comes in one piece.
+fn jumbo(lab: &Lab) -> Result<()> {
+    lab.edge.ip("link set host mtu 30000")?;
+    lab.host.ip("link set edge mtu 30000")
+}
+
+fn exchange(site: &Site, port: u16) -> Result<()> {
+    site.exchange(&site.balancer()?, port, b"hello")
+}
+
+fn balancer(site: &Site, pair: Pair) -> Result<UdpSocket> {
+    let socket = datagram::socket(&site.lab.edge, site.of(pair, 0))?;
+    socket.connect(site.service())?;
+    Ok(socket)
+}
+
+fn send(site: &Site, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
+    balancer.send(&[&site.header(port)[..], words].concat())?;
+    Ok(())
+}
+
+fn from_a_stranger(site: &Site, port: u16) -> Result<()> {
+    send(site, &balancer(site, FRONT)?, port, b"hello")
+}
+
+fn of_a_denied_client(site: &Site, port: u16) -> Result<()> {
+    let header = datagram::v2(site.of(DENIED, port), site.front(), &[]);
+    site.balancer()?.send(&[&header[..], b"hello"].concat())?;
+    Ok(())
+}
+
+fn of_another_s_client(site: &Site, port: u16) -> Result<()> {
+    exchange(site, port)?;
+    send(site, &balancer(site, NEIGHBOUR)?, port, b"hello")
+}
+
+/// As of an application whose flow is gone.
+fn from_a_steer_address(site: &Site, port: u16) -> Result<()> {
+    let steer: [&str; 2] = ["169.254.80.80:0", "[fd74:7275:6570::1]:0"];
+    let steer = steer[usize::from(site.service().is_ipv6())].parse()?;
+    datagram::socket(&site.lab.host, steer)?.send_to(b"hello", site.client(port))?;
+    Ok(())
+}
+
+fn many_at_once(site: &Site, port: u16) -> Result<()> {
+    let balancer = site.balancer()?;
+    let one = [&site.header(port)[..], b"hello"].concat();
+    datagram::segment(&balancer, u16::try_from(one.len())?)?;
+    balancer.send(&[&one[..], &one].concat())?;
+    for _ in 0..2 {
+        site.app_got(port, b"hello")?;
+        site.answered(&balancer, port, b"hello")?;
+    }
+    Ok(())
+}
+
+fn without_a_header(site: &Site, _: u16) -> Result<()> {
+    site.balancer()?.send(b"hello")?;
+    Ok(())
+}
+
+/// It has no target here.
+fn of_the_other_family(site: &Site, port: u16) -> Result<()> {
+    let other = if site.service().is_ipv4() {
+        Pair::v6
+    } else {
+        Pair::v4
+    };
+    let client = other(CLIENT, port);
+    let front = other(FRONT, FRONT_PORT);
+    let header = datagram::v2(client, front, &[]);
+    site.balancer()?.send(&[&header[..], b"hello"].concat())?;
+    Ok(())
+}
+
+fn of_the_host_itself(site: &Site, port: u16) -> Result<()> {
+    let header = datagram::v2(site.of(LOOPBACK, port), site.front(), &[]);
+    site.balancer()?.send(&[&header[..], b"hello"].concat())?;
+    Ok(())
+}
+
+fn of_20_000_bytes(site: &Site, port: u16) -> Result<()> {
+    site.exchange(&site.balancer()?, port, &[7; 20_000])
+}
+
+fn answered_in_pieces(site: &Site, port: u16) -> Result<()> {
+    site.lab.edge.ip("link set host mtu 1500")?;
+    site.lab.host.ip("link set edge mtu 1500")?;
+    site.exchange(&site.balancer()?, port, &[7; 4000])
+}
+
+/// With the header, the answer is one byte longer than the link takes.
+fn answered_without_room(site: &Site, port: u16) -> Result<()> {
+    site.lab.host.ip("link set edge mtu 1500")?;
+    let headers = if site.service().is_ipv4() { 28 } else { 48 };
+    site.exchange(&site.balancer()?, port, &vec![7; 1500 - headers - 37])
+}
+
+fn answered_by_many(site: &Site, port: u16) -> Result<()> {
+    site.lab.host.ip("link set edge mtu 30000")?;
+    site.app.segment(1000)?;
+    let balancer = site.balancer()?;
+    send(site, &balancer, port, &[7; 3000])?;
+    site.app_got(port, &[7; 3000])?;
+    for _ in 0..3 {
+        site.answered(&balancer, port, &[7; 1000])?;
+    }
+    Ok(())
+}
+
+fn to_nobody(site: &Site, port: u16) -> Result<()> {
+    send(site, &site.balancer()?, port, b"hello")
+}

@@ -1,0 +1,42 @@
+//! UDP: each promise is a row that runs by both paths and in both families, as in
+//! `datagrams::apps::on_loopback::direct::v4`. A row fails unless its datagrams really went by the path
+//! that it names, and if anything leaks: each ends with [`Site::end`].
+
+mod apps;
+mod clients;
+pub mod counted;
+mod site;
+mod sizes;
+
+/// Rows by both paths, of functions that take a [`site::Plan`].
+macro_rules! rows {
+    ($($(#[$meta:meta])* $name:ident;)*) => { $(
+        $(#[$meta])*
+        mod $name {
+            crate::datagrams::families!($name direct Direct);
+            crate::datagrams::families!($name daemon Daemon);
+        }
+    )* };
+}
+
+macro_rules! families {
+    ($name:ident $module:ident $path:ident) => {
+        mod $module {
+            use crate::datagrams::site::Plan;
+            use crate::lab::addr::Pair;
+            use crate::lab::path::Path;
+
+            #[test]
+            fn v4() -> anyhow::Result<()> {
+                super::super::$name(Plan::new(Path::$path, Pair::v4))
+            }
+
+            #[test]
+            fn v6() -> anyhow::Result<()> {
+                super::super::$name(Plan::new(Path::$path, Pair::v6))
+            }
+        }
+    };
+}
+
+use {families, rows};

@@ -1,0 +1,166 @@
+//! The host of a row, and its datagrams.
+
+use std::net::{SocketAddr, UdpSocket};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::Lab;
+use crate::lab::addr::{
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair, TRUEPEER_PORT,
+};
+use crate::lab::datagram::{self, Echo, Framing, Kind};
+use crate::lab::leaks::Leaks;
+use crate::lab::path::Path;
+use crate::lab::proc::Proc;
+
+/// What a row needs other than an app on loopback and v2.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    pub path: Path,
+    pub family: fn(Pair, u16) -> SocketAddr,
+    pub framing: Framing,
+    /// The target, and where the app is bound.
+    pub target: Pair,
+    pub bind: Pair,
+    pub kind: Kind,
+    pub args: &'a [&'a str],
+    /// Balancers besides the lab's.
+    pub allow: &'a [Pair],
+    pub set_up: &'a dyn Fn(&Lab) -> Result<()>,
+}
+
+impl Plan<'_> {
+    pub fn new(path: Path, family: fn(Pair, u16) -> SocketAddr) -> Self {
+        Self {
+            path,
+            family,
+            framing: Framing::V2,
+            target: LOOPBACK,
+            bind: LOOPBACK,
+            kind: Kind::Unconnected,
+            args: &[],
+            allow: &[],
+            set_up: &|_| Ok(()),
+        }
+    }
+
+    pub fn start(self) -> Result<Site> {
+        let lab = Lab::new()?;
+        (self.set_up)(&lab).context("setting the host up")?;
+        let app = Echo::listen(&lab.host, (self.family)(self.bind, APP_PORT), self.kind)?;
+        let all = [&[BALANCER], self.allow].concat();
+        let all = all.iter().flat_map(|pair| pair.both(0));
+        let truepeer = lab
+            .truepeer()
+            .allow(all.map(|at| at.ip().to_string()))
+            .targets_for((self.family)(self.target, APP_PORT))
+            .args(self.path.args())
+            .args(self.framing.args())
+            .args(self.args)
+            .start()?;
+        Ok(Site {
+            leaks: Leaks::watch(&lab.edge)?,
+            _truepeer: truepeer,
+            app,
+            lab,
+            path: self.path,
+            family: self.family,
+            framing: self.framing,
+        })
+    }
+}
+
+/// In the order of dropping: the lab checks what the daemon has left.
+pub struct Site {
+    pub leaks: Leaks,
+    _truepeer: Proc,
+    pub app: Echo,
+    pub lab: Lab,
+    pub path: Path,
+    pub family: fn(Pair, u16) -> SocketAddr,
+    pub framing: Framing,
+}
+
+impl Site {
+    pub fn of(&self, pair: Pair, port: u16) -> SocketAddr {
+        (self.family)(pair, port)
+    }
+
+    /// The service, as balancers see it.
+    pub fn service(&self) -> SocketAddr {
+        self.of(HOST, TRUEPEER_PORT)
+    }
+
+    pub fn client(&self, port: u16) -> SocketAddr {
+        self.of(CLIENT, port)
+    }
+
+    pub fn front(&self) -> SocketAddr {
+        self.of(FRONT, FRONT_PORT)
+    }
+
+    /// A balancer's socket, which hears the service alone.
+    pub fn balancer(&self) -> Result<UdpSocket> {
+        let socket = datagram::socket(&self.lab.edge, self.of(BALANCER, 0))?;
+        socket.connect(self.service())?;
+        Ok(socket)
+    }
+
+    pub fn header(&self, port: u16) -> Vec<u8> {
+        self.framing.header(self.client(port), self.front())
+    }
+
+    /// One datagram there and back, which the app sees come from the client.
+    pub fn exchange(&self, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
+        self.exchange_with(balancer, &self.header(port), port, words)
+    }
+
+    /// With another header.
+    pub fn exchange_with(
+        &self,
+        balancer: &UdpSocket,
+        header: &[u8],
+        port: u16,
+        words: &[u8],
+    ) -> Result<()> {
+        balancer.send(&[header, words].concat())?;
+        self.app_got(port, words)?;
+        self.answered(balancer, port, words)
+    }
+
+    pub fn app_got(&self, port: u16, words: &[u8]) -> Result<()> {
+        let (client, got) = self.app.next()?;
+        ensure!(client == self.client(port), "the app sees {client}");
+        ensure!(got == words, "the app got {} bytes", got.len());
+        Ok(())
+    }
+
+    pub fn answered(&self, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
+        let (reply, _) = datagram::receive(balancer).context("the answer")?;
+        let header = self.framing.reply_header(self.client(port), self.front());
+        ensure!(
+            reply == [&header, words].concat(),
+            "an answer of {} bytes to {} with a header of {}",
+            reply.len(),
+            words.len(),
+            header.len()
+        );
+        Ok(())
+    }
+
+    /// All went by the path that it should, and nothing has leaked.
+    pub fn end(self) -> Result<()> {
+        let shown = self.lab.shown("connections")?;
+        let all = shown.as_array().context("an array")?;
+        ensure!(!all.is_empty(), "no flow is listed");
+        let is_right = |one: &serde_json::Value| one["path"] == self.path.name();
+        ensure!(all.iter().all(is_right), "by another path: {shown:#}");
+        if self.path == Path::Direct {
+            let kernel = self.lab.shown("status")?["kernel"].take();
+            let count = |name: &str| kernel[name].as_u64().unwrap_or_default();
+            ensure!(count("datagram_up") > 0, "none went up: {kernel:#}");
+            ensure!(count("datagram_down") > 0, "none went down: {kernel:#}");
+        }
+        self.leaks.saw_none()
+    }
+}
