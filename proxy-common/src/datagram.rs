@@ -121,6 +121,9 @@ impl Flow {
     /// One with traffic this young isn't taken over by another balancer.
     const BUSY: u32 = 5;
 
+    /// Of `flags`, for a check: its application's socket has got a datagram.
+    pub const HEARD: u16 = 1 << 8;
+
     /// Whether it has been silent for too long. What the daemon takes for now may be half a second ago.
     #[must_use]
     pub const fn is_over(&self, now: u32) -> bool {

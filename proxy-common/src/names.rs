@@ -28,6 +28,7 @@ pub mod program {
     pub const DATAGRAMS_OUT_L3: &str = "datagrams_out_l3";
     pub const DATAGRAMS_OUT_OWN: &str = "datagrams_out_own";
     pub const CATCH: &str = "catch";
+    pub const HEARD: &str = "heard";
 }
 
 /// Names of the maps in the object file; those of the lists also name the pins.

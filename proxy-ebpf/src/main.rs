@@ -113,6 +113,12 @@ pub fn catch(ctx: SkLookupContext) -> u32 {
     udp::catch::catch(&ctx)
 }
 
+#[cgroup_skb(ingress)]
+pub fn heard(ctx: SkBuffContext) -> i32 {
+    udp::heard::heard(&ctx);
+    1
+}
+
 #[sock_ops]
 pub fn accepted(ctx: SockOpsContext) -> u32 {
     direct::accepted::accepted(&ctx);

@@ -2,6 +2,7 @@
 //! rewritten, and headers cut out and put in front.
 
 pub mod catch;
+pub mod heard;
 mod inbound;
 mod outbound;
 pub mod source;

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{connections, listen, routes::Routes, workers::Workers};
 use crate::{
     admin::ConnectionStatus,
-    check,
+    check::{self, Sockets},
     config::{self, Config, Protocol},
     drain::Draining,
     kernel::{self, FlowEnds, Kernel, List, Prefixes},
@@ -64,7 +64,7 @@ impl Datagrams {
                 let only_v6 = listen::listens_v4(config, listen.port());
                 let open = |shared| {
                     datagrams::listener(*listen, shared, only_v6).map_err(|error| {
-                        let what = check::unusable(*listen, &error);
+                        let what = check::unusable(*listen, Sockets::Udp, &error);
                         anyhow::Error::from(error).context(what)
                     })
                 };

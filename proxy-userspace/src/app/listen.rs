@@ -12,10 +12,10 @@ use proxy_common::Listener;
 use socket2::Socket;
 
 use crate::{
-    check,
-    config::Config,
+    check::{self, Sockets},
+    config::{self, Config, Protocol},
     kernel::{Claim, Kernel},
-    relay::Service,
+    relay::{Service, datagrams},
     sys,
 };
 
@@ -85,7 +85,7 @@ fn open_shared(
     let open = |shared| {
         let socket = sys::listener(listen, shared, only_v6);
         socket.map_err(|error| {
-            let what = check::unusable(listen, &error);
+            let what = check::unusable(listen, Sockets::Tcp, &error);
             anyhow::Error::from(error).context(what)
         })
     };
@@ -101,8 +101,12 @@ fn open_shared(
 }
 
 /// Whether the address is free, without ever listening there.
-pub fn probe(config: &Config, listen: SocketAddr) -> io::Result<()> {
-    sys::bound(listen, false, listens_v4(config, listen.port())).map(drop)
+pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> io::Result<()> {
+    let only_v6 = listens_v4(config, listen.port());
+    match service.protocol {
+        Protocol::Tcp => sys::bound(listen, false, only_v6).map(drop),
+        Protocol::Udp { .. } => datagrams::listener(listen, false, only_v6).map(drop),
+    }
 }
 
 /// A listener on `[::]` hears IPv4 as well, unless the same port has an IPv4 listener of its own.

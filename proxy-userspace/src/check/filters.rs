@@ -180,7 +180,7 @@ fn unreadable(why: &str) -> Finding {
     )
 }
 
-fn rp_filter() -> Finding {
+pub fn rp_filter() -> Finding {
     const SUBJECT: &str = "rp_filter";
     if is_lo_strict() {
         Finding::warn(

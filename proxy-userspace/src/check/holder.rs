@@ -19,8 +19,32 @@ impl fmt::Display for Holder {
     }
 }
 
-pub fn of(listen: SocketAddr) -> Option<Holder> {
-    let socket = format!("socket:[{}]", inode(listen)?);
+/// Whose addresses are meant.
+#[derive(Clone, Copy, Debug)]
+pub enum Sockets {
+    Tcp,
+    Udp,
+}
+
+impl Sockets {
+    const fn tables(self) -> [&'static str; 2] {
+        match self {
+            Self::Tcp => ["tcp", "tcp6"],
+            Self::Udp => ["udp", "udp6"],
+        }
+    }
+
+    /// The state of one that hears anybody.
+    const fn listens(self) -> &'static str {
+        match self {
+            Self::Tcp => "0A",
+            Self::Udp => "07",
+        }
+    }
+}
+
+pub fn of(listen: SocketAddr, among: Sockets) -> Option<Holder> {
+    let socket = format!("socket:[{}]", inode(listen, among)?);
     fs::read_dir("/proc").ok()?.find_map(|entry| {
         let path = entry.ok()?.path();
         let pid = path.file_name()?.to_str()?.parse().ok()?;
@@ -43,16 +67,17 @@ fn holds(process: &Path, socket: &str) -> bool {
 }
 
 /// Of the socket that listens there, or at all addresses.
-fn inode(listen: SocketAddr) -> Option<u64> {
-    let tables = ["tcp", "tcp6"].map(|table| format!("/proc/thread-self/net/{table}"));
+fn inode(listen: SocketAddr, among: Sockets) -> Option<u64> {
+    let tables = among
+        .tables()
+        .map(|table| format!("/proc/thread-self/net/{table}"));
     let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
     let mut lines = tables.iter().flat_map(|table| table.lines().skip(1));
-    lines.find_map(|line| inode_if(line, listen))
+    lines.find_map(|line| inode_if(line, listen, among.listens()))
 }
 
 /// `sl: LOCAL:PORT REMOTE:PORT STATE queues timer retransmits uid timeout INODE …`
-fn inode_if(line: &str, listen: SocketAddr) -> Option<u64> {
-    const LISTENS: &str = "0A";
+fn inode_if(line: &str, listen: SocketAddr, listens: &str) -> Option<u64> {
     let mut fields = line.split_whitespace().skip(1);
     let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
     let (address, port) = local.split_once(':')?;
@@ -60,7 +85,7 @@ fn inode_if(line: &str, listen: SocketAddr) -> Option<u64> {
     let wildcard = address.is_unspecified() || listen.ip().is_unspecified();
     let same = u16::from_str_radix(port, 16) == Ok(listen.port())
         && (wildcard || address == listen.ip().to_canonical());
-    (same && state == LISTENS).then(|| fields.nth(5)?.parse().ok())?
+    (same && state == listens).then(|| fields.nth(5)?.parse().ok())?
 }
 
 /// Words of 32 bits, each as this machine stores it.

@@ -2,11 +2,14 @@
 
 use std::{io, net::SocketAddr};
 
-use super::{Finding, holder};
+use super::{
+    Finding,
+    holder::{self, Sockets},
+};
 use crate::{
     admin::{self, Request},
     app::listen::probe,
-    config::Config,
+    config::{Config, Service},
 };
 
 const SUBJECT: &str = "listen";
@@ -16,9 +19,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &config.services {
         for listen in &service.listen {
-            let found = match probe(config, *listen) {
+            let found = match probe(config, service, *listen) {
                 Ok(()) => Finding::ok(SUBJECT, format!("{listen} is free")),
-                Err(error) => explain(*listen, &error, running.as_ref()),
+                Err(error) => explain(*listen, sockets(service), &error, running.as_ref()),
             };
             findings.push(found.of(&service.name, None));
         }
@@ -26,9 +29,22 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn explain(listen: SocketAddr, error: &io::Error, running: Option<&admin::Status>) -> Finding {
+fn sockets(service: &Service) -> Sockets {
+    if service.is_udp() {
+        Sockets::Udp
+    } else {
+        Sockets::Tcp
+    }
+}
+
+fn explain(
+    listen: SocketAddr,
+    among: Sockets,
+    error: &io::Error,
+    running: Option<&admin::Status>,
+) -> Finding {
     match error.kind() {
-        io::ErrorKind::AddrInUse => taken(listen, running),
+        io::ErrorKind::AddrInUse => taken(listen, among, running),
         io::ErrorKind::AddrNotAvailable => Finding::fail(
             SUBJECT,
             format!("{listen} is not an address of this host"),
@@ -48,9 +64,11 @@ fn explain(listen: SocketAddr, error: &io::Error, running: Option<&admin::Status
 }
 
 /// What a start says that can't listen there.
-pub fn unusable(listen: SocketAddr, error: &io::Error) -> String {
+pub fn unusable(listen: SocketAddr, among: Sockets, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => format!("listening at {listen}, which is taken{}", by(listen)),
+        io::ErrorKind::AddrInUse => {
+            format!("listening at {listen}, which is taken{}", by(listen, among))
+        }
         io::ErrorKind::AddrNotAvailable => format!(
             "listening at {listen}, which is not an address of this host: `ip address` shows them, 0.0.0.0 and \
              [::] are all of them"
@@ -64,11 +82,11 @@ pub fn unusable(listen: SocketAddr, error: &io::Error) -> String {
 }
 
 /// Who listens there already, if that can be told.
-fn by(listen: SocketAddr) -> String {
-    holder::of(listen).map_or_else(String::new, |holder| format!(" by {holder}"))
+fn by(listen: SocketAddr, among: Sockets) -> String {
+    holder::of(listen, among).map_or_else(String::new, |holder| format!(" by {holder}"))
 }
 
-fn taken(listen: SocketAddr, running: Option<&admin::Status>) -> Finding {
+fn taken(listen: SocketAddr, among: Sockets, running: Option<&admin::Status>) -> Finding {
     let serves = |status: &&admin::Status| {
         status
             .services
@@ -81,7 +99,7 @@ fn taken(listen: SocketAddr, running: Option<&admin::Status>) -> Finding {
     }
     Finding::fail(
         SUBJECT,
-        format!("{listen} is taken{}", by(listen)),
+        format!("{listen} is taken{}", by(listen, among)),
         "end what listens there, or choose another address or port",
     )
 }

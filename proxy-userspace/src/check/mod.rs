@@ -1,6 +1,7 @@
 //! The self-test: what would keep a configuration from working, and what to do about it.
 
 mod capabilities;
+mod datagrams;
 mod features;
 mod filters;
 mod finding;
@@ -19,12 +20,13 @@ use futures_util::future::join_all;
 
 use filters::Filters;
 pub use finding::{Finding, Status};
+pub use holder::Sockets;
 pub use listen::unusable;
 use steering::Steering;
 
 use crate::{
     app,
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Service},
     facts::{self, Bound},
     netns::{self, Addresses, Host},
     privileges,
@@ -38,10 +40,14 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     findings.extend(routes::check(config).await);
     findings.extend(routes::routers(config).await);
     let bound = facts::bound(config).await?;
-    let filters = Filters::read(config, &bound).await?;
-    findings.extend(filters.check(config.steer));
+    if tcp(config).next().is_some() {
+        let filters = Filters::read(config, &bound).await?;
+        findings.extend(filters.check(config.steer));
+    } else {
+        findings.push(filters::rp_filter());
+    }
     findings.extend(listen::check(config));
-    for service in &config.services {
+    for service in tcp(config) {
         findings.extend(targets::plainly(service, &bound).await);
     }
     let mut host = netns::watch().await?;
@@ -57,9 +63,13 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+fn tcp(config: &Config) -> impl Iterator<Item = &Service> {
+    config.services.iter().filter(|service| !service.is_udp())
+}
+
 async fn steer(config: &Config, host: &mut Host, bound: &Bound) -> Result<Vec<Finding>> {
     const SUBJECT: &str = "steering";
-    let steering = match Steering::new(config, host, bound).await {
+    let mut steering = match Steering::new(config, host, bound).await {
         Ok(steering) => steering,
         Err(error) if error.is::<ConfigError>() => return Err(error),
         Err(error) => {
@@ -72,8 +82,11 @@ async fn steer(config: &Config, host: &mut Host, bound: &Bound) -> Result<Vec<Fi
         SUBJECT,
         format!("device {device} and the programs work"),
     )];
-    findings.extend(path::check(config, device).await);
-    for service in &config.services {
+    if tcp(config).next().is_some() {
+        findings.extend(path::check(config, device).await);
+    }
+    findings.extend(datagrams::check(config, &mut steering).await?);
+    for service in tcp(config) {
         findings.extend(targets::spoofed(service, &steering, bound).await);
     }
     Ok(findings)
@@ -93,7 +106,9 @@ pub async fn at_start(config: &Config, own: &Addresses) -> Result<()> {
     let mut findings = features::needed();
     findings.extend(routes::check(config).await);
     findings.extend(steer_nets::check(config, own, false).await);
-    findings.extend(filters::brief(config).await?);
+    if tcp(config).next().is_some() {
+        findings.extend(filters::brief(config).await?);
+    }
     for finding in findings {
         match finding.status {
             Status::Ok => {}

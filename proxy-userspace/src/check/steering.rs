@@ -8,7 +8,7 @@ use crate::{
     app::setup::SetUp,
     config::Config,
     facts::Bound,
-    kernel::{LowFds, Unmounted},
+    kernel::{Datagrams, LowFds, Unmounted},
     netns::{self, Host, SpoofNs, SteerNet, SteerNets},
     relay::Route,
 };
@@ -35,6 +35,12 @@ impl Steering {
         }
         set_up.open().await?;
         Ok(Self(set_up))
+    }
+
+    /// What the programs know of datagrams; sockets tell of those that they get.
+    pub fn datagrams(&mut self) -> Result<Datagrams> {
+        self.0.kernel.tell_heard()?;
+        self.0.kernel.datagrams()
     }
 
     pub fn spoof(&self) -> &Arc<SpoofNs> {

@@ -116,6 +116,13 @@ pub fn attach_unsteered(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
     attach_to_sockets(tc, name::UNSTEERED, CgroupHook::Egress, unsteered.fd()?)
 }
 
+/// The program that tells which flows' datagrams sockets have got.
+pub fn attach_heard(ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Attachment> {
+    let heard: &mut CgroupSkb = program(ebpf, name::HEARD)?;
+    heard.load()?;
+    attach_to_sockets(tc, name::HEARD, CgroupHook::Ingress, heard.fd()?)
+}
+
 fn attach_to_sockets(
     tc: &mut Tc,
     name: &str,

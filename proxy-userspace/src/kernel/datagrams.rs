@@ -79,7 +79,21 @@ impl Datagrams {
         self.receivers
             .insert(Endpoint::from(listen), receiver, 0)
             .with_context(|| format!("too many listen addresses at {listen}"))?;
+        self.set_served()
+    }
+
+    /// There are applications of UDP.
+    pub fn set_served(&mut self) -> Result<()> {
         Ok(self.served.set(0, 1, 0)?)
+    }
+
+    /// Whether a socket has got a datagram of this flow, where [`Kernel::tell_heard`] is asked for.
+    ///
+    /// [`Kernel::tell_heard`]: super::Kernel::tell_heard
+    pub fn is_heard(&self, aim: SocketAddr, client: SocketAddr) -> bool {
+        let reply = Tuple::new(aim.into(), client.into());
+        let flow = lock(&self.flows).get(&reply, 0);
+        flow.is_ok_and(|flow| flow.flags & Flow::HEARD != 0)
     }
 
     /// What an application at `target` answers from, if its socket is at that address or at a wildcard one.

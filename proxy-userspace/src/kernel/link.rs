@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::bpf;
 
 // Of enum bpf_attach_type.
+const CGROUP_INGRESS: u32 = 0;
 const CGROUP_EGRESS: u32 = 1;
 const SOCK_OPS: u32 = 3;
 const CONNECT4: u32 = 10;
@@ -46,6 +47,7 @@ pub enum CgroupHook {
     Sendmsg4,
     Sendmsg6,
     Egress,
+    Ingress,
 }
 
 /// A link's place, in the kernel's words to its holder. Which program is there is another matter.
@@ -86,6 +88,7 @@ impl Hook<'_> {
                 CgroupHook::Sendmsg4 => SENDMSG4,
                 CgroupHook::Sendmsg6 => SENDMSG6,
                 CgroupHook::Egress => CGROUP_EGRESS,
+                CgroupHook::Ingress => CGROUP_INGRESS,
             },
         }
     }

@@ -136,6 +136,13 @@ impl Kernel {
         })
     }
 
+    /// For a check: has flows remember that a socket has got their datagrams.
+    pub fn tell_heard(&mut self) -> Result<()> {
+        let heard = super::attach::attach_heard(&mut self.ebpf, &mut self.tc)?;
+        self.attached.push(heard);
+        Ok(())
+    }
+
     /// Attaches all but the programs that follow the host's devices.
     pub fn attach(&mut self, placement: &Placement<'_>) -> Result<()> {
         self.attached = super::attach::attach(&mut self.ebpf, &mut self.tc, placement)?;

@@ -24,7 +24,7 @@ pub use bell::{Bell, is_unsupported};
 pub use host::{keep_forwarding, keep_loose};
 pub use lookup::{NextHop, Way, answers, has_route_by, name as device_name, way_to};
 pub use routes::{LastResort, routed_devices};
-pub use sockets::{Entrance, Local, SocketState, TcpSocket, TcpSockets};
+pub use sockets::{Entrance, Local, SocketState, TcpSocket, TcpSockets, UdpSockets};
 pub use steer::{Families, SteerNet, SteerNets, is_unicast};
 pub use upkeep::Upkeep;
 pub use watch::{Addresses, Host, Link, LinkEvent, watch};

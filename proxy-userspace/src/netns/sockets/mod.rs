@@ -3,6 +3,7 @@
 //!
 //! Listing needs no privilege, ending needs CAP_NET_ADMIN.
 
+mod datagrams;
 mod filter;
 mod listener;
 mod netlink;
@@ -16,6 +17,7 @@ use netlink_packet_sock_diag::{
 };
 use rustix::io::Errno;
 
+pub use datagrams::UdpSockets;
 pub use filter::Local;
 pub use listener::Entrance;
 use netlink::{Dump, Netlink};

@@ -8,6 +8,7 @@
 mod inbound;
 mod outbound;
 mod packet;
+mod probe;
 mod socket;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -18,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use super::{Balancer, Client, Service, Shared};
 use crate::{drain::Draining, sys::readable};
 
+pub use probe::Probe;
 pub use socket::{Catchers, Listener, listener};
 
 /// Where headers are.

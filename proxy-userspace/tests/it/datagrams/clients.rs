@@ -1,13 +1,16 @@
 //! Many clients behind one socket of a balancer's, and those who aren't what they say.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{APP_PORT, CLIENT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT};
-use crate::lab::datagram::{self, Framing};
+use crate::lab::addr::{
+    APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD,
+};
+use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::header;
 use crate::lab::poll;
 use crate::lab::scale::scaled;
@@ -22,6 +25,7 @@ rows! {
     they_are_listed;
     a_balancer_that_speaks_for_itself;
     silent_ones_are_forgotten;
+    of_the_other_family;
 }
 
 /// Each answer says whose it is.
@@ -168,6 +172,38 @@ fn a_balancer_that_speaks_for_itself(plan: Plan<'_>) -> Result<()> {
     ensure!(reply == b"hello");
     site.exchange(&balancer, 1001, b"hello")?;
     site.leaks.saw_none()
+}
+
+/// The app of the other family hears it.
+fn of_the_other_family(plan: Plan<'_>) -> Result<()> {
+    for framing in [Framing::V2, Framing::Spp] {
+        let site = Plan {
+            bind: WILDCARD,
+            target: HOST,
+            both: true,
+            framing,
+            ..plan
+        }
+        .start()?;
+        let other = match site.service() {
+            SocketAddr::V4(_) => Pair::v6,
+            SocketAddr::V6(_) => Pair::v4,
+        };
+        let (client, front) = (other(CLIENT, 1000), other(FRONT, FRONT_PORT));
+        let app = Echo::listen(&site.lab.host, other(HOST, APP_PORT), Kind::Unconnected)?;
+        let balancer = site.balancer()?;
+        for words in [&b"hello"[..], &[7; 4000]] {
+            balancer.send(&[&framing.header(client, front)[..], words].concat())?;
+            ensure!(
+                app.next()? == (client, words.to_vec()),
+                "the app got another one"
+            );
+            let (reply, _) = datagram::receive(&balancer)?;
+            ensure!(reply == [&framing.reply_header(client, front)[..], words].concat());
+        }
+        site.leaks.saw_none()?;
+    }
+    Ok(())
 }
 
 fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {

@@ -3,8 +3,11 @@
 //! that it names, and if anything leaks: each ends with [`Site::end`].
 
 mod apps;
+mod check;
 mod clients;
 pub mod counted;
+mod dns;
+mod floods;
 mod site;
 mod sizes;
 

@@ -23,6 +23,8 @@ pub struct Plan<'a> {
     pub target: Pair,
     pub bind: Pair,
     pub kind: Kind,
+    /// Whether there is a target of each family.
+    pub both: bool,
     pub args: &'a [&'a str],
     /// Balancers besides the lab's.
     pub allow: &'a [Pair],
@@ -38,10 +40,16 @@ impl Plan<'_> {
             target: LOOPBACK,
             bind: LOOPBACK,
             kind: Kind::Unconnected,
+            both: false,
             args: &[],
             allow: &[],
             set_up: &|_| Ok(()),
         }
+    }
+
+    fn both_targets(&self) -> [String; 4] {
+        let [v4, v6] = self.target.both(APP_PORT).map(|at| at.to_string());
+        ["--target4".into(), v4, "--target6".into(), v6]
     }
 
     pub fn start(self) -> Result<Site> {
@@ -50,10 +58,12 @@ impl Plan<'_> {
         let app = Echo::listen(&lab.host, (self.family)(self.bind, APP_PORT), self.kind)?;
         let all = [&[BALANCER], self.allow].concat();
         let all = all.iter().flat_map(|pair| pair.both(0));
-        let truepeer = lab
-            .truepeer()
-            .allow(all.map(|at| at.ip().to_string()))
-            .targets_for((self.family)(self.target, APP_PORT))
+        let truepeer = lab.truepeer().allow(all.map(|at| at.ip().to_string()));
+        let truepeer = match self.both {
+            true => truepeer.no_targets().args(self.both_targets()),
+            false => truepeer.targets_for((self.family)(self.target, APP_PORT)),
+        };
+        let truepeer = truepeer
             .args(self.path.args())
             .args(self.framing.args())
             .args(self.args)

@@ -1,4 +1,4 @@
-//! dnsdist on [`FRONT`], which sends v2 over TCP.
+//! dnsdist on [`FRONT`], which sends v2.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -19,6 +19,15 @@ pub struct Dnsdist {
 impl Dnsdist {
     /// Ready when its first health check, over TCP too, has found the server up.
     pub fn start(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        Self::start_with(netns, to, "tcpOnly=true, checkTCP=true")
+    }
+
+    /// The same over UDP, where a server has to know of `t0.lab`.
+    pub fn start_udp(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        Self::start_with(netns, to, "checkName=\"t0.lab.\", checkType=\"TXT\"")
+    }
+
+    fn start_with(netns: &Netns, to: SocketAddr, how: &str) -> Result<Self> {
         let dir = TempDir::new()?;
         let config = dir.path().join("dnsdist.conf");
         let [v4, v6] = FRONT.both(FRONT_PORT);
@@ -30,7 +39,7 @@ impl Dnsdist {
 setACL({{\"0.0.0.0/0\", \"::/0\"}})
 setLocal(\"{v4}\")
 addLocal(\"{v6}\")
-newServer({{address=\"{to}\", useProxyProtocol=true, tcpOnly=true, checkTCP=true}})
+newServer({{address=\"{to}\", useProxyProtocol=true, {how}}})
 addAction(AllRule(), SetProxyProtocolValuesAction({{[\"240\"]=\"lab\"}}))
 "
             ),

@@ -1,0 +1,178 @@
+//! A datagram to each application of UDP, from a spoofed client: whether somebody is there, whether it gets
+//! there, and whether an answer comes back.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use proxy_common::{Steered, datagram::Receiver};
+use tokio::{sync::oneshot, time::sleep};
+
+use super::{Finding, routes::NOBODY, steering::Steering};
+use crate::{
+    config::{CloseAfter, Config},
+    kernel::{Datagrams, FlowEnds},
+    netns::{SpoofNs, UdpSockets},
+    relay::datagrams::{Catchers, Probe},
+};
+
+/// Applications that answer at all do so at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Of all services; the programs are there.
+pub async fn check(config: &Config, steering: &mut Steering) -> Result<Vec<Finding>> {
+    let services = config.services.iter().filter(|service| service.is_udp());
+    let each = services.flat_map(|service| service.targets().map(move |at| (service, at)));
+    let mut ways = Vec::new();
+    for (service, target) in each {
+        if let Some(route) = steering.route(target) {
+            ways.push((service, target, route.steered));
+        }
+    }
+    if ways.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut maps = steering.datagrams()?;
+    for (_, target, aim) in &ways {
+        maps.add_aim(*target, *aim)?;
+    }
+    maps.set_served()?;
+    let maps = Arc::new(maps);
+    let mut findings = Vec::new();
+    for (service, target, aim) in ways {
+        let found = of_target(steering, &maps, target, aim).await?;
+        let found = found.into_iter();
+        findings.extend(found.map(|finding| finding.of(&service.name, Some(target))));
+    }
+    Ok(findings)
+}
+
+async fn of_target(
+    steering: &Steering,
+    maps: &Arc<Datagrams>,
+    target: SocketAddr,
+    aim: SocketAddr,
+) -> Result<Vec<Finding>> {
+    let mut sockets = UdpSockets::open()?;
+    let before = sockets.lost_at(target)?;
+    if before.is_empty() {
+        let next = "start the application, or correct the target";
+        return Ok(vec![Finding::fail(
+            "target",
+            "no UDP socket hears anybody there",
+            next,
+        )]);
+    }
+    let listens = Finding::ok("target", "the application has a UDP socket there");
+    let [v4, v6] = NOBODY;
+    let client = SocketAddr::new(if aim.is_ipv4() { v4 } else { v6 }, PORT);
+    let (heard, answered) = ask(steering.spoof(), maps.clone(), client, aim).await?;
+    let has_lost = sockets.lost_at(target)?.iter().sum::<u32>() > before.iter().sum();
+    let spoofed = spoofed(client, heard, has_lost);
+    Ok([listens, spoofed]
+        .into_iter()
+        .chain(heard.then(|| reply(target, answered)))
+        .collect())
+}
+
+fn spoofed(client: SocketAddr, heard: bool, has_lost: bool) -> Finding {
+    const SUBJECT: &str = "spoofed";
+    let client = client.ip();
+    match (heard, has_lost) {
+        (true, false) => Finding::ok(
+            SUBJECT,
+            format!("a datagram from client {client} reached its socket"),
+        ),
+        (true, true) => Finding::warn(
+            SUBJECT,
+            "its socket loses datagrams, as it has no room for them",
+            "see why the application doesn't read, or give it a larger receive buffer",
+        ),
+        (false, _) => Finding::fail(
+            SUBJECT,
+            format!("a datagram from client {client} didn't reach its socket"),
+            "let the firewall accept UDP packets from any client to the application by lo and truepeer*; see \
+             the rp_filter line",
+        ),
+    }
+}
+
+fn reply(target: SocketAddr, answered: bool) -> Finding {
+    const SUBJECT: &str = "reply";
+    if answered {
+        return Finding::ok(SUBJECT, "its answer came back");
+    }
+    let none = "none came to a datagram without a byte, which may well be right";
+    match target.ip().is_loopback() {
+        false => Finding::ok(SUBJECT, none),
+        true => Finding::ok(
+            SUBJECT,
+            format!(
+                "{none}; an application that connects a socket to each client can't do so at a loopback address"
+            ),
+        ),
+    }
+}
+
+/// A client's.
+const PORT: u16 = 20_080;
+
+/// Whether its socket gets a datagram, and whether an answer comes. On a thread of its own, as it ends in the
+/// spoof namespace.
+async fn ask(
+    spoof: &Arc<SpoofNs>,
+    maps: Arc<Datagrams>,
+    client: SocketAddr,
+    aim: SocketAddr,
+) -> Result<(bool, bool)> {
+    let (done, outcome) = oneshot::channel();
+    let spoof = spoof.clone();
+    thread::spawn(move || done.send(ask_inside(&spoof, &maps, client, aim)));
+    outcome.await.context("the thread of a check")?
+}
+
+fn ask_inside(
+    spoof: &SpoofNs,
+    maps: &Datagrams,
+    client: SocketAddr,
+    aim: SocketAddr,
+) -> Result<(bool, bool)> {
+    spoof.enter()?;
+    let catchers = Catchers::open(spoof.families.v6)?;
+    for (number, socket) in catchers.sockets().enumerate() {
+        maps.catch(number == 1, socket)?;
+    }
+    let ends = FlowEnds {
+        // Nothing is sent there: answers are caught.
+        balancer: client,
+        received_at: aim,
+        client,
+        aim,
+        stated: aim,
+    };
+    let none = Steered::default();
+    let close_after = CloseAfter::MINUTE.seconds();
+    let caught = Receiver::new(0, Receiver::V2, close_after, none, none);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("a runtime")?.block_on(async {
+        let probe = Probe::new(catchers)?;
+        maps.note(&ends, &caught, 0)?;
+        probe.send(client, aim)?;
+        let begun = Instant::now();
+        while !maps.is_heard(aim, client) && begun.elapsed() < PATIENCE {
+            sleep(LOOK).await;
+        }
+        let heard = maps.is_heard(aim, client);
+        Ok((
+            heard,
+            heard && probe.is_answered(client, aim, PATIENCE).await,
+        ))
+    })
+}

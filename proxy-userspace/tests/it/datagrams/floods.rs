@@ -1,0 +1,65 @@
+//! More new clients than the flow table has room for.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+
+use super::site::{Plan, Site};
+use crate::lab::addr::Pair;
+use crate::lab::datagram;
+use crate::lab::path::Path;
+use crate::lab::scale::scaled;
+
+#[test]
+fn an_active_flow_loses_nothing_v4() -> Result<()> {
+    an_active_flow_loses_nothing(Pair::v4)
+}
+
+#[test]
+fn an_active_flow_loses_nothing_v6() -> Result<()> {
+    an_active_flow_loses_nothing(Pair::v6)
+}
+
+/// One exchange of the active flow follows so many new ones.
+const AT_ONCE: u32 = 128;
+
+fn an_active_flow_loses_nothing(family: fn(Pair, u16) -> SocketAddr) -> Result<()> {
+    let site = Plan::new(Path::Direct, family).start()?;
+    let (active, flooding) = (site.balancer()?, site.balancer()?);
+    let count: u32 = scaled(200_000, 1_000_000);
+    for first in (0..count).step_by(AT_ONCE as usize) {
+        for number in first..first + AT_ONCE {
+            let header = datagram::v2(client(&site, number), site.front(), &[]);
+            flooding.send(&header)?;
+        }
+        let words = first.to_be_bytes();
+        active.send(&[&site.header(1000)[..], &words].concat())?;
+        while site.app.next().context("the active flow's datagram")?.0 != site.client(1000) {}
+        site.answered(&active, 1000, &words)?;
+    }
+    let shown = site.lab.shown("connections")?;
+    let listed = shown.as_array().map_or(0, Vec::len);
+    ensure!((1..=1 << 17).contains(&listed), "{listed} flows");
+    let kernel = site.lab.shown("status")?["kernel"].take();
+    let opened = kernel["datagram_opened"].as_u64().unwrap_or_default();
+    ensure!(opened > u64::from(count), "{opened} flows were opened");
+    for (name, times) in kernel.as_object().context("counters")? {
+        let is_daemons = name.contains("to_daemon") || name.starts_with("datagram_reply");
+        ensure!(!is_daemons || times == 0, "{times} by {name}");
+    }
+    site.leaks.saw_none()
+}
+
+/// Of the networks for documentation and for benchmarks.
+fn client(site: &Site, number: u32) -> SocketAddr {
+    const PER_ADDRESS: u32 = 50_000;
+    let port = u16::try_from(1024 + number % PER_ADDRESS).expect("a port");
+    let host = number / PER_ADDRESS + 1;
+    if site.service().is_ipv4() {
+        let net = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+        (Ipv4Addr::from(net + host), port).into()
+    } else {
+        let net = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 0));
+        (Ipv6Addr::from(net + u128::from(host)), port).into()
+    }
+}
