@@ -18,8 +18,7 @@ pub fn v4(ctx: &SockAddrContext) -> bool {
             (&raw const (*at).msg_src_ip4).read_volatile(),
         )
     };
-    let any = Addr::from_v4(0);
-    let Some(aim) = aim(ctx, Addr::from_v4(source), any, Addr::from_v4(client)) else {
+    let Some(aim) = aim(ctx, Addr::from_v4(source), Addr::from_v4(client)) else {
         return false;
     };
     let [.., word] = aim.words();
@@ -44,7 +43,7 @@ pub fn v6(ctx: &SockAddrContext) -> bool {
             read(&raw const (*at).msg_src_ip6),
         )
     };
-    let Some(aim) = aim(ctx, source, Addr::from_v6([0; 4]), client) else {
+    let Some(aim) = aim(ctx, source, client) else {
         return false;
     };
     let [a, b, c, d] = aim.words();
@@ -59,9 +58,11 @@ pub fn v6(ctx: &SockAddrContext) -> bool {
     true
 }
 
-/// Where this client's datagrams for the application of this socket are sent to, if there is a flow.
+/// Where this client's datagrams for the application of this socket are sent to, if there is a flow. Where
+/// that is a steer address, the application's port is for clients of balancers alone: what it still has to
+/// say to one that is forgotten leaves from there as well, and doesn't get far.
 #[inline(always)]
-fn aim(ctx: &SockAddrContext, source: Addr, any: Addr, client: Addr) -> Option<Addr> {
+fn aim(ctx: &SockAddrContext, source: Addr, client: Addr) -> Option<Addr> {
     if !maps::any_is_receiving() || !is_hosts(ctx) {
         return None;
     }
@@ -76,10 +77,10 @@ fn aim(ctx: &SockAddrContext, source: Addr, any: Addr, client: Addr) -> Option<A
             (&raw const (*ctx.sock_addr).user_port).read_volatile() as u16,
         )
     };
-    let aim =
-        maps::aim(&Endpoint::new(source, port)).or_else(|| maps::aim(&Endpoint::new(any, port)));
-    let aim = aim?;
-    let client = Endpoint::new(client, u16::from_be(client_port));
-    maps::find_datagram_flow(&Tuple::new(aim, client))?;
-    Some(aim.addr())
+    let aim = maps::aim(&Endpoint::new(source, port))?;
+    let to = Endpoint::new(client, u16::from_be(client_port));
+    let is_clients = maps::find_datagram_flow(&Tuple::new(aim, to)).is_some();
+    let is_anybodys =
+        !maps::is_steer(&aim.addr()) || client.is_martian() || maps::is_local(&client).is_some();
+    (is_clients || !is_anybodys).then_some(aim.addr())
 }

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use proxy_common::{Steered, datagram::Receiver};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{sync::oneshot, time::sleep};
 
 use super::{Finding, routes::NOBODY, steering::Steering};
@@ -70,7 +71,7 @@ async fn of_target(
     }
     let listens = Finding::ok("target", "the application has a UDP socket there");
     let [v4, v6] = NOBODY;
-    let client = SocketAddr::new(if aim.is_ipv4() { v4 } else { v6 }, PORT);
+    let client = SocketAddr::new(if aim.is_ipv4() { v4 } else { v6 }, any_port()?);
     let (heard, answered) = ask(steering.spoof(), maps.clone(), client, aim).await?;
     let has_lost = sockets.lost_at(target)?.iter().sum::<u32>() > before.iter().sum();
     let spoofed = spoofed(client, heard, has_lost);
@@ -119,8 +120,13 @@ fn reply(target: SocketAddr, answered: bool) -> Finding {
     }
 }
 
-/// A client's.
-const PORT: u16 = 20_080;
+/// A client's. Another one each time, as who tells of a datagram doesn't know network namespaces, and
+/// somebody may check in a container.
+fn any_port() -> Result<u16> {
+    let mut bytes = [0; 2];
+    getrandom(&mut bytes, GetRandomFlags::empty()).context("a port for a client")?;
+    Ok(u16::from_ne_bytes(bytes) | 1 << 15)
+}
 
 /// Whether its socket gets a datagram, and whether an answer comes. On a thread of its own, as it ends in the
 /// spoof namespace.

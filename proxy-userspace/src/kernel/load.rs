@@ -121,7 +121,7 @@ impl Kernel {
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
         load_programs(&mut ebpf, placement)?;
         run(&ebpf, program::BEAT)?;
-        let changes = share::hold_maps(&ebpf)?;
+        let changes = share::hold_maps(&ebpf, placement.protocols)?;
         Ok(Self {
             is_heir: maps.is_some(),
             attached: Vec::new(),

@@ -16,6 +16,7 @@ use proxy_common::{map, program};
 use super::{
     adopt::Adopted,
     link::{Hook, Link, LinkPlace},
+    load::Protocols,
 };
 
 /// Maps that open connections depend on, and the counters. All others say what is served, which each
@@ -34,6 +35,8 @@ const SHARED: [&str; 12] = [
     map::BOUND,
     map::COUNTERS,
 ];
+/// The same of UDP, where it is served: elsewhere they are without room.
+const OF_UDP: [&str; 2] = [map::DATAGRAM_FLOWS, map::FIRSTS];
 
 /// What the keeper has to hear of.
 #[derive(Debug)]
@@ -56,7 +59,8 @@ pub fn map_name(name: &str) -> String {
 /// The map of this name for the keeper, if it is one that is adopted.
 pub fn shared_map(held: &str) -> Option<&str> {
     let name = held.strip_prefix("map:")?;
-    SHARED.contains(&name).then_some(name)
+    let is_shared = SHARED.contains(&name) || OF_UDP.contains(&name);
+    is_shared.then_some(name)
 }
 
 pub const LINK: &str = "link:";
@@ -73,19 +77,22 @@ pub fn link_name(program: &str, device: u32) -> String {
 }
 
 /// Has the keeper hold what is shared.
-pub fn hold_maps(ebpf: &Ebpf) -> Result<Vec<Change>> {
+pub fn hold_maps(ebpf: &Ebpf, protocols: Protocols) -> Result<Vec<Change>> {
     let hold = |name: &str| {
         let map = ebpf.map(name).and_then(data);
         let map = map.with_context(|| format!("the eBPF object has no map {name}"))?;
         let fd = map.fd().as_fd().try_clone_to_owned()?;
         Ok(Change::Hold(map_name(name), fd))
     };
-    SHARED.into_iter().map(hold).collect()
+    let udp = OF_UDP.into_iter().filter(|_| protocols.udp);
+    SHARED.into_iter().chain(udp).map(hold).collect()
 }
 
 fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::HashMap(data) | Map::Array(data) | Map::PerCpuArray(data) => Some(data),
+        Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) | Map::PerCpuArray(data) => {
+            Some(data)
+        }
         _ => None,
     }
 }

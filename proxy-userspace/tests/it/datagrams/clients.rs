@@ -25,6 +25,8 @@ rows! {
     they_are_listed;
     a_balancer_that_speaks_for_itself;
     silent_ones_are_forgotten;
+    late_answers_reach_nobody;
+    neighbours_of_the_app;
     of_the_other_family;
 }
 
@@ -172,6 +174,44 @@ fn a_balancer_that_speaks_for_itself(plan: Plan<'_>) -> Result<()> {
     ensure!(reply == b"hello");
     site.exchange(&balancer, 1001, b"hello")?;
     site.leaks.saw_none()
+}
+
+/// Nor the real client, of an app that is bound to no address.
+fn late_answers_reach_nobody(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        bind: WILDCARD,
+        args: &["--close-after", "1s"],
+        ..plan
+    }
+    .start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    poll::until("the flow to be forgotten", || {
+        let shown = site.lab.shown("connections")?;
+        Ok((shown.as_array().context("an array")?.is_empty()).then_some(()))
+    })?;
+    // What the daemon takes for now is half a second behind.
+    poll::until("a late answer", || {
+        site.app.say(site.client(1000), b"late")?;
+        let count = site.lab.shown("status")?["kernel"]["datagram_orphan"].as_u64();
+        Ok((count > Some(0)).then_some(()))
+    })?;
+    site.leaks.saw_none()
+}
+
+/// Who is on the host is answered as without truepeer.
+fn neighbours_of_the_app(plan: Plan<'_>) -> Result<()> {
+    let bind = WILDCARD;
+    let site = Plan { bind, ..plan }.start()?;
+    for addr in [LOOPBACK, HOST] {
+        let neighbour = datagram::socket(&site.lab.host, site.of(addr, 0))?;
+        neighbour.connect(site.of(addr, APP_PORT))?;
+        neighbour.send(b"hello")?;
+        ensure!(site.app.next()?.0 == neighbour.local_addr()?);
+        ensure!(datagram::receive(&neighbour)?.0 == b"hello");
+    }
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
+    site.end()
 }
 
 /// The app of the other family hears it.

@@ -8,6 +8,7 @@ mod clients;
 pub mod counted;
 mod dns;
 mod floods;
+mod lives;
 mod site;
 mod sizes;
 

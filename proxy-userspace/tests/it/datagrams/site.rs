@@ -12,6 +12,7 @@ use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
 use crate::lab::proc::Proc;
+use crate::lab::truepeer::Truepeer;
 
 /// What a row needs other than an app on loopback and v2.
 #[derive(Clone, Copy)]
@@ -26,6 +27,7 @@ pub struct Plan<'a> {
     /// Whether there is a target of each family.
     pub both: bool,
     pub args: &'a [&'a str],
+    pub orphan_timeout: &'static str,
     /// Balancers besides the lab's.
     pub allow: &'a [Pair],
     pub set_up: &'a dyn Fn(&Lab) -> Result<()>,
@@ -42,6 +44,7 @@ impl Plan<'_> {
             kind: Kind::Unconnected,
             both: false,
             args: &[],
+            orphan_timeout: "0s",
             allow: &[],
             set_up: &|_| Ok(()),
         }
@@ -63,14 +66,15 @@ impl Plan<'_> {
             true => truepeer.no_targets().args(self.both_targets()),
             false => truepeer.targets_for((self.family)(self.target, APP_PORT)),
         };
-        let truepeer = truepeer
+        let command = truepeer
+            .orphan_timeout(self.orphan_timeout)
             .args(self.path.args())
             .args(self.framing.args())
-            .args(self.args)
-            .start()?;
+            .args(self.args);
         Ok(Site {
             leaks: Leaks::watch(&lab.edge)?,
-            _truepeer: truepeer,
+            truepeer: command.start()?,
+            command,
             app,
             lab,
             path: self.path,
@@ -83,8 +87,10 @@ impl Plan<'_> {
 /// In the order of dropping: the lab checks what the daemon has left.
 pub struct Site {
     pub leaks: Leaks,
-    _truepeer: Proc,
+    pub truepeer: Proc,
     pub app: Echo,
+    /// What has started it.
+    pub command: Truepeer,
     pub lab: Lab,
     pub path: Path,
     pub family: fn(Pair, u16) -> SocketAddr,

@@ -160,6 +160,12 @@ impl Echo {
         next.context("the app gets a datagram")
     }
 
+    /// Says something unasked.
+    pub fn say(&self, client: SocketAddr, words: &[u8]) -> Result<()> {
+        self.socket.send_to(words, client)?;
+        Ok(())
+    }
+
     /// From now on it answers by several datagrams of this size at once (UDP_SEGMENT).
     pub fn segment(&self, size: u16) -> Result<()> {
         segment(&self.socket, size)
