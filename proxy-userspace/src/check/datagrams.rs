@@ -22,8 +22,8 @@ use crate::{
 };
 
 /// Applications that answer at all do so at once.
-const PATIENCE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Of all services; the programs are there.
 pub async fn check(config: &Config, steering: &mut Steering) -> Result<Vec<Finding>> {
@@ -170,9 +170,10 @@ fn ask_inside(
     runtime.context("a runtime")?.block_on(async {
         let probe = Probe::new(catchers)?;
         maps.note(&ends, &caught, 0)?;
-        probe.send(client, aim)?;
         let begun = Instant::now();
         while !maps.is_heard(aim, client) && begun.elapsed() < PATIENCE {
+            // Again, as the first one may come before the kernel is through with what is new.
+            probe.send(client, aim)?;
             sleep(LOOK).await;
         }
         let heard = maps.is_heard(aim, client);

@@ -17,6 +17,9 @@ pub struct Unseen {
 impl Facts {
     /// Why `service` isn't direct for `family`; empty where it is.
     pub fn path(&self, service: &Service, family: Family) -> Vec<Reason> {
+        if service.is_udp() {
+            return self.datagrams_path(service, family);
+        }
         let mut reasons = self.host_reasons(family);
         reasons.extend(self.target_reason(service, family));
         for packets in service.packets(family) {
@@ -31,6 +34,15 @@ impl Facts {
             }
         }
         unique
+    }
+
+    /// The same of UDP, whose programs need little.
+    fn datagrams_path(&self, service: &Service, family: Family) -> Vec<Reason> {
+        let mut targets = service.targets();
+        let has_target = targets.any(|target| family.has(&target.ip()));
+        let switched_off = (!self.wanted).then_some(Reason::SwitchedOff);
+        let no_target = (!has_target).then_some(Reason::NoTarget);
+        switched_off.into_iter().chain(no_target).collect()
     }
 
     /// Rules that were made for a service's packets, where it is direct and they see none.

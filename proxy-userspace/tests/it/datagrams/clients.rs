@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
+use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD,
 };
@@ -14,6 +15,7 @@ use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::header;
 use crate::lab::poll;
 use crate::lab::scale::scaled;
+use crate::steering::site::sysctl;
 
 rows! {
     many_behind_one_socket;
@@ -23,6 +25,7 @@ rows! {
     denied_clients;
     nobody_hears;
     they_are_listed;
+    the_path_is_udp_s_own;
     a_balancer_that_speaks_for_itself;
     silent_ones_are_forgotten;
     late_answers_reach_nobody;
@@ -162,6 +165,24 @@ fn they_are_listed(plan: Plan<'_>) -> Result<()> {
         site.end()?;
     }
     Ok(())
+}
+
+/// Not that of TCP, which has no direct connections here.
+fn the_path_is_udp_s_own(plan: Plan<'_>) -> Result<()> {
+    let set_up = |lab: &Lab| sysctl(&lab.host, "ipv4/tcp_syncookies", "0");
+    let plan = Plan {
+        set_up: &set_up,
+        ..plan
+    };
+    let site = plan.start()?;
+    let paths = site.lab.shown("status")?["services"][0]["paths"].take();
+    let paths = paths.as_array().context("an array")?;
+    ensure!(
+        paths.iter().all(|path| path["path"] == plan.path.name()),
+        "{paths:#?}"
+    );
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
+    site.end()
 }
 
 fn a_balancer_that_speaks_for_itself(plan: Plan<'_>) -> Result<()> {
