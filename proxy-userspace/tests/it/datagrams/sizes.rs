@@ -40,16 +40,19 @@ fn all(plan: Plan<'_>) -> Result<()> {
         let reply = framing.reply_header(site.client(1000), site.front()).len();
         let more = [sizes(ip + header.len()), sizes(ip + reply)].concat();
         let mut port = 1000;
+        let mut open = Vec::new();
         for size in more
             .into_iter()
             .filter(|size| *size <= LARGEST - header.len() - ip)
         {
-            // A balancer's socket for each, as v2-first knows them by it.
+            // A balancer's socket for each, as v2-first knows them by it: all stay open, lest one gets the
+            // port of another.
             let balancer = site.balancer()?;
             port += 1;
             let words = words_of(size);
             site.exchange(&balancer, port, &words)
                 .with_context(|| format!("{size} bytes by {framing:?}"))?;
+            open.push(balancer);
         }
         site.end()?;
     }
