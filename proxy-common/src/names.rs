@@ -64,7 +64,6 @@ pub mod map {
     pub const FIRSTS: &str = "firsts";
     pub const AIMS: &str = "aims";
     pub const CATCHERS: &str = "catchers";
-    pub const DATAGRAMS: &str = "datagrams";
     pub const REPLY_PIECES: &str = "reply_pieces";
 }
 

@@ -193,10 +193,12 @@ pub enum Life {
     Fragments,
     /// Not 0: some application is heard by one device alone.
     Bound,
+    /// Not 0: there are applications of UDP.
+    Datagrams,
 }
 
 impl Life {
-    pub const LEN: u32 = Self::Bound as u32 + 1;
+    pub const LEN: u32 = Self::Datagrams as u32 + 1;
 
     /// Direct connections that are open, by the map's words.
     #[inline(always)]

@@ -2,17 +2,17 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, SockMap},
+    maps::{HashMap, LruHashMap, SockMap},
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Endpoint, MAX_LISTENERS, MAX_TARGETS,
+    Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
     datagram::{First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, Receiver},
     datagram_port_bit,
     flow::{Piece, Tuple},
 };
 
-use super::{admit::has_port, load_word};
+use super::{admit::has_port, life, load_word};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -32,9 +32,6 @@ static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRA
 /// The daemon's sockets for replies that it is to send on, of IPv4 and of IPv6.
 #[map(name = "catchers")]
 static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
-/// Whether any of them is needed at all.
-#[map(name = "datagrams")]
-static SERVED: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Whether a service receives datagrams at this port.
 #[inline(always)]
@@ -52,7 +49,7 @@ pub fn receiver_at(local: &Endpoint) -> Option<&'static Receiver> {
 /// Whether this host serves UDP at all.
 #[inline(always)]
 pub fn any_is_receiving() -> bool {
-    load_word(SERVED.get_ptr(0)) != 0
+    life(Life::Datagrams) != 0
 }
 
 #[inline(always)]

@@ -1,12 +1,16 @@
 //! UDP while it runs: who receives, and the thread for what the programs leave to the daemon.
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
-use proxy_common::{Steered, datagram, datagram_port_bit};
+use proxy_common::{datagram, datagram_port_bit};
 use tokio::sync::oneshot;
 
-use super::{connections, listen, routes::Routes, workers::Workers};
+use super::{
+    connections, listen,
+    routes::{Routes, steered},
+    workers::{Workers, on_thread},
+};
 use crate::{
     admin::ConnectionStatus,
     check::{self, Sockets},
@@ -102,18 +106,10 @@ impl Datagrams {
             allowed: Prefixes::open(&config.instance, List::Allow)?,
             receivers: known(config, &self.routes),
         };
-        let (serves, serving) = oneshot::channel();
         let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
-        let (ended, end) = oneshot::channel();
-        thread::Builder::new()
-            .name("datagrams".into())
-            .spawn(move || {
-                let result = work(receivers, &spoof, shared, known, draining, serves);
-                // Nobody waits any more when the daemon stops at once.
-                let _ = ended.send(result);
-            })
-            .context("starting the thread for datagrams")?;
-        let end = async move { end.await.context("the thread for datagrams panicked")? };
+        let (serving, end) = on_thread("datagrams".into(), move |serves| {
+            work(receivers, &spoof, shared, known, draining, serves)
+        })?;
         if serving.await.is_err() {
             // It ended instead of serving, and says why.
             return end.await;
@@ -140,9 +136,7 @@ fn work(
 ) -> Result<()> {
     spoof.enter()?;
     let catchers = Catchers::open(spoof.families.v6).context("sockets for replies")?;
-    for (number, socket) in catchers.sockets().enumerate() {
-        known.maps.catch(number == 1, socket)?;
-    }
+    known.maps.catch(catchers.sockets())?;
     privileges::runtime(Role::Worker)?.block_on(async {
         // Whoever started this may be gone.
         let _ = serves.send(());
@@ -173,12 +167,7 @@ fn receiver(
         config::Direct::Auto => datagram::Receiver::DIRECT,
         config::Direct::Off => 0,
     };
-    let [v4, v6] = routes.of(service).map(|application| {
-        application.map_or_else(Steered::default, |it| Steered {
-            steer: it.steer.into(),
-            target: it.target.0.into(),
-        })
-    });
+    let [v4, v6] = routes.of(service).map(steered);
     let seconds = close_after.seconds();
     Some(datagram::Receiver::new(
         service.id,

@@ -193,16 +193,18 @@ async fn is_here(target: IpAddr) -> Result<bool> {
     Ok(target.is_loopback() || matches!(way_to(target).await?, Way::Here))
 }
 
+/// An application as the programs know it.
+pub fn steered(application: Option<&Arc<Application>>) -> Steered {
+    application.map_or_else(Steered::default, |it| Steered {
+        steer: it.steer.into(),
+        target: it.target.0.into(),
+    })
+}
+
 /// What the programs have to know of a service; that it is direct is still to be said.
 fn served(service: &config::Service, routes: &Routes) -> Listener {
     let applications = routes.of(service);
-    let [v4, v6] = applications.map(|application| {
-        let here = application.filter(|it| it.is_here());
-        here.map_or_else(Steered::default, |here| Steered {
-            steer: here.steer.into(),
-            target: here.target.0.into(),
-        })
-    });
+    let [v4, v6] = applications.map(|it| steered(it.filter(|it| it.is_here())));
     let versions = service.header.policy.versions;
     let seconds = u32::try_from(service.header.timeout.as_secs()).unwrap_or(u32::MAX / 2);
     let mut served = Listener::new(service.id, v4, v6).with_header_seconds(seconds.max(1));

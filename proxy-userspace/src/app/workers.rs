@@ -36,18 +36,12 @@ pub async fn start(
     let mut started = Vec::new();
     let busy = listeners.into_iter().filter(|each| !each.is_empty());
     for (number, listeners) in busy.enumerate() {
-        let (serves, serving) = oneshot::channel();
         let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
-        let (ended, end) = oneshot::channel();
-        thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || {
-                let result = work(listeners, &spoof, shared, draining, serves);
-                // Nobody waits any more when the daemon stops at once.
-                let _ = ended.send(result);
-            })
-            .context("starting a worker thread")?;
-        workers.spawn(async move { end.await.context("a worker panicked")? });
+        let name = format!("worker-{number}");
+        let (serving, end) = on_thread(name, move |serves| {
+            work(listeners, &spoof, shared, draining, serves)
+        })?;
+        workers.spawn(end);
         started.push(serving);
     }
     for serving in started {
@@ -57,6 +51,27 @@ pub async fn start(
         }
     }
     Ok(workers)
+}
+
+/// Starts a thread that says once when it serves; the other future comes back when it has ended.
+pub fn on_thread(
+    name: String,
+    work: impl FnOnce(oneshot::Sender<()>) -> Result<()> + Send + 'static,
+) -> Result<(
+    oneshot::Receiver<()>,
+    impl Future<Output = Result<()>> + Send,
+)> {
+    let (serves, serving) = oneshot::channel();
+    let (ended, end) = oneshot::channel();
+    let panicked = format!("thread {name} panicked");
+    thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            // Nobody waits any more when the daemon stops at once.
+            let _ = ended.send(work(serves));
+        })
+        .context("starting a thread")?;
+    Ok((serving, async move { end.await.context(panicked)? }))
 }
 
 fn work(

@@ -150,9 +150,7 @@ fn ask_inside(
 ) -> Result<(bool, bool)> {
     spoof.enter()?;
     let catchers = Catchers::open(spoof.families.v6)?;
-    for (number, socket) in catchers.sockets().enumerate() {
-        maps.catch(number == 1, socket)?;
-    }
+    maps.catch(catchers.sockets())?;
     let ends = FlowEnds {
         // Nothing is sent there: answers are caught.
         balancer: client,

@@ -15,17 +15,16 @@ use aya::{
 use proxy_common::{
     Endpoint, Life,
     datagram::{First, Flow, Receiver, Traffic},
-    flow::{Tuple, seconds},
+    flow::Tuple,
     map,
 };
 
-use super::{direct::again, load::take};
+use super::{life, load::take};
 
 /// The maps of UDP, but for the ports.
 pub struct Datagrams {
     receivers: HashMap<MapData, Endpoint, Receiver>,
     aims: HashMap<MapData, Endpoint, Endpoint>,
-    served: Array<MapData, u32>,
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
     catchers: Mutex<SockMap<MapData>>,
@@ -62,11 +61,10 @@ impl Datagrams {
         let life = ebpf
             .map(map::LIFE)
             .context("the eBPF object has no map life")?;
-        let life = again(life)?.try_into()?;
+        let life = life::again(life)?.try_into()?;
         Ok(Self {
             receivers: take(ebpf, map::RECEIVERS)?.try_into()?,
             aims: take(ebpf, map::AIMS)?.try_into()?,
-            served: take(ebpf, map::DATAGRAMS)?.try_into()?,
             flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
             firsts: Mutex::new(take(ebpf, map::FIRSTS)?.try_into()?),
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
@@ -84,7 +82,7 @@ impl Datagrams {
 
     /// There are applications of UDP.
     pub fn set_served(&mut self) -> Result<()> {
-        Ok(self.served.set(0, 1, 0)?)
+        Ok(self.life.set(Life::Datagrams as u32, 1, 0)?)
     }
 
     /// Whether a socket has got a datagram of this flow, where [`Kernel::tell_heard`] is asked for.
@@ -111,16 +109,19 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Has the daemon's socket of a family get the replies that come to the spoof namespace.
-    pub fn catch(&self, is_v6: bool, socket: &impl AsRawFd) -> Result<()> {
-        lock(&self.catchers)
-            .set(u32::from(is_v6), socket, 0)
-            .context("handing the socket for replies to sk_lookup")
+    /// Has these sockets, of IPv4 and of IPv6, get the replies that come to the spoof namespace.
+    pub fn catch<'a, S: AsRawFd + 'a>(&self, sockets: impl Iterator<Item = &'a S>) -> Result<()> {
+        let mut catchers = lock(&self.catchers);
+        (0..).zip(sockets).try_for_each(|(family, socket)| {
+            catchers
+                .set(family, socket, 0)
+                .context("handing a socket for replies to sk_lookup")
+        })
     }
 
     /// Flows that are not over.
     pub fn iter(&self) -> Vec<DatagramFlow> {
-        let now = self.now();
+        let now = life::now(&self.life);
         let flows = lock(&self.flows);
         let open = flows.iter().filter_map(Result::ok);
         open.filter(|(_, flow)| !flow.is_over(now))
@@ -130,7 +131,7 @@ impl Datagrams {
 
     /// The flow of an application's replies from `aim` to a client; one more reply of so many bytes.
     pub fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: u64) -> Option<DatagramFlow> {
-        let (reply, now) = (Tuple::new(aim.into(), client.into()), self.now());
+        let (reply, now) = (Tuple::new(aim.into(), client.into()), life::now(&self.life));
         let mut flows = lock(&self.flows);
         let mut flow = flows.get(&reply, 0).ok()?;
         if flow.is_over(now) {
@@ -149,7 +150,7 @@ impl Datagrams {
         let reply = Tuple::new(flow.aim.into(), flow.client.into());
         let (back, now) = (
             Tuple::new(flow.received_at.into(), flow.balancer.into()),
-            self.now(),
+            life::now(&self.life),
         );
         let mut flows = lock(&self.flows);
         let known = flows.get(&reply, 0).ok();
@@ -185,7 +186,10 @@ impl Datagrams {
         (balancer, received_at): (SocketAddr, SocketAddr),
         close_after: u32,
     ) -> Option<[SocketAddr; 2]> {
-        let (datagram, now) = (Tuple::new(balancer.into(), received_at.into()), self.now());
+        let (datagram, now) = (
+            Tuple::new(balancer.into(), received_at.into()),
+            life::now(&self.life),
+        );
         let mut firsts = lock(&self.firsts);
         let mut first = firsts.get(&datagram, 0).ok()?;
         if first.is_over(now, close_after) {
@@ -205,23 +209,16 @@ impl Datagrams {
         let first = First {
             client: client.into(),
             stated: stated.into(),
-            last: self.now(),
+            last: life::now(&self.life),
         };
         let datagram = Tuple::new(balancer.into(), received_at.into());
         lock(&self.firsts)
             .insert(datagram, first, 0)
             .context("noting a balancer's socket")
     }
-
-    /// The programs' clock.
-    fn now(&self) -> u32 {
-        seconds(self.life.get(&(Life::Beat as u32), 0).unwrap_or_default())
-    }
 }
 
 fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
-    /// A tick of the programs' clock.
-    const TICK: Duration = Duration::from_nanos(1 << 30);
     DatagramFlow {
         service: flow.service,
         ends: FlowEnds {
@@ -232,7 +229,7 @@ fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
             stated: flow.stated.into(),
         },
         flags: flow.flags.into(),
-        age: TICK * now.saturating_sub(flow.opened),
+        age: life::between(flow.opened, now),
         up: flow.up,
         down: flow.down,
     }

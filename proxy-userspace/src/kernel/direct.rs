@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    os::fd::AsFd as _,
     sync::Arc,
     time::Duration,
 };
@@ -10,16 +9,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, Map, MapData, RingBuf},
+    maps::{Array, HashMap, MapData, RingBuf},
 };
 use proxy_common::{
     Addr, Host, Life,
     cookie::spent,
-    flow::{Down, Kept, Told, Tuple, flag, seconds, told},
+    flow::{Down, Kept, Told, Tuple, flag, told},
     map,
 };
 
-use super::load::take;
+use super::{life, load::take};
 
 /// The maps of the direct path.
 pub struct Direct {
@@ -112,7 +111,7 @@ impl Direct {
         let flows = Flows {
             down: take(ebpf, map::FLOWS_DOWN)?.try_into()?,
             spent: take(ebpf, map::SPENT)?.try_into()?,
-            life: again(&life)?.try_into()?,
+            life: life::again(&life)?.try_into()?,
         };
         let mut direct = Self {
             flows: Arc::new(flows),
@@ -170,7 +169,7 @@ impl Direct {
 
     /// Connections of a daemon before this one were found.
     pub fn set_found(&mut self) -> Result<()> {
-        let now = u64::from(self.now().max(1));
+        let now = u64::from(life::now(&self.life).max(1));
         Ok(self.life.set(Life::Found as u32, now, 0)?)
     }
 
@@ -181,7 +180,7 @@ impl Direct {
 
     /// What the sweep has told.
     pub fn hear(&mut self) -> Vec<Heard> {
-        let now = self.now();
+        let now = life::now(&self.life);
         let mut heard = Vec::new();
         while let Some(item) = self.told.next() {
             if let Some(told) = read(&item) {
@@ -197,17 +196,12 @@ impl Direct {
 
     /// Those that are open now.
     pub fn iter(&self) -> impl Iterator<Item = Flow> {
-        let now = self.now();
+        let now = life::now(&self.life);
         // One that ends meanwhile may hide others from this listing: the kernel starts anew then.
         let entries = self.flows.down.iter().filter_map(Result::ok);
         entries
             .filter(|(_, down)| down.told & told::ENDED == 0)
             .map(move |(tuple, down)| flow(&tuple, &down, &self.headers, now))
-    }
-
-    /// The programs' clock.
-    fn now(&self) -> u32 {
-        seconds(self.life.get(&(Life::Beat as u32), 0).unwrap_or_default())
     }
 }
 
@@ -234,8 +228,6 @@ fn events(told: &Told, headers: &Headers, now: u32) -> impl Iterator<Item = Hear
 }
 
 fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
-    /// A tick of the programs' clock.
-    const TICK: Duration = Duration::from_nanos(1 << 30);
     // The application's acknowledgment of FIN counts one.
     let is_kept = down.flags & flag::KEPT != 0;
     let kept = is_kept.then(|| headers.get(tuple, 0).ok()).flatten();
@@ -247,20 +239,11 @@ fn flow(tuple: &Tuple, down: &Down, headers: &Headers, now: u32) -> Flow {
         steered: tuple.source().into(),
         version: down.header,
         header: kept.map(|kept| bytes(&kept)),
-        age: TICK * now.saturating_sub(down.opened),
+        age: life::between(down.opened, now),
         up: down.up.saturating_sub(fin),
         down: down.down,
         is_told: down.told & told::OPEN != 0,
     }
-}
-
-/// The same map, for others to read.
-pub(super) fn again(map: &Map) -> Result<Map> {
-    let Map::Array(data) = map else {
-        bail!("the map of the daemon's life is of another type");
-    };
-    let fd = data.fd().as_fd().try_clone_to_owned()?;
-    Ok(Map::Array(MapData::from_fd(fd)?))
 }
 
 type Headers = HashMap<MapData, Tuple, Kept>;

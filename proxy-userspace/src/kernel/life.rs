@@ -1,10 +1,30 @@
-//! The end of an instance, said to the programs through a map that outlives the daemon.
+//! What the daemon and the programs know of its life, through a map that outlives it.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::maps::{Array, Map, MapData};
-use proxy_common::Life;
+use proxy_common::{Life, flow::seconds};
+
+/// The programs' clock, as of the daemon's last sign of life.
+pub(super) fn now(life: &Array<MapData, u64>) -> u32 {
+    seconds(life.get(&(Life::Beat as u32), 0).unwrap_or_default())
+}
+
+/// From one time of that clock to another.
+pub(super) fn between(since: u32, now: u32) -> Duration {
+    const TICK: Duration = Duration::from_nanos(1 << 30);
+    TICK * now.saturating_sub(since)
+}
+
+/// The same map, for others.
+pub(super) fn again(map: &Map) -> Result<Map> {
+    let Map::Array(data) = map else {
+        bail!("the map of the daemon's life is of another type");
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned()?;
+    Ok(Map::Array(MapData::from_fd(fd)?))
+}
 
 /// From here on the programs refuse what is new: whoever holds the map `life` ends what is open.
 pub fn say_closing(map: impl AsFd) -> Result<()> {

@@ -15,14 +15,8 @@ pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
     let (service, framing, listener) = from;
     let mut buffer = vec![0; LARGEST];
     loop {
-        let received = listener.readable().await.and_then(|mut ready| {
-            let received = ready.try_io(|it| {
-                let listener = it.get_ref();
-                socket::receive(listener, Some(listener.at), &mut buffer)
-            });
-            received.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
-        });
-        match received {
+        let at_own = Some(listener.get_ref().at);
+        match socket::receive(listener, at_own, &mut buffer).await {
             Ok(received) => {
                 let datagram = Datagram {
                     balancer: Balancer(received.from),
@@ -31,7 +25,6 @@ pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
                 };
                 take(at, service, *framing, &datagram);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // An earlier reply's port was unreachable: nothing that concerns what is to come.
             Err(error) => tracing::debug!(service = service.name, %error, "receiving"),
         }

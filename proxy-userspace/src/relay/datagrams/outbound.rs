@@ -12,15 +12,10 @@ use crate::header::{Endpoints, spp};
 pub async fn serve(at: &At, caught: &AsyncFd<Socket>) {
     let mut buffer = vec![0; LARGEST];
     loop {
-        let sent = caught.readable().await.and_then(|mut ready| {
-            let received = ready.try_io(|it| socket::receive(it.get_ref(), None, &mut buffer));
-            let received = received.unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))?;
-            send(at, &received, &buffer[..received.len])
-        });
-        match sent {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => tracing::debug!(%error, "a reply is lost"),
+        let received = socket::receive(caught, None, &mut buffer).await;
+        let sent = received.and_then(|received| send(at, &received, &buffer[..received.len]));
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a reply is lost");
         }
     }
 }

@@ -41,11 +41,7 @@ impl Probe {
 async fn answers(caught: &AsyncFd<Socket>, client: SocketAddr, aim: SocketAddr) {
     let mut buffer = vec![0; super::LARGEST];
     loop {
-        let Ok(mut ready) = caught.readable().await else {
-            return std::future::pending().await;
-        };
-        let received = ready.try_io(|it| socket::receive(it.get_ref(), None, &mut buffer));
-        if let Ok(Ok(received)) = received
+        if let Ok(received) = socket::receive(caught, None, &mut buffer).await
             && received.from == aim
             && received.to == client
         {

@@ -17,7 +17,7 @@ use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{relay::addr::canonical, sys::readable};
 
@@ -98,8 +98,18 @@ impl AsRawFd for Listener {
     }
 }
 
-/// The next datagram of a socket that tells where each was sent to; `at` is its own address.
-pub fn receive(
+/// The next datagram of a socket that tells where each was sent to; `at` is its own address, if that has
+/// the port.
+pub async fn receive(
+    socket: &AsyncFd<impl AsRawFd>,
+    at: Option<SocketAddr>,
+    buffer: &mut [u8],
+) -> io::Result<Received> {
+    let receive = |socket: &_| receive_now(socket, at, buffer);
+    socket.async_io(Interest::READABLE, receive).await
+}
+
+fn receive_now(
     socket: &impl AsRawFd,
     at: Option<SocketAddr>,
     buffer: &mut [u8],

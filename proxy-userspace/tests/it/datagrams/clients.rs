@@ -63,8 +63,7 @@ fn many_behind_one_socket(plan: Plan<'_>) -> Result<()> {
 
 fn balancers_that_are_not_allowed(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
-    let stranger = datagram::socket(&site.lab.edge, site.of(NEIGHBOUR, 0))?;
-    stranger.connect(site.service())?;
+    let stranger = site.balancer_at(NEIGHBOUR)?;
     stranger.send(&[&site.header(1000)[..], b"hello"].concat())?;
     counted(&site, "datagram_refused", 1)?;
     site.exchange(&site.balancer()?, 1001, b"hello")?;
@@ -207,10 +206,7 @@ fn late_answers_reach_nobody(plan: Plan<'_>) -> Result<()> {
     .start()?;
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
-    poll::until("the flow to be forgotten", || {
-        let shown = site.lab.shown("connections")?;
-        Ok((shown.as_array().context("an array")?.is_empty()).then_some(()))
-    })?;
+    site.wait_forgotten()?;
     // What the daemon takes for now is half a second behind.
     poll::until("a late answer", || {
         site.app.say(site.client(1000), b"late")?;
@@ -272,10 +268,7 @@ fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {
     let site = Plan { args, ..plan }.start()?;
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
-    poll::until("the flow to be forgotten", || {
-        let shown = site.lab.shown("connections")?;
-        Ok((shown.as_array().context("an array")?.is_empty()).then_some(()))
-    })?;
+    site.wait_forgotten()?;
     site.exchange(&balancer, 1000, b"hello")?;
     site.leaks.saw_none()
 }

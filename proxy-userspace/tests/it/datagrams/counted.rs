@@ -87,19 +87,13 @@ fn exchange(site: &Site, port: u16) -> Result<()> {
     site.exchange(&site.balancer()?, port, b"hello")
 }
 
-fn balancer(site: &Site, pair: Pair) -> Result<UdpSocket> {
-    let socket = datagram::socket(&site.lab.edge, site.of(pair, 0))?;
-    socket.connect(site.service())?;
-    Ok(socket)
-}
-
 fn send(site: &Site, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
     balancer.send(&[&site.header(port)[..], words].concat())?;
     Ok(())
 }
 
 fn from_a_stranger(site: &Site, port: u16) -> Result<()> {
-    send(site, &balancer(site, FRONT)?, port, b"hello")
+    send(site, &site.balancer_at(FRONT)?, port, b"hello")
 }
 
 fn of_a_denied_client(site: &Site, port: u16) -> Result<()> {
@@ -110,7 +104,7 @@ fn of_a_denied_client(site: &Site, port: u16) -> Result<()> {
 
 fn of_another_s_client(site: &Site, port: u16) -> Result<()> {
     exchange(site, port)?;
-    send(site, &balancer(site, NEIGHBOUR)?, port, b"hello")
+    send(site, &site.balancer_at(NEIGHBOUR)?, port, b"hello")
 }
 
 /// As of an application whose flow is gone.

@@ -11,6 +11,7 @@ use crate::lab::addr::{
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
+use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::truepeer::Truepeer;
 
@@ -117,7 +118,12 @@ impl Site {
 
     /// A balancer's socket, which hears the service alone.
     pub fn balancer(&self) -> Result<UdpSocket> {
-        let socket = datagram::socket(&self.lab.edge, self.of(BALANCER, 0))?;
+        self.balancer_at(BALANCER)
+    }
+
+    /// The same of somebody else.
+    pub fn balancer_at(&self, pair: Pair) -> Result<UdpSocket> {
+        let socket = datagram::socket(&self.lab.edge, self.of(pair, 0))?;
         socket.connect(self.service())?;
         Ok(socket)
     }
@@ -162,6 +168,15 @@ impl Site {
             header.len()
         );
         Ok(())
+    }
+
+    /// The programs and the daemon know no client any more.
+    pub fn wait_forgotten(&self) -> Result<()> {
+        poll::until("the flow to be forgotten", || {
+            let shown = self.lab.shown("connections")?;
+            let all = shown.as_array().context("an array")?;
+            Ok(all.is_empty().then_some(()))
+        })
     }
 
     /// All went by the path that it should, and nothing has leaked.
