@@ -137,6 +137,8 @@ counters! {
     DatagramDenied => "datagram_denied",
     /// A datagram was dropped, as another balancer speaks for its client.
     DatagramTaken => "datagram_taken",
+    /// A datagram was dropped, as no route to its sender goes by the device that it came by.
+    DatagramReversePath => "datagram_reverse_path",
     /// A datagram could not be rewritten and was dropped.
     DatagramFailed => "datagram_failed",
     /// What an application sent from a steer address, and no flow is there for, was dropped.
@@ -145,6 +147,8 @@ counters! {
     DatagramIcmp => "datagram_icmp",
     /// A datagram to the daemon: its service isn't direct.
     DatagramToDaemonService => "datagram_to_daemon_service",
+    /// A datagram to the daemon: the way back to the balancer isn't the way that it came.
+    DatagramToDaemonRoute => "datagram_to_daemon_route",
     /// A datagram to the daemon: several that the kernel handles as one, each with a header.
     DatagramToDaemonMany => "datagram_to_daemon_many",
     /// A datagram to the daemon: no header that the programs know.

@@ -2,12 +2,15 @@
 //!
 //! "Up" is from the balancer to the application, "down" the way back.
 
-use crate::{Endpoint, Steered, flow::Tuple};
+use crate::{Addr, Endpoint, Steered, flow::Tuple};
 
 /// Entries of the flow table, of which the oldest idle ones make room for new ones.
 pub const MAX_DATAGRAM_FLOWS: u32 = 1 << 17;
 /// Datagrams in pieces whose later pieces are still to come; the oldest go.
 pub const MAX_DATAGRAM_PIECES: u32 = 1 << 12;
+
+/// So many balancers may come by devices that others' routes have; the oldest go.
+pub const MAX_REVERSE_PATHS: u32 = 1 << 12;
 
 /// What the programs know of a listen address of UDP.
 #[repr(C)]
@@ -109,12 +112,53 @@ pub struct Flow {
     pub stated: Endpoint,
     pub up: Traffic,
     pub down: Traffic,
-    /// The device that leads to the balancer, the neighbour on the way, and the largest packet there.
+    /// To the balancer.
+    pub way_back: Way,
+    /// To an application beyond this host.
+    pub way_on: Way,
+}
+
+/// Which way packets go, as the host's routing has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The index of the device; 0: there is none that leads there.
     pub device: u32,
+    /// The largest packet there.
     pub mtu: u16,
+    /// The neighbour on the way, or zeroes if the kernel doesn't know it.
     pub mac: [u8; 6],
     /// When that was found out, in seconds; 0: not yet.
-    pub routed: u32,
+    pub found: u32,
+}
+
+/// A balancer's address, and a device that its datagrams have come by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReversePath {
+    pub balancer: Addr,
+    pub device: u32,
+}
+
+impl ReversePath {
+    /// For so many seconds the programs believe the daemon, which has asked for the route.
+    pub const LIFE: u32 = 10;
+
+    /// As the map has it, from when it was asked, in seconds, and whether a route leads there.
+    #[must_use]
+    pub const fn judgement(now: u32, leads: bool) -> u64 {
+        (now as u64) << 1 | leads as u64
+    }
+
+    /// Whether a route leads there, as long as that is to be believed.
+    #[must_use]
+    pub const fn judged(judgement: u64, now: u32) -> Option<bool> {
+        let since = (judgement >> 1) as u32;
+        if judgement == 0 || now.wrapping_sub(since) > Self::LIFE {
+            return None;
+        }
+        Some(judgement & 1 != 0)
+    }
 }
 
 impl Flow {
@@ -171,6 +215,8 @@ pub mod spp {
 layout! {
     Receiver = 92,
     Traffic = 16,
-    Flow = 120,
+    Flow = 136,
+    Way = 16,
+    ReversePath = 20,
     First = 44,
 }

@@ -65,6 +65,7 @@ pub mod map {
     pub const AIMS: &str = "aims";
     pub const CATCHERS: &str = "catchers";
     pub const REPLY_PIECES: &str = "reply_pieces";
+    pub const REVERSE_PATHS: &str = "reverse_paths";
 }
 
 /// Names of the constants that the daemon sets before it loads the object.

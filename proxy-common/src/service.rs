@@ -163,7 +163,7 @@ pub mod keep_alive {
 
 /// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
 /// of their meaning: equal sizes can hide other fields.
-pub const LAYOUT: u32 = 8;
+pub const LAYOUT: u32 = 9;
 
 /// What is in the `life` map.
 #[repr(u32)]
@@ -193,7 +193,7 @@ pub enum Life {
     Fragments,
     /// Not 0: some application is heard by one device alone.
     Bound,
-    /// Not 0: there are applications of UDP.
+    /// Not 0: there are applications of UDP. Not 1 either: some may be beyond this host.
     Datagrams,
 }
 

@@ -108,15 +108,20 @@ pub fn bound(addr: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Socket
 /// The kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = u16::MAX as i32;
 
+/// Lets it have addresses that are not this namespace's own.
+pub fn set_transparent(socket: &Socket, domain: Domain) -> io::Result<()> {
+    if domain == Domain::IPV6 {
+        socket.set_ip_transparent_v6(true)
+    } else {
+        socket.set_ip_transparent_v4(true)
+    }
+}
+
 /// A socket that may bind to addresses that are not this namespace's own. Its peer is taken to be on
 /// this host: [`keep_alive`] is for others.
 pub fn transparent_socket(domain: Domain) -> io::Result<Socket> {
     let socket = resetting_socket(domain)?;
-    if domain == Domain::IPV6 {
-        socket.set_ip_transparent_v6(true)?;
-    } else {
-        socket.set_ip_transparent_v4(true)?;
-    }
+    set_transparent(&socket, domain)?;
     // Another upstream socket may have the same client's address and port, towards another target.
     socket.set_reuse_address(true)?;
     Ok(socket)

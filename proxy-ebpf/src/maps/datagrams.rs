@@ -7,7 +7,10 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
-    datagram::{First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, Receiver},
+    datagram::{
+        First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, MAX_REVERSE_PATHS, Receiver,
+        ReversePath,
+    },
     datagram_port_bit,
     flow::{Piece, Tuple},
 };
@@ -29,6 +32,10 @@ static AIMS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(3 * MAX_TAR
 /// Since when replies in pieces belong to a flow, of which the first piece has told; the oldest go.
 #[map(name = "reply_pieces")]
 static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRAM_PIECES, 0);
+/// What the daemon has found out of balancers that come by another device than the way back's.
+#[map(name = "reverse_paths")]
+static REVERSE_PATHS: LruHashMap<ReversePath, u64> =
+    LruHashMap::with_max_entries(MAX_REVERSE_PATHS, 0);
 /// The daemon's sockets for replies that it is to send on, of IPv4 and of IPv6.
 #[map(name = "catchers")]
 static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
@@ -52,6 +59,12 @@ pub fn any_is_receiving() -> bool {
     life(Life::Datagrams) != 0
 }
 
+/// Whether any of their applications may be beyond this host.
+#[inline(always)]
+pub fn any_is_beyond() -> bool {
+    life(Life::Datagrams) > 1
+}
+
 #[inline(always)]
 pub fn find_datagram_flow(reply: &Tuple) -> Option<*mut Flow> {
     FLOWS.get_ptr_mut(reply)
@@ -71,6 +84,12 @@ pub fn find_first(datagram: &Tuple) -> Option<*mut First> {
 #[inline(always)]
 pub fn insert_first(datagram: &Tuple, first: &First) -> bool {
     FIRSTS.insert(datagram, first, 0).is_ok()
+}
+
+/// Whether a route to the balancer goes by this device, if the daemon has asked for it lately.
+#[inline(always)]
+pub fn leads(path: &ReversePath) -> Option<bool> {
+    ReversePath::judged(load_word(REVERSE_PATHS.get_ptr(path)), clock::seconds())
 }
 
 /// Where datagrams go for the application that has this address, or any, and this port.

@@ -97,6 +97,8 @@ pub struct Scratch {
     /// Where a datagram's client has sent to, as its header says.
     pub stated: Endpoint,
     pub datagram_flow: datagram::Flow,
+    /// Leads to a datagram's application, where that is beyond this host.
+    pub device: u32,
     /// Other addresses and ports for a datagram.
     pub rewrite: Rewrite,
 }

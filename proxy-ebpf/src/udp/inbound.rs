@@ -1,21 +1,22 @@
 //! From the balancer to the application.
 
 use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
 use proxy_common::{
     Counter, Steered,
     datagram::{First, Flow, Receiver, Traffic},
     flow::Tuple,
 };
 
-use super::failed;
+use super::{beyond, failed, way};
 use crate::{
     clock,
     ctx::{self, Link, Version},
     enter::enter,
     maps::{self, Scratch},
-    verdict::Verdict,
+    verdict::{Action, Verdict},
     wire::{
-        cut, proxy, rewrite,
+        cut, fragment, proxy, rewrite,
         segment::{self, Kind},
     },
 };
@@ -36,14 +37,14 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     let version = ctx::version(ctx).ok_or(Verdict::FOREIGN)?;
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
     let kind = segment::read(ctx, version, link, &mut scratch.segment);
-    if kind != Kind::Udp || !maps::is_receiving(u16::from_be(scratch.segment.tuple.ports()[1])) {
-        return Ok(Verdict::FOREIGN);
-    }
-    let to = scratch.segment.tuple.destination();
-    if maps::is_local(&to.addr()) != Some(true) {
-        return Ok(Verdict::FOREIGN);
-    }
-    let receiver = maps::receiver_at(&to).ok_or(Verdict::FOREIGN)?;
+    let to_service = match kind {
+        Kind::Udp => receiver_of(&scratch.segment.tuple),
+        Kind::Other => return piece(ctx, version, link, scratch),
+        Kind::Icmp | Kind::Tcp => None,
+    };
+    let Some(receiver) = to_service else {
+        return beyond::reply(ctx, version, link, scratch, kind);
+    };
     if !maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
         return Ok(Verdict::drop(Counter::DatagramRefused));
     }
@@ -51,6 +52,41 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
         return Ok(Verdict::pass(Counter::DatagramToDaemonService));
     }
     datagram(ctx, version, link, scratch, receiver)
+}
+
+#[inline(always)]
+fn receiver_of(datagram: &Tuple) -> Option<&'static Receiver> {
+    let to = datagram.destination();
+    if !maps::is_receiving(to.port() as u16) || maps::is_local(&to.addr()) != Some(true) {
+        return None;
+    }
+    maps::receiver_at(&to)
+}
+
+/// The stack puts pieces together, and then nobody can tell which devices they came by.
+#[inline(always)]
+fn piece(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Verdict> {
+    let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
+    if piece.is_first {
+        let tuple = piece.tuple(ctx).map_err(failed)?;
+        if receiver_of(&tuple).is_some() {
+            scratch.datagram_flow = Flow {
+                back: tuple.reversed(),
+                ..Flow::default()
+            };
+            let came = way::came_by_it(ctx, version, &mut scratch.datagram_flow);
+            return match came {
+                Ok(()) => Ok(Verdict::FOREIGN),
+                Err(_) => Err(Verdict::drop(Counter::DatagramReversePath)),
+            };
+        }
+    }
+    beyond::reply(ctx, version, link, scratch, Kind::Other)
 }
 
 #[inline(always)]
@@ -80,7 +116,7 @@ fn datagram(
     }
     let steered = fit(version, scratch, receiver)?;
     scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
-    remember(scratch, receiver)?;
+    remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if !known {
         if receiver.has(Receiver::V2_FIRST) {
@@ -95,7 +131,10 @@ fn datagram(
         // The application may have to be found by `deliver`.
         ctx.set_mark(maps::mark());
     }
-    enter(ctx, Counter::DatagramUp).map_err(failed)
+    match scratch.device {
+        0 => enter(ctx, Counter::DatagramUp).map_err(failed),
+        device => Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramUp)),
+    }
 }
 
 /// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
@@ -162,13 +201,21 @@ fn fit<'a>(
     Ok(steered)
 }
 
-/// Has replies find their way back.
+/// Has replies find their way back, and `scratch.device` tell which way the datagram goes on.
+///
+/// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn remember(scratch: &mut Scratch, receiver: &Receiver) -> Result<(), Verdict> {
+fn remember(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<(), Verdict> {
     let now = clock::seconds();
     let bytes = u64::from(scratch.segment.payload - scratch.proxy.len);
     let reply = scratch.rewrite.to.reversed();
     let back = scratch.segment.tuple.reversed();
+    let length = way::length(ctx, scratch) - scratch.proxy.len;
     if let Some(flow) = maps::find_datagram_flow(&reply) {
         // SAFETY: `back` and `service` are written before the element is in the map. What is written here
         // are counts and times of one word each: where two CPUs meet, one of two is lost.
@@ -176,6 +223,8 @@ fn remember(scratch: &mut Scratch, receiver: &Receiver) -> Result<(), Verdict> {
         let is_same = flow.back == back;
         let is_over = flow.is_over(now);
         if is_same && !is_over {
+            way::came_by_it(ctx, version, flow)?;
+            scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
             flow.last = now;
             flow.up.datagrams += 1;
             flow.up.bytes += bytes;
@@ -201,6 +250,9 @@ fn remember(scratch: &mut Scratch, receiver: &Receiver) -> Result<(), Verdict> {
         },
         ..Flow::default()
     };
+    let flow = &mut scratch.datagram_flow;
+    way::came_by_it(ctx, version, flow)?;
+    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
     if !maps::insert_datagram_flow(&reply, &scratch.datagram_flow) {
         return Err(Verdict::drop(Counter::DatagramFailed));
     }

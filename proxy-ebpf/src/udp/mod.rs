@@ -1,11 +1,13 @@
 //! Datagrams from the balancer to the application, and its replies back: addresses and ports are
 //! rewritten, and headers cut out and put in front.
 
+mod beyond;
 pub mod catch;
 pub mod heard;
 mod inbound;
 mod outbound;
 pub mod source;
+mod way;
 
 use proxy_common::Counter;
 

@@ -4,11 +4,11 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
     Addr, Counter,
-    datagram::{Flow, Receiver, spp},
+    datagram::{Flow, Receiver, Way, spp},
     flow::Tuple,
 };
 
-use super::failed;
+use super::{failed, way};
 use crate::{
     clock,
     ctx::{self, Link, Version},
@@ -68,7 +68,7 @@ fn of_no_flow(source: &Addr) -> Verdict {
 }
 
 #[inline(always)]
-fn find(reply: &Tuple) -> Option<&'static mut Flow> {
+pub fn find(reply: &Tuple) -> Option<&'static mut Flow> {
     let flow = maps::find_datagram_flow(reply)?;
     // SAFETY: as in `inbound`; what is known of the way back is each time written whole by whoever finds
     // it out.
@@ -77,7 +77,7 @@ fn find(reply: &Tuple) -> Option<&'static mut Flow> {
 }
 
 #[inline(always)]
-fn datagram(
+pub fn datagram(
     ctx: &TcContext,
     version: Version,
     link: Link,
@@ -93,7 +93,7 @@ fn datagram(
     flow.last = clock::seconds();
     flow.down.datagrams += 1;
     flow.down.bytes += u64::from(scratch.segment.payload);
-    let (device, mac) = (flow.device, flow.mac);
+    let Way { device, mac, .. } = flow.way_back;
     let is_on_its_way =
         link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(mac);
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
@@ -125,15 +125,8 @@ fn daemons(
     if is_other || !flow.has(Receiver::DIRECT) || !segment::is_plain(&scratch.segment, version) {
         return Some(Counter::DatagramReplyService);
     }
-    let now = clock::seconds();
-    if flow.routed != now {
-        let Some(way) = route::way(ctx, version, &flow.back, IpProto::Udp) else {
-            return Some(Counter::DatagramReplyLong);
-        };
-        flow.device = way.device;
-        flow.mac = way.mac;
-        flow.mtu = way.mtu.min(u16::MAX.into()) as u16;
-        flow.routed = now;
+    if !way::know(ctx, version, &flow.back, &mut flow.way_back) {
+        return Some(Counter::DatagramReplyLong);
     }
     let is_many = ctx::is_many(ctx);
     let more = if flow.has(Receiver::SPP) {
@@ -144,13 +137,9 @@ fn daemons(
     } else {
         0
     };
-    let headers = scratch.segment.at + scratch.segment.len;
-    let payload = match ctx::many_of(ctx) {
-        0 => scratch.segment.payload,
-        each => each,
-    };
-    let is_long = headers + payload + more > flow.mtu.into();
-    (is_long || more > 0 && u64::from(payload) > cut::MOST).then_some(Counter::DatagramReplyLong)
+    let is_long = way::length(ctx, scratch) + more > flow.way_back.mtu.into();
+    (is_long || more > 0 && u64::from(scratch.segment.payload) > cut::MOST)
+        .then_some(Counter::DatagramReplyLong)
 }
 
 /// The header of a reply, into `scratch.line`. As the client's: not turned round.
@@ -177,7 +166,7 @@ fn write_spp(scratch: &mut Scratch, flow: &Flow) {
 
 /// What this host says of a datagram that it had for the application is for the balancer.
 #[inline(always)]
-fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
     let source = wire::source(ctx, version, link).map_err(failed)?;
     let foreign = of_no_flow(&source);
     let about = icmp::about(ctx, version, IpProto::Udp).ok_or(foreign)?;
@@ -200,7 +189,7 @@ fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdi
 
 /// A reply in pieces: the daemon puts it together. From a steer address nothing else comes.
 #[inline(always)]
-fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+pub fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
     let Some(piece) = fragment::read(ctx, version, IpProto::Udp) else {
         let source = wire::source(ctx, version, link).map_err(failed)?;
         return Ok(of_no_flow(&source));
@@ -209,10 +198,7 @@ fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdi
     let is_replys = match piece.is_first {
         false => maps::is_of_reply(of),
         true => {
-            let ports: [u16; 2] = ctx::load(ctx, piece.at as usize).map_err(failed)?;
-            let [source, destination] = of.addresses;
-            let tuple = Tuple::from_wire(source, destination, ports);
-            let is_flows = find(&tuple).is_some();
+            let is_flows = find(&piece.tuple(ctx).map_err(failed)?).is_some();
             if is_flows {
                 maps::remember_reply(of);
             }

@@ -4,9 +4,12 @@ use core::mem::offset_of;
 
 use aya_ebpf::programs::TcContext;
 use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
-use proxy_common::{Addr, flow::Piece};
+use proxy_common::{
+    Addr,
+    flow::{Piece, Tuple},
+};
 
-use crate::ctx::{self, Version};
+use crate::ctx::{self, Unreadable, Version};
 
 /// A piece of a segment or datagram.
 pub struct Fragment {
@@ -14,6 +17,16 @@ pub struct Fragment {
     pub is_first: bool,
     /// Where what it carries is.
     pub at: u32,
+}
+
+impl Fragment {
+    /// Of a first piece.
+    #[inline(always)]
+    pub fn tuple(&self, ctx: &TcContext) -> Result<Tuple, Unreadable> {
+        let ports: [u16; 2] = ctx::load(ctx, self.at as usize)?;
+        let [source, destination] = self.piece.addresses;
+        Ok(Tuple::from_wire(source, destination, ports))
+    }
 }
 
 /// None unless it is a piece of something of this protocol.

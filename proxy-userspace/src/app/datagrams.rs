@@ -1,10 +1,15 @@
 //! UDP while it runs: who receives, and the thread for what the programs leave to the daemon.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
+use futures_util::future::BoxFuture;
 use proxy_common::{datagram, datagram_port_bit};
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     connections, listen,
@@ -17,11 +22,11 @@ use crate::{
     config::{self, Config, Protocol},
     drain::Draining,
     kernel::{self, FlowEnds, Kernel, List, Prefixes},
-    netns::SpoofNs,
+    netns::{SpoofNs, has_route_by},
     privileges::{self, Role},
     relay::{
         Balancer, Client, Framing, Service, Shared,
-        datagrams::{self, Catchers, Flow, Flows, Receiver},
+        datagrams::{self, Catchers, Flow, Flows, Forwarder, Receiver},
     },
 };
 
@@ -105,10 +110,14 @@ impl Datagrams {
             maps: self.maps.clone(),
             allowed: Prefixes::open(&config.instance, List::Allow)?,
             receivers: known(config, &self.routes),
+            host: Handle::current(),
         };
         let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
+        let forwarder = Forwarder::open().context("sockets for applications beyond this host")?;
         let (serving, end) = on_thread("datagrams".into(), move |serves| {
-            work(receivers, &spoof, shared, known, draining, serves)
+            work(
+                receivers, forwarder, &spoof, shared, known, draining, serves,
+            )
         })?;
         if serving.await.is_err() {
             // It ended instead of serving, and says why.
@@ -128,6 +137,7 @@ impl Datagrams {
 
 fn work(
     receivers: Vec<Receiver>,
+    forwarder: Forwarder,
     spoof: &SpoofNs,
     shared: Arc<Shared>,
     known: Known,
@@ -140,7 +150,14 @@ fn work(
     privileges::runtime(Role::Worker)?.block_on(async {
         // Whoever started this may be gone.
         let _ = serves.send(());
-        let served = datagrams::serve(receivers, catchers, shared, Arc::new(known), draining);
+        let served = datagrams::serve(
+            receivers,
+            catchers,
+            forwarder,
+            shared,
+            Arc::new(known),
+            draining,
+        );
         served.await.context("serving datagrams")
     })
 }
@@ -193,6 +210,8 @@ struct Known {
     maps: Arc<kernel::Datagrams>,
     allowed: Prefixes,
     receivers: Vec<(String, datagram::Receiver)>,
+    /// Its threads are on the host.
+    host: Handle,
 }
 
 impl Known {
@@ -210,6 +229,18 @@ impl Flows for Known {
         let id = self.of(service).map(datagram::Receiver::service);
         let allowed = id.map(|id| self.allowed.has(id, balancer.0.ip()));
         matches!(allowed, Ok(Ok(true)))
+    }
+
+    fn leads(&self, balancer: IpAddr, device: u32) -> BoxFuture<'_, bool> {
+        let asked = self.host.spawn(has_route_by(balancer, device));
+        Box::pin(async move {
+            let leads = matches!(asked.await, Ok(Ok(true)));
+            let noted = self.maps.note_reverse_path(balancer, device, leads);
+            if let Err(error) = noted {
+                tracing::debug!(%balancer, device, "{error:#}");
+            }
+            leads
+        })
     }
 
     fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<bool> {

@@ -43,14 +43,11 @@ impl Routes {
             let is_here = is_here(target.ip()).await?;
             match service.protocol {
                 Protocol::Tcp => routes.add(target, &spoof.steer, is_here)?,
-                Protocol::Udp { .. } if !is_here => {
-                    return Err(ConfigError::TargetElsewhere(target).into());
-                }
                 Protocol::Udp { .. } if target.ip().is_loopback() => {
                     routes.add(target, &spoof.steer, true)?;
                 }
                 // One may answer by a socket that is connected, from the address that its route has.
-                Protocol::Udp { .. } => routes.add_at(target, target, true),
+                Protocol::Udp { .. } => routes.add_at(target, target, is_here),
             }
         }
         let unserved = |service: &&config::Service| {

@@ -2,7 +2,7 @@
 //! there, and whether an answer comes back.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -17,12 +17,13 @@ use super::{Finding, routes::NOBODY, steering::Steering};
 use crate::{
     config::{CloseAfter, Config},
     kernel::{Datagrams, FlowEnds},
-    netns::{SpoofNs, UdpSockets},
-    relay::datagrams::{Catchers, Probe},
+    netns::{SpoofNs, UdpSockets, Way, way_to},
+    relay::datagrams::{Catchers, Forwarder, Probe},
 };
 
 /// Applications that answer at all do so at once.
 const PATIENCE: Duration = Duration::from_secs(2);
+const SPOOFED: &str = "spoofed";
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Of all services; the programs are there.
@@ -42,7 +43,6 @@ pub async fn check(config: &Config, steering: &mut Steering) -> Result<Vec<Findi
     for (_, target, aim) in &ways {
         maps.add_aim(*target, *aim)?;
     }
-    maps.set_served()?;
     let maps = Arc::new(maps);
     let mut findings = Vec::new();
     for (service, target, aim) in ways {
@@ -59,9 +59,13 @@ async fn of_target(
     target: SocketAddr,
     aim: SocketAddr,
 ) -> Result<Vec<Finding>> {
+    let beyond = match way_to(target.ip()).await? {
+        Way::Out(hop) => Some(hop.device),
+        Way::Here | Way::Broadcast | Way::Nowhere(_) => None,
+    };
     let mut sockets = UdpSockets::open()?;
     let before = sockets.lost_at(target)?;
-    if before.is_empty() {
+    if beyond.is_none() && before.is_empty() {
         let next = "start the application, or correct the target";
         return Ok(vec![Finding::fail(
             "target",
@@ -69,10 +73,20 @@ async fn of_target(
             next,
         )]);
     }
-    let listens = Finding::ok("target", "the application has a UDP socket there");
     let [v4, v6] = NOBODY;
     let client = SocketAddr::new(if aim.is_ipv4() { v4 } else { v6 }, any_port()?);
-    let (heard, answered) = ask(steering.spoof(), maps.clone(), client, aim).await?;
+    let question = Question {
+        client,
+        aim,
+        is_beyond: beyond.is_some(),
+    };
+    let (heard, answered) = ask(steering.spoof(), maps.clone(), question).await?;
+    if let Some(device) = beyond
+        && !heard
+    {
+        return Ok(vec![beyond_answer(client, &device, answered)]);
+    }
+    let listens = Finding::ok("target", "the application has a UDP socket there");
     let has_lost = sockets.lost_at(target)?.iter().sum::<u32>() > before.iter().sum();
     let spoofed = spoofed(client, heard, has_lost);
     Ok([listens, spoofed]
@@ -81,21 +95,38 @@ async fn of_target(
         .collect())
 }
 
+/// Of an application beyond this host, where nobody can look into its socket.
+fn beyond_answer(client: SocketAddr, device: &str, answered: bool) -> Finding {
+    let client = client.ip();
+    if answered {
+        let message = format!("a datagram from client {client} left by {device}, and was answered");
+        return Finding::ok(SPOOFED, message);
+    }
+    Finding::warn(
+        SPOOFED,
+        format!(
+            "datagrams from client {client} left by {device}, and none was answered: whether they arrived can't be \
+             told from here"
+        ),
+        "see whether the application is there, takes packets from any client, and answers through this host; \
+         one that has nothing to say to a datagram without a byte may well be right",
+    )
+}
+
 fn spoofed(client: SocketAddr, heard: bool, has_lost: bool) -> Finding {
-    const SUBJECT: &str = "spoofed";
     let client = client.ip();
     match (heard, has_lost) {
         (true, false) => Finding::ok(
-            SUBJECT,
+            SPOOFED,
             format!("a datagram from client {client} reached its socket"),
         ),
         (true, true) => Finding::warn(
-            SUBJECT,
+            SPOOFED,
             "its socket loses datagrams, as it has no room for them",
             "see why the application doesn't read, or give it a larger receive buffer",
         ),
         (false, _) => Finding::fail(
-            SUBJECT,
+            SPOOFED,
             format!("a datagram from client {client} didn't reach its socket"),
             "let the firewall accept UDP packets from any client to the application by lo and truepeer*; see \
              the rp_filter line",
@@ -120,6 +151,13 @@ fn reply(target: SocketAddr, answered: bool) -> Finding {
     }
 }
 
+fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
 /// A client's. Another one each time, as who tells of a datagram doesn't know network namespaces, and
 /// somebody may check in a container.
 fn any_port() -> Result<u16> {
@@ -128,32 +166,40 @@ fn any_port() -> Result<u16> {
     Ok(u16::from_ne_bytes(bytes) | 1 << 15)
 }
 
+/// Of a client that isn't there, to an application.
+#[derive(Clone, Copy)]
+struct Question {
+    client: SocketAddr,
+    aim: SocketAddr,
+    is_beyond: bool,
+}
+
 /// Whether its socket gets a datagram, and whether an answer comes. On a thread of its own, as it ends in the
 /// spoof namespace.
 async fn ask(
     spoof: &Arc<SpoofNs>,
     maps: Arc<Datagrams>,
-    client: SocketAddr,
-    aim: SocketAddr,
+    question: Question,
 ) -> Result<(bool, bool)> {
     let (done, outcome) = oneshot::channel();
     let spoof = spoof.clone();
-    thread::spawn(move || done.send(ask_inside(&spoof, &maps, client, aim)));
+    thread::spawn(move || done.send(ask_inside(&spoof, &maps, question)));
     outcome.await.context("the thread of a check")?
 }
 
-fn ask_inside(
-    spoof: &SpoofNs,
-    maps: &Datagrams,
-    client: SocketAddr,
-    aim: SocketAddr,
-) -> Result<(bool, bool)> {
+fn ask_inside(spoof: &SpoofNs, maps: &Datagrams, question: Question) -> Result<(bool, bool)> {
+    let Question {
+        client,
+        aim,
+        is_beyond,
+    } = question;
+    let forwarder = Forwarder::open()?;
     spoof.enter()?;
     let catchers = Catchers::open(spoof.families.v6)?;
     maps.catch(catchers.sockets())?;
     let ends = FlowEnds {
-        // Nothing is sent there: answers are caught.
-        balancer: client,
+        // Nothing is sent there: answers are caught, and no way leads there for errors.
+        balancer: SocketAddr::new(loopback(aim.ip()), client.port()),
         received_at: aim,
         client,
         aim,
@@ -166,18 +212,18 @@ fn ask_inside(
         .enable_all()
         .build();
     runtime.context("a runtime")?.block_on(async {
-        let probe = Probe::new(catchers)?;
+        let probe = Probe::new(catchers, forwarder)?;
         maps.note(&ends, &caught, 0)?;
         let begun = Instant::now();
         while !maps.is_heard(aim, client) && begun.elapsed() < PATIENCE {
             // Again, as the first one may come before the kernel is through with what is new.
-            probe.send(client, aim)?;
+            probe.send(client, aim, is_beyond)?;
             sleep(LOOK).await;
         }
         let heard = maps.is_heard(aim, client);
         Ok((
             heard,
-            heard && probe.is_answered(client, aim, PATIENCE).await,
+            (heard || is_beyond) && probe.is_answered(client, aim, PATIENCE).await,
         ))
     })
 }

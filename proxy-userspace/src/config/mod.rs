@@ -205,10 +205,6 @@ pub enum ConfigError {
         "{0} unspoofed is for TCP: with -p udp such a client's datagrams are dropped, so leave it out"
     )]
     UnspoofedUdp(&'static str),
-    #[error(
-        "target {0} is not an address of this host: with -p udp the application has to be on this host"
-    )]
-    TargetElsewhere(SocketAddr),
 }
 
 /// What an address is that nobody can connect to.

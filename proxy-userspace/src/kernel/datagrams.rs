@@ -14,7 +14,7 @@ use aya::{
 };
 use proxy_common::{
     Endpoint, Life,
-    datagram::{First, Flow, Receiver, Traffic},
+    datagram::{First, Flow, Receiver, ReversePath, Traffic},
     flow::Tuple,
     map,
 };
@@ -28,6 +28,7 @@ pub struct Datagrams {
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
     catchers: Mutex<SockMap<MapData>>,
+    reverse_paths: Mutex<HashMap<MapData, ReversePath, u64>>,
     life: Array<MapData, u64>,
 }
 
@@ -68,6 +69,7 @@ impl Datagrams {
             flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
             firsts: Mutex::new(take(ebpf, map::FIRSTS)?.try_into()?),
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
+            reverse_paths: Mutex::new(take(ebpf, map::REVERSE_PATHS)?.try_into()?),
             life,
         })
     }
@@ -76,13 +78,7 @@ impl Datagrams {
     pub fn claim(&mut self, listen: SocketAddr, receiver: &Receiver) -> Result<()> {
         self.receivers
             .insert(Endpoint::from(listen), receiver, 0)
-            .with_context(|| format!("too many listen addresses at {listen}"))?;
-        self.set_served()
-    }
-
-    /// There are applications of UDP.
-    pub fn set_served(&mut self) -> Result<()> {
-        Ok(self.life.set(Life::Datagrams as u32, 1, 0)?)
+            .with_context(|| format!("too many listen addresses at {listen}"))
     }
 
     /// Whether a socket has got a datagram of this flow, where [`Kernel::tell_heard`] is asked for.
@@ -94,8 +90,14 @@ impl Datagrams {
         flow.is_ok_and(|flow| flow.flags & Flow::HEARD != 0)
     }
 
-    /// What an application at `target` answers from, if its socket is at that address or at a wildcard one.
+    /// There is an application at `target`, whose datagrams go to `aim`. It answers from there, if it is on
+    /// this host with a socket at that address or at a wildcard one.
     pub fn add_aim(&mut self, target: SocketAddr, aim: SocketAddr) -> Result<()> {
+        const SERVED: u64 = 1;
+        const MAYBE_BEYOND: u64 = 2;
+        let known = self.life.get(&(Life::Datagrams as u32), 0)?;
+        let now = if target == aim { MAYBE_BEYOND } else { SERVED };
+        self.life.set(Life::Datagrams as u32, known.max(now), 0)?;
         let any = match target.ip() {
             IpAddr::V4(_) => IpAddr::from([0; 4]),
             IpAddr::V6(_) => IpAddr::from([0; 16]),
@@ -178,6 +180,18 @@ impl Datagrams {
             .insert(reply, noted, 0)
             .context("noting a flow of datagrams")?;
         Ok(true)
+    }
+
+    /// Whether a route to the balancer goes by a device, for the programs to know for a while.
+    pub fn note_reverse_path(&self, balancer: IpAddr, device: u32, leads: bool) -> Result<()> {
+        let path = ReversePath {
+            balancer: balancer.into(),
+            device,
+        };
+        let judgement = ReversePath::judgement(life::now(&self.life), leads);
+        lock(&self.reverse_paths)
+            .insert(path, judgement, 0)
+            .context("noting a balancer's reverse path")
     }
 
     /// Whom a balancer's socket speaks for, as its first datagram has said, and where that was sent to.

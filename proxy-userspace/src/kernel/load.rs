@@ -104,7 +104,12 @@ impl Kernel {
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
         if !placement.protocols.udp {
             // They would take some megabytes.
-            for name in [map::DATAGRAM_FLOWS, map::FIRSTS, map::REPLY_PIECES] {
+            for name in [
+                map::DATAGRAM_FLOWS,
+                map::FIRSTS,
+                map::REPLY_PIECES,
+                map::REVERSE_PATHS,
+            ] {
                 loader.map_max_entries(name, 1);
             }
         }

@@ -1,6 +1,6 @@
 //! What the relay tells, and how a connection can end.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use thiserror::Error;
 
@@ -46,6 +46,10 @@ pub enum End {
     Client { client: Client, martian: Martian },
     #[error("client {0} is denied: see `truepeer deny list`")]
     Denied(Client),
+    #[error(
+        "no route to the balancer goes by device {device}, which its datagram came by: see `ip route get {balancer}`"
+    )]
+    ReversePath { balancer: IpAddr, device: u32 },
     #[error("client {0} has no target of its family: give one with {flag}", flag = flag(.0))]
     NoTarget(Client),
     #[error("the application at {target} took longer than the connect timeout")]
@@ -117,6 +121,7 @@ names! {
     HeaderRead => "header_read",
     Local => "local_refused",
     Denied => "client_denied",
+    ReversePath => "reverse_path",
     NoTarget => "no_target",
     ConnectTimeout => "connect_timeout",
     Connect => "connect_failed",

@@ -1,6 +1,6 @@
 //! From a balancer to the application.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::io::unix::AsyncFd;
 
@@ -21,9 +21,10 @@ pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
                 let datagram = Datagram {
                     balancer: Balancer(received.from),
                     received_at: received.to,
+                    device: received.device,
                     bytes: &buffer[..received.len],
                 };
-                take(at, service, *framing, &datagram);
+                take(at, service, *framing, &datagram).await;
             }
             // An earlier reply's port was unreachable: nothing that concerns what is to come.
             Err(error) => tracing::debug!(service = service.name, %error, "receiving"),
@@ -33,15 +34,25 @@ pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
 
 struct Datagram<'a> {
     balancer: Balancer,
-    received_at: std::net::SocketAddr,
+    received_at: SocketAddr,
+    /// The index of the one that it came by.
+    device: u32,
     bytes: &'a [u8],
 }
 
-fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<'_>) {
+async fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<'_>) {
     let balancer = datagram.balancer;
     // By `lo` there is no program that asks.
     if !at.flows.allows(service, balancer) {
         return;
+    }
+    let (from, device) = (balancer.0.ip(), datagram.device);
+    if !at.reverse_paths.leads(&*at.flows, from, device).await {
+        let end = End::ReversePath {
+            balancer: from,
+            device,
+        };
+        return at.shared.report.ended(service, balancer, &end);
     }
     match forward(at, service, framing, datagram) {
         Ok(Ok(())) => {}
@@ -62,6 +73,7 @@ fn forward(
         balancer,
         received_at,
         bytes,
+        ..
     } = *datagram;
     let known = match framing {
         Framing::V2First => at.flows.first(service, balancer, received_at),
@@ -108,7 +120,8 @@ fn forward(
     if framing == Framing::V2First && known.is_none() && claimed.is_some() {
         at.flows.note_first(&flow)?;
     }
-    at.injector.send(client.0, flow.aim, payload)?;
+    let is_beyond = at.shared.own.find(&flow.aim.ip()).is_none();
+    at.injector.send(client.0, flow.aim, payload, is_beyond)?;
     Ok(Ok(()))
 }
 

@@ -9,16 +9,23 @@ mod inbound;
 mod outbound;
 mod packet;
 mod probe;
+mod reverse_path;
 mod socket;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::io::unix::AsyncFd;
 
+use self::{packet::Injector, reverse_path::ReversePaths};
 use super::{Balancer, Client, Service, Shared};
 use crate::{drain::Draining, sys::readable};
 
+pub use packet::Forwarder;
 pub use probe::Probe;
 pub use socket::{Catchers, Listener, listener};
 
@@ -49,6 +56,8 @@ pub struct Flow {
 /// What the programs know too.
 pub trait Flows: Send + Sync {
     fn allows(&self, service: &Service, balancer: Balancer) -> bool;
+    /// Whether a route to the balancer goes by the host's device of this index.
+    fn leads(&self, balancer: IpAddr, device: u32) -> BoxFuture<'_, bool>;
     /// One more datagram of so many bytes; false if another balancer speaks for its client.
     fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<bool>;
     /// The flow of one more reply of so many bytes.
@@ -74,7 +83,8 @@ pub struct Receiver {
 struct At {
     shared: Arc<Shared>,
     flows: Arc<dyn Flows>,
-    injector: packet::Injector,
+    reverse_paths: ReversePaths,
+    injector: Injector,
     receivers: Vec<(Arc<Service>, Framing, AsyncFd<Listener>)>,
 }
 
@@ -85,6 +95,7 @@ const LARGEST: usize = 1 << 16;
 pub async fn serve(
     receivers: Vec<Receiver>,
     catchers: Catchers,
+    forwarder: Forwarder,
     shared: Arc<Shared>,
     flows: Arc<dyn Flows>,
     mut draining: Draining,
@@ -96,7 +107,8 @@ pub async fn serve(
     let at = At {
         shared,
         flows,
-        injector: packet::Injector::new()?,
+        reverse_paths: ReversePaths::default(),
+        injector: Injector::new(forwarder)?,
         receivers: receivers.collect::<io::Result<_>>()?,
     };
     let caught = catchers.into_async()?;

@@ -5,48 +5,117 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use etherparse::PacketBuilder;
-use socket2::{Domain, Protocol, Socket, Type};
+use etherparse::{Ipv4Header, Ipv6Header, PacketBuilder};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// Sends datagrams from any source.
+use super::socket::send_from;
+use crate::sys::set_transparent;
+
+/// Sends datagrams from any source, to applications on this host.
 pub struct Injector {
     v4: Socket,
     /// None where there is no IPv6.
     v6: Option<Socket>,
+    beyond: Forwarder,
 }
 
 impl Injector {
-    /// In the calling thread's namespace, whose routes lead to the applications.
-    pub fn new() -> io::Result<Self> {
-        let raw = |domain| {
-            let protocol = Protocol::from(libc::IPPROTO_RAW);
-            Socket::new(domain, Type::RAW.nonblocking(), Some(protocol))
-        };
+    /// In the calling thread's namespace, whose routes lead to the applications of this host.
+    pub fn new(beyond: Forwarder) -> io::Result<Self> {
+        let [v4, v6] = [Domain::IPV4, Domain::IPV6].map(|domain| raw(domain, libc::IPPROTO_RAW));
         Ok(Self {
-            v4: raw(Domain::IPV4)?,
-            v6: raw(Domain::IPV6).ok(),
+            v4: v4?,
+            v6: v6.ok(),
+            beyond,
         })
     }
 
-    pub fn send(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
-        const HOPS: u8 = 64;
-        let (socket, ip) = match (from.ip(), to.ip(), &self.v6) {
-            (IpAddr::V4(from), IpAddr::V4(to), _) => (
-                &self.v4,
-                PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
-            ),
-            (IpAddr::V6(from), IpAddr::V6(to), Some(v6)) => {
-                (v6, PacketBuilder::ipv6(from.octets(), to.octets(), HOPS))
-            }
-            _ => return Err(io::ErrorKind::Unsupported.into()),
-        };
-        let builder = ip.udp(from.port(), to.port());
-        let mut packet = Vec::with_capacity(builder.size(payload.len()));
-        builder
-            .write(&mut packet, payload)
-            .map_err(io::Error::other)?;
+    /// `is_beyond`: the application isn't on this host.
+    pub fn send(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: &[u8],
+        is_beyond: bool,
+    ) -> io::Result<()> {
+        let packet = packet(from, to, payload)?;
+        if is_beyond {
+            return self.beyond.send(from, to, &packet);
+        }
+        let socket = of_family(to, &self.v4, self.v6.as_ref())?;
         // A raw socket's port is its protocol, or none.
         socket.send_to(&packet, &SocketAddr::new(to.ip(), 0).into())?;
         Ok(())
     }
+}
+
+/// Sends datagrams from any source to applications beyond this host, by its routes. The kernel makes pieces
+/// of what the way doesn't take in one.
+pub struct Forwarder {
+    v4: Socket,
+    v6: Option<Socket>,
+}
+
+impl Forwarder {
+    /// In the calling thread's namespace, which is the host's.
+    pub fn open() -> io::Result<Self> {
+        let v4 = raw(Domain::IPV4, libc::IPPROTO_UDP)?;
+        set_transparent(&v4, Domain::IPV4)?;
+        set_ip_mtu_discover(&v4, Ipv4PathMtuDiscovery::DONT)?;
+        let v6 = raw(Domain::IPV6, libc::IPPROTO_UDP).ok();
+        if let Some(v6) = &v6 {
+            set_transparent(v6, Domain::IPV6)?;
+            set_ipv6_mtu_discover(v6, Ipv6PathMtuDiscovery::DONT)?;
+        }
+        for socket in [Some(&v4), v6.as_ref()].into_iter().flatten() {
+            // They would hear all datagrams of the host.
+            socket.attach_filter(&[NOTHING])?;
+        }
+        Ok(Self { v4, v6 })
+    }
+
+    fn send(&self, from: SocketAddr, to: SocketAddr, packet: &[u8]) -> io::Result<()> {
+        let socket = of_family(to, &self.v4, self.v6.as_ref())?;
+        let headers = if to.is_ipv4() {
+            Ipv4Header::MIN_LEN
+        } else {
+            Ipv6Header::LEN
+        };
+        let to = SocketAddr::new(to.ip(), 0);
+        send_from(socket, to.is_ipv4(), &[&packet[headers..]], from.ip(), to)
+    }
+}
+
+/// BPF_RET | BPF_K of 0 bytes.
+const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+
+fn raw(domain: Domain, protocol: i32) -> io::Result<Socket> {
+    Socket::new(
+        domain,
+        Type::RAW.nonblocking(),
+        Some(Protocol::from(protocol)),
+    )
+}
+
+fn of_family<'a>(to: SocketAddr, v4: &'a Socket, v6: Option<&'a Socket>) -> io::Result<&'a Socket> {
+    let socket = if to.is_ipv4() { Some(v4) } else { v6 };
+    socket.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+fn packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
+    const HOPS: u8 = 64;
+    let ip = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), HOPS),
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    };
+    let builder = ip.udp(from.port(), to.port());
+    let mut packet = Vec::with_capacity(builder.size(payload.len()));
+    builder
+        .write(&mut packet, payload)
+        .map_err(io::Error::other)?;
+    Ok(packet)
 }

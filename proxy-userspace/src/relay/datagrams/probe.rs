@@ -6,7 +6,7 @@ use futures_util::future::select_all;
 use socket2::Socket;
 use tokio::{io::unix::AsyncFd, time::timeout};
 
-use super::{Catchers, packet::Injector, socket};
+use super::{Catchers, Forwarder, packet::Injector, socket};
 
 /// In the spoof namespace.
 pub struct Probe {
@@ -16,16 +16,16 @@ pub struct Probe {
 
 impl Probe {
     /// The programs have to know of `catchers`.
-    pub fn new(catchers: Catchers) -> io::Result<Self> {
+    pub fn new(catchers: Catchers, forwarder: Forwarder) -> io::Result<Self> {
         Ok(Self {
-            injector: Injector::new()?,
+            injector: Injector::new(forwarder)?,
             caught: catchers.into_async()?,
         })
     }
 
     /// Without a byte: hardly any application does anything for that.
-    pub fn send(&self, client: SocketAddr, aim: SocketAddr) -> io::Result<()> {
-        self.injector.send(client, aim, &[])
+    pub fn send(&self, client: SocketAddr, aim: SocketAddr, is_beyond: bool) -> io::Result<()> {
+        self.injector.send(client, aim, &[], is_beyond)
     }
 
     /// Whether `aim` answers the client within this time.

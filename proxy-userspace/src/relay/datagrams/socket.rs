@@ -31,6 +31,8 @@ pub struct Listener {
 pub struct Received {
     pub from: SocketAddr,
     pub to: SocketAddr,
+    /// The index of the device that it came by, where the socket tells.
+    pub device: u32,
     pub len: usize,
 }
 
@@ -124,31 +126,39 @@ fn receive_now(
     )?;
     let from = message.address.as_ref().and_then(address);
     let port = at.map_or(0, |at| at.port());
-    let to = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            let addr = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
-            Some(SocketAddr::from((addr, port)))
-        }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            let addr = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            Some(SocketAddr::from((addr, port)))
-        }
-        ControlMessageOwned::Ipv4OrigDstAddr(at) => {
-            Some(SocketAddrV4::from(SockaddrIn::from(at)).into())
-        }
-        ControlMessageOwned::Ipv6OrigDstAddr(at) => {
-            Some(SocketAddrV6::from(SockaddrIn6::from(at)).into())
-        }
-        _ => None,
-    });
+    let mut controls = message.cmsgs()?;
+    let to = controls.find_map(|control| sent_to(&control, port));
     match (from, to) {
-        (Some(from), Some(to)) => Ok(Received {
+        (Some(from), Some((to, device))) => Ok(Received {
             from: canonical(from),
             to: canonical(to),
+            device,
             len: message.bytes,
         }),
         _ => Err(io::Error::other("a datagram without its addresses")),
     }
+}
+
+/// With the index of the device.
+fn sent_to(control: &ControlMessageOwned, port: u16) -> Option<(SocketAddr, u32)> {
+    Some(match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            let addr = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+            let device = info.ipi_ifindex.cast_unsigned();
+            (SocketAddr::from((addr, port)), device)
+        }
+        ControlMessageOwned::Ipv6PacketInfo(info) => {
+            let addr = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+            (SocketAddr::from((addr, port)), info.ipi6_ifindex)
+        }
+        ControlMessageOwned::Ipv4OrigDstAddr(at) => {
+            (SocketAddrV4::from(SockaddrIn::from(*at)).into(), 0)
+        }
+        ControlMessageOwned::Ipv6OrigDstAddr(at) => {
+            (SocketAddrV6::from(SockaddrIn6::from(*at)).into(), 0)
+        }
+        _ => return None,
+    })
 }
 
 fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
@@ -160,40 +170,51 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 impl Listener {
     /// Sends to `to` from an address of this host.
     pub fn send(&self, parts: &[&[u8]], from: IpAddr, to: SocketAddr) -> io::Result<()> {
-        let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let (v4, v6);
-        let (control, to) = if self.at.is_ipv4() {
-            let IpAddr::V4(from) = from else {
-                return Err(io::ErrorKind::InvalidInput.into());
-            };
-            v4 = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(from.octets()),
-                },
-                ipi_addr: libc::in_addr { s_addr: 0 },
-            };
-            (
-                ControlMessage::Ipv4PacketInfo(&v4),
-                SockaddrStorage::from(to),
-            )
-        } else {
-            v6 = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr {
-                    s6_addr: mapped(from).octets(),
-                },
-                ipi6_ifindex: 0,
-            };
-            let to = SocketAddrV6::new(mapped(to.ip()), to.port(), 0, 0);
-            (
-                ControlMessage::Ipv6PacketInfo(&v6),
-                SockaddrStorage::from(to),
-            )
-        };
-        let flags = MsgFlags::MSG_DONTWAIT;
-        sendmsg(self.as_raw_fd(), &parts, &[control], flags, Some(&to))?;
-        Ok(())
+        send_from(self, self.at.is_ipv4(), parts, from, to)
     }
+}
+
+/// Sends by a socket of IPv4, or of IPv6, to `to`, from an address that it may have.
+pub fn send_from(
+    socket: &impl AsRawFd,
+    is_v4: bool,
+    parts: &[&[u8]],
+    from: IpAddr,
+    to: SocketAddr,
+) -> io::Result<()> {
+    let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let (v4, v6);
+    let (control, to) = if is_v4 {
+        let IpAddr::V4(from) = from else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        v4 = libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr {
+                s_addr: u32::from_ne_bytes(from.octets()),
+            },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        };
+        (
+            ControlMessage::Ipv4PacketInfo(&v4),
+            SockaddrStorage::from(to),
+        )
+    } else {
+        v6 = libc::in6_pktinfo {
+            ipi6_addr: libc::in6_addr {
+                s6_addr: mapped(from).octets(),
+            },
+            ipi6_ifindex: 0,
+        };
+        let to = SocketAddrV6::new(mapped(to.ip()), to.port(), 0, 0);
+        (
+            ControlMessage::Ipv6PacketInfo(&v6),
+            SockaddrStorage::from(to),
+        )
+    };
+    let flags = MsgFlags::MSG_DONTWAIT;
+    sendmsg(socket.as_raw_fd(), &parts, &[control], flags, Some(&to))?;
+    Ok(())
 }
 
 /// As a socket of IPv6 names it.

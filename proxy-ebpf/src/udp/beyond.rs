@@ -1,0 +1,91 @@
+//! Applications beyond this host, as in a container. Their datagrams leave by the device that leads there,
+//! past ip_forward and the FORWARD chain, and what they answer is caught where it comes in.
+
+use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
+use proxy_common::{Addr, Counter, datagram::Flow, flow::Tuple};
+
+use super::{failed, outbound, way};
+use crate::{
+    ctx::{self, Link, Version},
+    maps::{self, Scratch},
+    verdict::Verdict,
+    wire::{fragment, icmp, segment::Kind},
+};
+
+/// Whether an application's address is neither the host's nor a steer address.
+#[inline(always)]
+fn is_beyond(application: &Addr) -> bool {
+    maps::any_is_beyond() && !maps::is_steer(application) && maps::is_local(application).is_none()
+}
+
+/// The device that leads to the application of a client's packet of so many bytes; 0: it is on this host.
+#[inline(always)]
+pub fn device(
+    ctx: &TcContext,
+    version: Version,
+    packet: &Tuple,
+    length: u32,
+    flow: &mut Flow,
+) -> Result<u32, Verdict> {
+    if !is_beyond(packet.addresses()[1]) {
+        return Ok(0);
+    }
+    if !way::know(ctx, version, packet, &mut flow.way_on) {
+        return Err(Verdict::drop(Counter::InjectNoRoute));
+    }
+    if length > flow.way_on.mtu.into() {
+        return Err(Verdict::pass(Counter::DatagramToDaemonLong));
+    }
+    Ok(flow.way_on.device)
+}
+
+/// A packet that comes in, and is no balancer's.
+#[inline(always)]
+pub fn reply(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    kind: Kind,
+) -> Result<Verdict, Verdict> {
+    if !maps::any_is_beyond() {
+        return Ok(Verdict::FOREIGN);
+    }
+    match kind {
+        Kind::Udp => {
+            let reply = scratch.segment.tuple;
+            came_by_it(ctx, version, &reply)?;
+            outbound::datagram(ctx, version, link, scratch)
+        }
+        Kind::Icmp => {
+            let about = icmp::about(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
+            came_by_it(ctx, version, &about.reversed())?;
+            outbound::error(ctx, version, link)
+        }
+        Kind::Other => {
+            let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
+            if piece.is_first {
+                came_by_it(ctx, version, &piece.tuple(ctx).map_err(failed)?)?;
+            }
+            outbound::piece(ctx, version, link)
+        }
+        Kind::Tcp => Ok(Verdict::FOREIGN),
+    }
+}
+
+/// By any other device than the one that leads to the application, anybody could answer in its name.
+#[inline(always)]
+fn came_by_it(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
+    if !maps::is_remote(&reply.source()) || !is_beyond(reply.addresses()[0]) {
+        return Err(Verdict::FOREIGN);
+    }
+    let flow = outbound::find(reply).ok_or(Verdict::FOREIGN)?;
+    let packet = reply.reversed();
+    if way::know(ctx, version, &packet, &mut flow.way_on) && flow.way_on.device == ctx::device(ctx)
+    {
+        Ok(())
+    } else {
+        Err(Verdict::drop(Counter::DatagramReversePath))
+    }
+}

@@ -1,0 +1,67 @@
+//! By which devices datagrams come and go.
+
+use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
+use proxy_common::{
+    Counter,
+    datagram::{Flow, ReversePath, Way},
+    flow::Tuple,
+};
+
+use crate::{
+    clock,
+    ctx::{self, Version},
+    lookup::route,
+    maps::{self, Scratch},
+    verdict::Verdict,
+};
+
+/// The way of packets of this tuple is asked for once a second. False: there is none.
+#[inline(always)]
+pub fn know(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
+    let now = clock::seconds();
+    if way.found != now {
+        *way = match route::way(ctx, version, tuple, IpProto::Udp) {
+            Some(found) => Way {
+                device: found.device,
+                mtu: found.mtu.min(u16::MAX.into()) as u16,
+                mac: found.mac,
+                found: now,
+            },
+            None => Way {
+                found: now,
+                ..Way::default()
+            },
+        };
+    }
+    way.device != 0
+}
+
+/// Of a packet, or of each one that it is made of.
+#[inline(always)]
+pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
+    let payload = match ctx::many_of(ctx) {
+        0 => scratch.segment.payload,
+        each => each,
+    };
+    scratch.segment.at + scratch.segment.len + payload
+}
+
+/// Whether it came by the device that leads to its balancer. By any other one, anybody on that link could
+/// speak in the balancer's name: then the daemon asks whether another route goes there.
+#[inline(always)]
+pub fn came_by_it(ctx: &TcContext, version: Version, flow: &mut Flow) -> Result<(), Verdict> {
+    let device = ctx::device(ctx);
+    if know(ctx, version, &flow.back, &mut flow.way_back) && flow.way_back.device == device {
+        return Ok(());
+    }
+    let path = ReversePath {
+        balancer: flow.back.destination().addr(),
+        device,
+    };
+    match maps::leads(&path) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Verdict::drop(Counter::DatagramReversePath)),
+        None => Err(Verdict::pass(Counter::DatagramToDaemonRoute)),
+    }
+}
