@@ -8,6 +8,7 @@ mod clients;
 pub mod counted;
 mod dns;
 mod floods;
+mod links;
 mod lives;
 mod site;
 mod sizes;

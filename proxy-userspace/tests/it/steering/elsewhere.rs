@@ -1,19 +1,28 @@
 //! Apps that are not on this host, but whose way out it is: containers and namespaces behind a
 //! bridge or a veth, and servers on a LAN that have it as their gateway. Nothing is changed there.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::site::{ip, nft, sysctl};
-use super::{CLIENT_PORT, Talk, sees};
+use super::{CLIENT_PORT, Talk, datagrams, sees};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, HOST, TRUEPEER_PORT, WILDCARD};
+use crate::lab::addr::{
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT, WILDCARD,
+};
 use crate::lab::app::{App, Echo};
+use crate::lab::datagram::{self, Framing, Kind};
 use crate::lab::header::Version;
+use crate::lab::leaks::Leaks;
 use crate::lab::netns::Netns;
+use crate::lab::path::Path;
+use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::stream::{read_greeting, round_trip};
+use crate::lab::truepeer::Truepeer;
 
 /// What is behind the host.
 const BEHIND: [&str; 2] = ["10.80.0.2", "fd80::2"];
@@ -34,6 +43,12 @@ macro_rules! elsewhere {
                 }
                 #[test] fn v6() -> Result<()> {
                     seen_behind($joint, $forwarding, WILDCARD.v6(APP_PORT), CLIENT.v6(CLIENT_PORT))
+                }
+                #[test] fn udp_v4() -> Result<()> {
+                    datagrams_behind($joint, $forwarding, CLIENT.v4(CLIENT_PORT))
+                }
+                #[test] fn udp_v6() -> Result<()> {
+                    datagrams_behind($joint, $forwarding, CLIENT.v6(CLIENT_PORT))
                 }
                 #[test] fn address_v4() -> Result<()> {
                     seen_behind($joint, $forwarding, behind(CLIENT.v4(0)), CLIENT.v4(CLIENT_PORT))
@@ -173,11 +188,15 @@ impl Site {
     }
 
     fn start(&self) -> Result<Proc> {
+        self.truepeer().start()
+    }
+
+    fn truepeer(&self) -> Truepeer {
         let targets = CLIENT.both(0).map(behind);
         let truepeer = self.lab.truepeer().no_targets();
         let truepeer = truepeer.args(["--target4", &targets[0].to_string()]);
         let truepeer = truepeer.args(["--target6", &targets[1].to_string()]);
-        truepeer.listen([HOST.v4(TRUEPEER_PORT)]).start()
+        truepeer.listen(HOST.both(TRUEPEER_PORT))
     }
 }
 
@@ -193,6 +212,45 @@ fn seen_behind(
     sees(&site.lab, &app, client)?;
     let next = SocketAddr::new(client.ip(), CLIENT_PORT + 1);
     Talk::open(&site.lab, &app, next, Version::V2)?.bulk()
+}
+
+/// By both paths: datagrams, and answers in pieces; what the app's way takes only in pieces, too. With
+/// nobody there, the balancer hears so.
+fn datagrams_behind(joint: Joint, forwarding: Forwarding, client: SocketAddr) -> Result<()> {
+    for path in Path::BOTH {
+        let site = Site::new(joint, forwarding)?;
+        let bind = WILDCARD.like(client, APP_PORT);
+        let app = datagram::Echo::listen(&site.container, bind, Kind::Unconnected)?;
+        let truepeer = site.truepeer().args(Framing::V2.args()).args(path.args());
+        let leaks = Leaks::watch(&site.lab.edge)?;
+        let _truepeer = truepeer.start()?;
+        for service in HOST.both(TRUEPEER_PORT) {
+            datagrams::sees(&site.lab, service, &app, client)?;
+        }
+        let service = HOST.like(client, TRUEPEER_PORT);
+        let balancer = datagram::socket(&site.lab.edge, BALANCER.like(client, 0))?;
+        balancer.connect(service)?;
+        let client = SocketAddr::new(client.ip(), CLIENT_PORT + 2);
+        datagrams::asks(&balancer, &app, client, &[7; 8000]).context("in pieces")?;
+        drop(app);
+        hears_that_nobody_is_there(&balancer, client)?;
+        leaks.saw_none().with_context(|| format!("told {path:?}"))?;
+    }
+    Ok(())
+}
+
+/// The app's socket may live on for a moment, in a process that another test is just starting.
+fn hears_that_nobody_is_there(balancer: &UdpSocket, client: SocketAddr) -> Result<()> {
+    let header = Framing::V2.header(client, FRONT.like(client, FRONT_PORT));
+    balancer.set_read_timeout(Some(Duration::from_millis(100)))?;
+    poll::until("the balancer to hear that nobody is there", || {
+        let heard = balancer.send(&header).and_then(|_| balancer.recv(&mut []));
+        match heard.map_err(|error| error.kind()) {
+            Err(ErrorKind::ConnectionRefused) => Ok(Some(())),
+            Err(ErrorKind::WouldBlock) => Ok(None),
+            other => bail!("{other:?}"),
+        }
+    })
 }
 
 /// The container's own connections go out through the masquerade as ever, also to an address that

@@ -38,14 +38,16 @@ const INPUT_DROP: &str = "add table inet guard
     add rule inet guard input ct state invalid drop
     add rule inet guard input iif lo accept
     add rule inet guard input meta l4proto ipv6-icmp accept
-    add rule inet guard input tcp dport 7000 accept";
+    add rule inet guard input tcp dport 7000 accept
+    add rule inet guard input udp dport 7000 accept";
 
 /// With icmpv6 for the same reason.
 pub const STATELESS: &str = "add table inet bare
     add chain inet bare input { type filter hook input priority 0 ; policy drop ; }
     add rule inet bare input iif lo accept
     add rule inet bare input meta l4proto ipv6-icmp accept
-    add rule inet bare input tcp dport 7000 accept";
+    add rule inet bare input tcp dport 7000 accept
+    add rule inet bare input udp dport 7000 accept";
 
 const MASQUERADE: &str = "add table inet hide
     add chain inet hide post { type nat hook postrouting priority 100 ; }

@@ -1,12 +1,13 @@
 //! Replies find their way whatever the app is bound to and however the host is set up.
 //!
 //! The table: a row is a test, and its name says the host and the app, as in
-//! `steering::rp_filter::strict_on_all::loopback_v4`. Each row makes a host of its own, connects
+//! `steering::rp_filter::strict_on_the_uplink::loopback_v4::tcp`. Each row makes a host of its own, connects
 //! from the edge with a header, and fails unless the app sees exactly the client's address and
 //! port, under its own port, with a round trip, by the direct path and by the daemon's.
 
 mod apps;
 mod container;
+mod datagrams;
 pub mod devices;
 mod elsewhere;
 pub mod firewalls;
@@ -95,9 +96,18 @@ macro_rules! row {
         crate::steering::row!(address_v6, ADDRESS_V6, $set_up);
     };
     ($name:ident, $app:ident, $set_up:expr) => {
-        #[test]
-        fn $name() -> anyhow::Result<()> {
-            holds(crate::steering::$app, $set_up)
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn tcp() -> anyhow::Result<()> {
+                holds(crate::steering::$app, $set_up)
+            }
+
+            #[test]
+            fn udp() -> anyhow::Result<()> {
+                crate::steering::datagrams::hold(crate::steering::$app, $set_up)
+            }
         }
     };
 }

@@ -1,0 +1,134 @@
+//! Which devices datagrams may come by: those that a route to the balancer goes by. By any other one, whoever
+//! is there could speak in the balancer's name.
+
+use std::net::UdpSocket;
+
+use anyhow::{Result, ensure};
+use socket2::SockRef;
+
+use super::rows;
+use super::site::{Plan, Site};
+use crate::lab::Lab;
+use crate::lab::path::Path;
+use crate::lab::poll;
+use crate::steering::site::{ip, second_uplink};
+
+rows! {
+    a_forged_datagram_is_dropped;
+    a_forged_one_in_pieces_is_dropped;
+    a_forged_one_for_a_client_who_is_here_is_dropped;
+    a_second_route_is_as_good;
+}
+
+/// The balancer's namespace has another link to the host, by which no route leads back.
+fn other_link(lab: &Lab) -> Result<()> {
+    second_uplink(lab)?;
+    ip(
+        &lab.edge,
+        "-4 route add 198.51.100.2/32 via 192.0.2.2 dev second metric 5000
+         -6 route add 2001:db8:e::2/128 via 2001:db8:2::2 dev second metric 5000
+         -4 route add 198.51.100.2/32 dev host metric 1
+         -6 route add 2001:db8:e::2/128 dev host metric 1",
+    )
+}
+
+/// The balancer's address, by the other link.
+fn forger(site: &Site) -> Result<UdpSocket> {
+    let socket = site.balancer()?;
+    SockRef::from(&socket).bind_device(Some(b"second"))?;
+    socket.connect(site.service())?;
+    Ok(socket)
+}
+
+fn count(site: &Site, name: &str) -> Result<u64> {
+    let status = site.lab.shown("status")?;
+    let ended = &status["connections"]["ended"];
+    let all = [&status["kernel"][name], &ended[name]];
+    Ok(all.into_iter().filter_map(serde_json::Value::as_u64).sum())
+}
+
+/// The kernel, or the daemon where it has to judge, says that it has dropped one for this.
+fn wait_dropped(site: &Site, at_least: u64) -> Result<()> {
+    poll::until("the datagrams to be dropped", || {
+        let count = count(site, "datagram_reverse_path")? + count(site, "reverse_path")?;
+        Ok((count >= at_least).then_some(()))
+    })
+}
+
+fn a_forged_datagram_is_dropped(plan: Plan<'_>) -> Result<()> {
+    let set_up = &other_link;
+    let site = Plan { set_up, ..plan }.start()?;
+    let forger = forger(&site)?;
+    for sent in 1..=5 {
+        forger.send(&[&site.header(1000)[..], b"forged"].concat())?;
+        wait_dropped(&site, sent)?;
+    }
+    site.app.saw_nobody()?;
+    if site.path == Path::Direct {
+        // Once the daemon has judged.
+        let by_the_kernel = count(&site, "datagram_reverse_path")?;
+        ensure!(by_the_kernel == 4, "{by_the_kernel} by the kernel");
+    }
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
+    site.end()
+}
+
+/// The stack alone couldn't tell.
+fn a_forged_one_in_pieces_is_dropped(plan: Plan<'_>) -> Result<()> {
+    let set_up = &other_link;
+    let site = Plan { set_up, ..plan }.start()?;
+    let forger = forger(&site)?;
+    forger.send(&[&site.header(1000)[..], &[7; 4000]].concat())?;
+    wait_dropped(&site, 1)?;
+    site.app.saw_nobody()?;
+    site.exchange(&site.balancer()?, 1000, &[7; 4000])?;
+    site.exchange(&site.balancer()?, 1001, b"hello")?;
+    site.leaks.saw_none()
+}
+
+fn a_forged_one_for_a_client_who_is_here_is_dropped(plan: Plan<'_>) -> Result<()> {
+    let set_up = &other_link;
+    let site = Plan { set_up, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let same = balancer.try_clone()?;
+    SockRef::from(&same).bind_device(Some(b"second"))?;
+    same.connect(site.service())?;
+    same.send(&[&site.header(1000)[..], b"forged"].concat())?;
+    wait_dropped(&site, 1)?;
+    SockRef::from(&same).bind_device(None)?;
+    same.connect(site.service())?;
+    site.exchange(&balancer, 1000, b"again")?;
+    site.app.saw_nobody()?;
+    site.end()
+}
+
+/// Where the host has two ways to its balancer, datagrams come by either: by the kernel as well, once the
+/// daemon has asked.
+fn a_second_route_is_as_good(plan: Plan<'_>) -> Result<()> {
+    let set_up = |lab: &Lab| {
+        other_link(lab)?;
+        ip(
+            &lab.host,
+            "-4 route add 198.51.100.1/32 via 192.0.2.1 dev second metric 5000
+             -6 route add 2001:db8:e::1/128 via 2001:db8:2::1 dev second metric 5000
+             -4 route add 198.51.100.1/32 dev edge metric 1
+             -6 route add 2001:db8:e::1/128 dev edge metric 1",
+        )
+    };
+    let site = Plan {
+        set_up: &set_up,
+        ..plan
+    }
+    .start()?;
+    let balancer = forger(&site)?;
+    for words in [&b"hello"[..], b"again", b"and again"] {
+        balancer.send(&[&site.header(1000)[..], words].concat())?;
+        site.app_got(1000, words)?;
+    }
+    if site.path == Path::Direct {
+        let up = count(&site, "datagram_up")?;
+        ensure!(up == 2, "{up} by the kernel");
+    }
+    site.leaks.saw_none()
+}
