@@ -19,29 +19,25 @@ const AF_INET: u32 = 2;
 pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter>> {
     // SAFETY: the kernel hands every program a valid context.
     let lookup: &bpf_sk_lookup = unsafe { &*ctx.lookup };
+    let (local, remote) = addresses(lookup);
+    let port = lookup.local_port as u16;
+    let at = Endpoint::new(local, port);
     if lookup.protocol != IpProto::Tcp as u32 {
+        if maps::is_steer(&local) && is_clients(lookup, &at, &remote) {
+            // Without it, one that hears the steer address by itself is found.
+            maps::assign_datagram_app(ctx, at);
+        }
         return Ok(None);
     }
-    let (local, balancer) = addresses(lookup);
-    let port = lookup.local_port as u16;
     if maps::is_steer(&local) {
-        let at = Endpoint::new(local, port);
-        // By the network, nobody may reach an application that is bound to 127.0.0.1. Nor may anybody on
-        // this host, whose addresses no client has.
-        let by = lookup.ingress_ifindex;
-        // `deliver` lets nobody from outside come this far by a device where an application hears alone.
-        let is_inside = by == LO || by == maps::device() || maps::bound_to(&at) == Some(by);
-        let is_own = balancer.is_martian()
-            || maps::is_steer(&balancer)
-            || maps::is_local(&balancer).is_some();
-        let is_known =
-            is_inside && !is_own && (maps::assign_app(ctx, at) || maps::is_unmapped(&at));
+        let is_known = is_clients(lookup, &at, &remote)
+            && (maps::assign_app(ctx, at) || maps::is_unmapped(&at));
         return if is_known { Ok(None) } else { Err(None) };
     }
     if !maps::is_served(port) {
         return Ok(None);
     }
-    let Some(listener) = maps::listener_at(&Endpoint::new(local, port)) else {
+    let Some(listener) = maps::listener_at(&at) else {
         return Ok(None);
     };
     let service = listener.service();
@@ -50,8 +46,8 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
     if lookup.remote_port == 0 {
         return Err(None);
     }
-    if !maps::allows(service, &balancer) {
-        log_refusal(ctx, service, &balancer);
+    if !maps::allows(service, &remote) {
+        log_refusal(ctx, service, &remote);
         return Err(Some(Counter::DispatchRefused));
     }
     if !daemon_is_up() {
@@ -62,6 +58,17 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
     } else {
         Err(Some(Counter::DispatchNoListener))
     }
+}
+
+/// Whether a packet to a steer address is a client's. By the network, nobody may reach an application that is
+/// bound to 127.0.0.1. Nor may anybody on this host, whose addresses no client has.
+#[inline(always)]
+fn is_clients(lookup: &bpf_sk_lookup, at: &Endpoint, client: &Addr) -> bool {
+    let by = lookup.ingress_ifindex;
+    // `deliver` lets nobody from outside come this far by a device where an application hears alone.
+    let is_inside = by == LO || by == maps::device() || maps::bound_to(at) == Some(by);
+    let is_own = client.is_martian() || maps::is_steer(client) || maps::is_local(client).is_some();
+    is_inside && !is_own
 }
 
 /// The local and the remote address. Fields of the other family

@@ -1,12 +1,13 @@
 //! Who receives datagrams, and the flows that their replies take back.
 
 use aya_ebpf::{
+    bindings::bpf_sock,
     macros::map,
-    maps::{HashMap, LruHashMap, SockMap},
+    maps::{HashMap, LruHashMap, SockHash, SockMap},
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
+    Addr, Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
     datagram::{
         First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, MAX_REVERSE_PATHS, Receiver,
         ReversePath,
@@ -15,7 +16,7 @@ use proxy_common::{
     flow::{Piece, Tuple},
 };
 
-use super::{admit::has_port, life, load_word};
+use super::{admit::has_port, life, load_word, steer::insert_socket};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -28,7 +29,11 @@ static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(MAX_DATAGRA
 static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
 #[map(name = "aims")]
-static AIMS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(3 * MAX_TARGETS, 0);
+static AIMS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
+/// The socket of an application that doesn't hear its steer address by itself, by that address. The kernel
+/// takes it out when it closes.
+#[map(name = "datagram_apps")]
+static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
 /// Since when replies in pieces belong to a flow, of which the first piece has told; the oldest go.
 #[map(name = "reply_pieces")]
 static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRAM_PIECES, 0);
@@ -97,6 +102,24 @@ pub fn leads(path: &ReversePath) -> Option<bool> {
 pub fn aim(application: &Endpoint) -> Option<Endpoint> {
     // SAFETY: nothing writes one in place; a replaced value is a new element.
     unsafe { AIMS.get(application) }.copied()
+}
+
+/// Has `assign_datagram_app` find the socket; false when the kernel won't have it in a map.
+#[inline(always)]
+pub fn remember_datagram_app(steered: &Endpoint, socket: *mut bpf_sock) -> bool {
+    insert_socket(&APPS, steered, socket)
+}
+
+/// Hands a datagram to the application's socket; false when none is remembered.
+#[inline(always)]
+pub fn assign_datagram_app(ctx: &SkLookupContext, steered: Endpoint) -> bool {
+    APPS.redirect_sk_lookup(ctx, steered, 0).is_ok()
+}
+
+/// Whether an application of UDP is at this address, with any port.
+#[inline(always)]
+pub fn is_target_address(addr: Addr) -> bool {
+    any_is_receiving() && AIMS.get_ptr(&Endpoint::new(addr, 0)).is_some()
 }
 
 /// Whether datagrams for an application go there.

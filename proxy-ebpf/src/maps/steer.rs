@@ -76,14 +76,23 @@ pub fn bound_to(steered: &Endpoint) -> Option<u32> {
     BOUND.get_ptr(steered).map(|device| load_word(Some(device)))
 }
 
+/// False when the kernel won't have it in a map.
+#[inline(always)]
+pub(super) fn insert_socket(
+    map: &'static SockHash<Endpoint>,
+    at: &Endpoint,
+    socket: *mut bpf_sock,
+) -> bool {
+    let map = from_ref(map).cast_mut().cast();
+    // SAFETY: a map of sockets takes a socket for its value; the kernel checks both types.
+    unsafe { bpf_map_update_elem(map, from_ref(at).cast(), socket.cast(), 0) == 0 }
+}
+
 /// Has `assign_app` find the listener; false when the kernel won't have it in a map, which is
 /// remembered instead.
 #[inline(always)]
 pub fn remember_app(steered: &Endpoint, listener: *mut bpf_sock) -> bool {
-    let apps = (&raw const APPS).cast_mut().cast();
-    // SAFETY: a map of sockets takes a socket for its value; the kernel checks both types.
-    let is_mapped =
-        unsafe { bpf_map_update_elem(apps, from_ref(steered).cast(), listener.cast(), 0) == 0 };
+    let is_mapped = insert_socket(&APPS, steered, listener);
     if is_mapped == is_unmapped(steered) {
         // Whatever comes of it: the next SYN tries again.
         let _ = if is_mapped {

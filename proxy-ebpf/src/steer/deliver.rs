@@ -102,7 +102,9 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
     })
 }
 
-/// An application that is bound to a loopback address hears no steer address by itself.
+/// An application that is bound to a loopback address hears no steer address by itself. `dispatch` finds its
+/// socket then. Assigned to the datagram right here, it would be lost on its way through netfilter's NAT, which
+/// takes an unconnected socket for one of another port.
 #[inline(always)]
 fn datagram(ctx: &TcContext, version: Version, tuple: &Tuple) -> Verdict {
     if !maps::is_steer(&tuple.destination().addr()) || hears(ctx, version, tuple, |_| ()).is_some()
@@ -112,11 +114,14 @@ fn datagram(ctx: &TcContext, version: Version, tuple: &Tuple) -> Verdict {
     let Some(target) = maps::target(&tuple.destination()) else {
         return Verdict::FOREIGN;
     };
+    let steered = &tuple.destination();
     let to_target = Tuple::new(tuple.source(), target);
     // Whatever comes of it, the stack answers where nobody hears.
-    // SAFETY: `socket` is the reference that the lookup just took.
-    hears(ctx, version, &to_target, |socket| unsafe {
-        bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0);
+    hears(ctx, version, &to_target, |socket| {
+        if !maps::remember_datagram_app(steered, socket) {
+            // SAFETY: `socket` is the reference that the lookup just took.
+            unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) };
+        }
     });
     Verdict::FOREIGN
 }

@@ -14,7 +14,7 @@ use crate::{
     facts::{Bound, Facts},
     header::Versions,
     kernel::Kernel,
-    netns::{Addresses, Entrance, Host, SpoofNs, SteerNets, Way, way_to},
+    netns::{Addresses, Entrance, Host, SpoofNs, SteerNet, SteerNets, Way, way_to},
     relay::{self, Application, OwnAddresses, Service, Target},
 };
 
@@ -47,7 +47,10 @@ impl Routes {
                     routes.add(target, &spoof.steer, true)?;
                 }
                 // One may answer by a socket that is connected, from the address that its route has.
-                Protocol::Udp { .. } => routes.add_at(target, target, is_here),
+                Protocol::Udp { .. } => {
+                    routes.need_address(&spoof.steer, target.ip())?;
+                    routes.add_at(target, target, is_here);
+                }
             }
         }
         let unserved = |service: &&config::Service| {
@@ -72,14 +75,23 @@ impl Routes {
         let steer = (0..u16::MAX)
             .map_while(|n| Some(SocketAddr::new(net?.address(n)?, target.port())))
             .find(|steer| is_free(steer));
-        let Some(steer) = steer else {
-            let net = net.map_or_else(|| "of IPv6".into(), ToString::to_string);
-            return Err(ConfigError::SteerNetTooSmall(net));
-        };
+        let steer = steer.ok_or_else(|| too_small(net))?;
         if !self.addresses.contains(&steer.ip()) {
             self.addresses.push(steer.ip());
         }
         self.add_at(target, steer, is_here);
+        Ok(())
+    }
+
+    /// Our devices take packets, and have routes of last resort, only with an address of the family.
+    fn need_address(&mut self, nets: &SteerNets, target: IpAddr) -> Result<(), ConfigError> {
+        let mut all = self.addresses.iter();
+        if all.any(|known| known.is_ipv4() == target.is_ipv4()) {
+            return Ok(());
+        }
+        let net = nets.of(&target);
+        let address = net.and_then(|net| net.address(0));
+        self.addresses.push(address.ok_or_else(|| too_small(net))?);
         Ok(())
     }
 
@@ -161,6 +173,10 @@ impl Routes {
         };
         config.services.iter().map(service).collect()
     }
+}
+
+fn too_small(net: Option<&SteerNet>) -> ConfigError {
+    ConfigError::SteerNetTooSmall(net.map_or_else(|| "of IPv6".into(), ToString::to_string))
 }
 
 /// Whether no service listens where a target of this host is, of this instance or another.

@@ -32,7 +32,7 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     let mut attached = Vec::new();
     let protocols = placement.protocols;
     let lookups = [
-        (protocols.tcp, name::DISPATCH, host.as_fd()),
+        (true, name::DISPATCH, host.as_fd()),
         (protocols.udp, name::CATCH, placement.spoof),
     ];
     for (_, name, netns) in lookups.into_iter().filter(|(is_needed, ..)| *is_needed) {

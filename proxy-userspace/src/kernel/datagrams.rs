@@ -103,7 +103,7 @@ impl Datagrams {
             IpAddr::V6(_) => IpAddr::from([0; 16]),
         };
         let any = SocketAddr::new(any, target.port());
-        for at in [target, aim, any] {
+        for at in [target, aim, any, SocketAddr::new(target.ip(), 0)] {
             self.aims
                 .insert(Endpoint::from(at), Endpoint::from(aim), 0)
                 .with_context(|| format!("too many targets at {target}"))?;

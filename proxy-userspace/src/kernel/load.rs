@@ -352,7 +352,7 @@ fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
         let program: &mut CgroupSockAddr = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;
     }
-    let lookups = [(tcp, program::DISPATCH), (udp, program::CATCH)];
+    let lookups = [(true, program::DISPATCH), (udp, program::CATCH)];
     for (_, name) in lookups.into_iter().filter(|(is_needed, _)| *is_needed) {
         let lookup: &mut SkLookup = super::attach::program(ebpf, name)?;
         lookup.load().with_context(|| context(name))?;
