@@ -1,15 +1,15 @@
 //! The app behind every contender: two threads for all of them, as only one is measured at a time.
-//! A connection's first byte says what it wants. Several apps can listen at one address.
+//! A connection's first byte says what it wants, and so does a datagram's. Several apps can listen at one address.
 
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -17,6 +17,8 @@ use rustix::net::RecvFlags;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::lab::netns::Netns;
+use crate::udp;
+use crate::udp::app::Arrivals;
 use crate::worker::Worker;
 
 /// Bytes are counted and thrown away.
@@ -33,6 +35,8 @@ const THREADS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Marks a listener in an event's data; the rest is its number.
 pub const LISTENER: u64 = 1 << 63;
+/// The same of a socket for datagrams.
+pub const DATAGRAMS: u64 = 1 << 62;
 /// The event that ends a thread.
 pub const OVER: u64 = u64::MAX;
 
@@ -51,7 +55,10 @@ pub struct Shared {
     /// Bytes of all sinks.
     pub received: AtomicU64,
     pub open: AtomicUsize,
-    /// Whom the last connection came from, as bits.
+    /// Of datagrams, by number: each thread's one at each address.
+    pub sockets: RwLock<Vec<UdpSocket>>,
+    pub arrivals: Arrivals,
+    /// Whom the last connection or datagram came from, as bits.
     pub last_client: AtomicU32,
 }
 
@@ -75,8 +82,9 @@ impl App {
         };
         for epoll in &app.epolls {
             epoll::add(epoll, &app.over, EventData::new_u64(OVER), EventFlags::IN)?;
-            let mut worker = Worker::new(epoll.clone(), app.shared.clone(), sink_flags(copy));
-            app.threads.push(thread::spawn(move || worker.work()));
+            let (epoll, shared) = (epoll.clone(), app.shared.clone());
+            let work = move || Worker::new(epoll, shared, sink_flags(copy)).work();
+            app.threads.push(thread::spawn(work));
         }
         Ok(app)
     }
@@ -112,6 +120,22 @@ impl App {
         Ok(())
     }
 
+    /// Answers datagrams there.
+    pub fn answer(&self, netns: &Netns, address: SocketAddr) -> Result<()> {
+        let mut all = self.shared.sockets.write();
+        let all = all
+            .as_mut()
+            .map_err(|_| anyhow!("a thread of the app has failed"))?;
+        for epoll in &self.epolls {
+            let socket = netns.enter(|| udp::app::socket(address));
+            let socket = socket.with_context(|| format!("a socket at {address}"))?;
+            let token = EventData::new_u64(DATAGRAMS | all.len() as u64);
+            epoll::add(epoll, &socket, token, EventFlags::IN)?;
+            all.push(socket);
+        }
+        Ok(())
+    }
+
     fn listeners(&self) -> RwLockWriteGuard<'_, Vec<Option<Arc<TcpListener>>>> {
         let all = self.shared.listeners.write();
         all.unwrap_or_else(PoisonError::into_inner)
@@ -137,7 +161,12 @@ impl App {
         self.shared.received.load(Relaxed)
     }
 
-    /// Whom the last connection came from.
+    /// What has come to sinks by datagrams.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.shared.arrivals
+    }
+
+    /// Whom the last connection or datagram came from.
     pub fn last_client(&self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.shared.last_client.load(Relaxed))
     }

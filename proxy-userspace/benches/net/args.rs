@@ -14,7 +14,7 @@ pub struct Args {
     /// Shorter and fewer rounds, fewer idle connections: for a first look
     #[arg(long)]
     quick: bool,
-    /// Only scenarios with one of these in their name, such as up-1, ping, connect, changes, idle, steering; "connect=" is that one alone
+    /// Only scenarios with one of these in their name, such as up-1, ping, connect, changes, idle, steering, udp; "connect=" is that one alone
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
     /// Only these contenders
@@ -35,8 +35,8 @@ pub struct Args {
     /// Where to draw the chart
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-    /// Idle connections held, by as many processes as their limits of files demand [default: 50000,
-    /// quick: 2000]
+    /// Idle connections, or flows of UDP, held by as many processes as their limits of files demand
+    /// [default: 50000, quick: 2000]
     #[arg(long, value_name = "N")]
     idle: Option<usize>,
     /// Count each proxy's system calls per connection as well

@@ -123,8 +123,8 @@ pub fn is_client(address: Ipv4Addr) -> bool {
     (CLIENTS.to_bits()..CLIENTS.to_bits() + ADDRESSES).contains(&address.to_bits())
 }
 
-/// No two connections of a run have the same client.
-fn next_client() -> SocketAddr {
+/// No two connections, or flows of UDP, of a run have the same client.
+pub fn next_client() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Relaxed);
     let address = Ipv4Addr::from_bits(CLIENTS.to_bits() + n % ADDRESSES);

@@ -59,7 +59,7 @@ pub fn run(site: &Site, app: &App) -> Result<Figures> {
 
 /// One with Multipath TCP takes the application's place.
 fn listener(site: &Site, app: &App) -> Result<Figures> {
-    let [port, _] = &site.ports;
+    let port = site.ports.first().context("a site without an app")?;
     app.pause(port);
     let mut multipath = None;
     let there = seen(site, "daemon", || {

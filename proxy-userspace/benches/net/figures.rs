@@ -3,6 +3,7 @@
 use crate::idle::PerConnection;
 use crate::kind::Kind;
 use crate::pings;
+use crate::protocol::Protocol;
 use crate::results::{Figures, less, more};
 use crate::window::Spent;
 
@@ -30,6 +31,19 @@ pub fn latency(name: &str, spent: &Spent, times: &[u64]) -> Figures {
     ]
 }
 
+/// Of datagrams. What they cost is work of the kernel's, so that only the machine has it all.
+pub fn round_trips(name: &str, spent: &Spent, times: &[u64]) -> Figures {
+    let mut figures = latency(name, spent, times);
+    let metric = less(format!("{name} whole machine"), "µs");
+    figures.push((metric, spent.machine * 1e6 / times.len() as f64));
+    figures
+}
+
+pub fn datagrams(name: &str, spent: &Spent) -> Figures {
+    let rate = spent.count as f64 / spent.seconds / 1000.0;
+    vec![(more(name, "k/s"), rate)]
+}
+
 /// Also for those through a longer allowlist.
 pub fn connections(name: &str, spent: &Spent) -> Figures {
     let count = spent.count as f64;
@@ -43,18 +57,22 @@ pub fn connections(name: &str, spent: &Spent) -> Figures {
     figures
 }
 
-pub fn idle(kind: Kind, held: &PerConnection) -> Figures {
+pub fn idle(protocol: Protocol, kind: Kind, held: &PerConnection) -> Figures {
     let mut figures = Figures::new();
+    let less = |what, unit| match protocol {
+        Protocol::Tcp => less(format!("idle {what}"), unit),
+        Protocol::Udp(_) => less(format!("udp-idle {what}"), unit),
+    };
     if kind != Kind::Direct {
-        figures.push((less("idle process", "KiB"), held.process / KIB));
-        figures.push((less("idle processes", "all"), held.parts as f64));
-        figures.push((less("idle descriptors", "each"), held.descriptors));
+        figures.push((less("process", "KiB"), held.process / KIB));
+        figures.push((less("processes", "all"), held.parts as f64));
+        figures.push((less("descriptors", "each"), held.descriptors));
         let base = held.base.map(|base| base / KIB / KIB);
-        figures.extend(base.map(|base| (less("idle base", "MiB"), base)));
+        figures.extend(base.map(|base| (less("base", "MiB"), base)));
     }
     if kind.is_truepeer() {
-        figures.push((less("idle maps", "bytes"), held.maps));
+        figures.push((less("maps", "bytes"), held.maps));
     }
-    figures.push((less("idle kernel", "KiB"), held.kernel / KIB));
+    figures.push((less("kernel", "KiB"), held.kernel / KIB));
     figures
 }

@@ -5,12 +5,14 @@ use crate::results::{Better, Row};
 #[derive(Clone, Copy)]
 enum Of {
     Direct,
+    /// What is more than direct's.
+    BeyondDirect,
     BestPeer,
     /// The figure itself.
     All,
 }
 
-use Of::{All, BestPeer, Direct};
+use Of::{All, BestPeer, BeyondDirect, Direct};
 
 /// By metric: at least so much where more is better, at most where less is.
 const GOALS: &[(&str, f64, Of)] = &[
@@ -37,6 +39,21 @@ const GOALS: &[(&str, f64, Of)] = &[
     ("change seen, routing rule", 1000.0, All),
     ("change seen, firewall rule", 1000.0, All),
     ("change seen, listener", 1000.0, All),
+    ("udp-ping-64", 0.58, Direct),
+    ("udp-ping-64", 2.3, BestPeer),
+    ("udp-ping-64 whole machine", 4.0, BeyondDirect),
+    ("udp-ping-64-1200", 0.58, Direct),
+    ("udp-ping-64-1200", 2.3, BestPeer),
+    ("udp-ping-64-1200 whole machine", 4.0, BeyondDirect),
+    ("udp-up-64", 0.80, Direct),
+    ("udp-up-64-1200", 0.80, Direct),
+    ("udp-spp-ping-64", 0.50, Direct),
+    ("udp-spp-ping-64 whole machine", 5.5, BeyondDirect),
+    ("udp-spp-ping-64-1200", 0.50, Direct),
+    ("udp-spp-ping-64-1200 whole machine", 5.5, BeyondDirect),
+    ("udp-spp-up-64", 0.80, Direct),
+    ("udp-spp-up-64-1200", 0.80, Direct),
+    ("udp-idle maps", 350.0, All),
 ];
 
 pub struct Goal {
@@ -49,9 +66,13 @@ pub fn of(row: &Row) -> Vec<Goal> {
     let own = GOALS.iter().filter(|(name, ..)| *name == row.metric.name);
     own.filter_map(|&(_, bound, of)| {
         let (figure, whose) = match of {
-            Direct => (row.to_direct(), "×direct"),
-            BestPeer => (row.to_best_peer(), "×best peer"),
-            All => (row.of_truepeer(), row.metric.unit),
+            Direct => (row.to_direct(), "×direct".to_owned()),
+            BeyondDirect => (
+                row.beyond_direct(),
+                format!("{} beyond direct", row.metric.unit),
+            ),
+            BestPeer => (row.to_best_peer(), "×best peer".to_owned()),
+            All => (row.of_truepeer(), row.metric.unit.to_owned()),
         };
         let (sign, met) = match row.metric.better {
             Better::More => ("≥", figure? >= bound),

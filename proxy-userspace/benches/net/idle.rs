@@ -1,4 +1,4 @@
-//! Connections that have spoken once and are silent now: what each one holds.
+//! Connections, or flows of UDP, that have spoken once and are silent now: what each one holds.
 
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use crate::app::App;
 use crate::crowd::Crowd;
 use crate::kind::Kind;
 use crate::peers::Recipe;
+use crate::protocol::Protocol;
 use crate::site::Site;
+use crate::udp;
 use crate::usage::{Memory, Usage};
 
 /// Allocators and the kernel's slabs need it to give back what they can.
@@ -21,7 +23,7 @@ pub struct PerConnection {
     pub process: f64,
     /// Bytes of the kernel, the balancer's and the app's ends included.
     pub kernel: f64,
-    /// Bytes of eBPF maps.
+    /// Bytes of eBPF maps, with what a flow of UDP has reserved for it there.
     pub maps: f64,
     pub descriptors: f64,
     /// How many processes it took to hold them all.
@@ -40,17 +42,24 @@ pub fn run(kind: Kind, count: usize, app: &App, recipe: &Recipe) -> Result<PerCo
     let mut crowds = Vec::new();
     for (part, site) in sites.iter().enumerate() {
         let share = count / parts + usize::from(part < count % parts);
-        crowds.push(Crowd::open(site, app, share)?);
+        match recipe.protocol {
+            Protocol::Tcp => crowds.push(Crowd::open(site, app, share)?),
+            Protocol::Udp(_) => udp::greet(site, share)?,
+        }
     }
     let held = memory(&sites)?;
     let each = |pick: fn(&Memory) -> u64| {
         let grown = pick(&held).saturating_sub(pick(&before));
         grown as f64 / count as f64
     };
+    let reserved = match recipe.protocol {
+        Protocol::Tcp => 0.0,
+        Protocol::Udp(_) => sites[0].usage().reserved()?,
+    };
     Ok(PerConnection {
         process: each(|memory| memory.process),
         kernel: each(|memory| memory.kernel),
-        maps: each(|memory| memory.maps),
+        maps: each(|memory| memory.maps) + reserved,
         descriptors: each(|memory| memory.descriptors),
         parts,
         base: (parts == 1).then_some(before.process as f64),

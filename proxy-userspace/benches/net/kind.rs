@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 
 use crate::files;
+use crate::protocol::Protocol;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
@@ -46,9 +47,11 @@ impl Kind {
         matches!(self, Self::Truepeer | Self::Daemon)
     }
 
-    /// Files that a connection has open.
-    pub fn files_each(self) -> u64 {
+    /// Files that a connection, or a flow of UDP, has open.
+    pub fn files_each(self, protocol: Protocol) -> u64 {
         match self {
+            Self::GoMmproxy if protocol != Protocol::Tcp => 1,
+            _ if protocol != Protocol::Tcp => 0,
             // go-mmproxy waits with a pipe in its hand for each direction.
             Self::GoMmproxy => 3 * files::ENDS,
             Self::Direct => 0,

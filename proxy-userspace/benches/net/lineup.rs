@@ -9,6 +9,7 @@ use crate::args::Args;
 use crate::kind::Kind;
 use crate::lab::root::Root;
 use crate::peers::Recipe;
+use crate::protocol::Protocol;
 
 pub struct Lineup {
     pub kinds: Vec<Kind>,
@@ -23,6 +24,12 @@ impl Lineup {
             versions: versions.collect::<Result<_>>()?,
             kinds,
         })
+    }
+
+    /// Those who speak it.
+    pub fn of(&self, protocol: Protocol) -> Vec<Kind> {
+        let kinds = self.kinds.iter().copied();
+        kinds.filter(|kind| kind.speaks(protocol)).collect()
     }
 
     pub fn version(&self, kind: Kind) -> Option<&str> {

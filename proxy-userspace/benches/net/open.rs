@@ -13,17 +13,44 @@ pub fn descriptors(pid: &str) -> Result<u64> {
 /// Bytes of the eBPF maps that these processes have open, by the kernel's own count; one that is open
 /// twice, or held by a keeper too, counts once.
 pub fn maps(pids: &[String]) -> Result<u64> {
+    let maps = all_maps(pids)?;
+    Ok(maps.iter().map(|map| map.bytes).sum())
+}
+
+/// Bytes that the maps with room for so many flows have for each, whether it is there or not: a table
+/// from which the oldest go is there as a whole from the start.
+pub fn reserved(pids: &[String], flows: u32) -> Result<f64> {
+    const LRU_HASH: u64 = 9;
+    let is_one = |map: &&Map| map.kind == LRU_HASH && map.entries == u64::from(flows);
+    let maps = all_maps(pids)?;
+    let bytes: u64 = maps.iter().filter(is_one).map(|map| map.bytes).sum();
+    Ok(bytes as f64 / f64::from(flows))
+}
+
+struct Map {
+    kind: u64,
+    entries: u64,
+    bytes: u64,
+}
+
+fn all_maps(pids: &[String]) -> Result<Vec<Map>> {
     let mut maps = BTreeMap::new();
     for pid in pids {
         for fd in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
             // one that was closed in between is gone
             let info = fs::read_to_string(fd?.path()).unwrap_or_default();
-            if let (Some(id), Some(bytes)) = (field(&info, "map_id:"), field(&info, "memlock:")) {
-                maps.insert(id, bytes);
-            }
+            let map = || {
+                let map = Map {
+                    kind: field(&info, "map_type:")?,
+                    entries: field(&info, "max_entries:")?,
+                    bytes: field(&info, "memlock:")?,
+                };
+                Some((field(&info, "map_id:")?, map))
+            };
+            maps.extend(map());
         }
     }
-    Ok(maps.values().sum())
+    Ok(maps.into_values().collect())
 }
 
 fn field(info: &str, key: &str) -> Option<u64> {

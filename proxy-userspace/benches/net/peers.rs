@@ -17,6 +17,7 @@ use crate::lab::addr::TRUEPEER_PORT;
 use crate::lab::netns::Netns;
 use crate::lab::proc::Proc;
 use crate::lab::root::Root;
+use crate::protocol::Protocol;
 use crate::setups;
 use crate::site::CONGESTION_CONTROL;
 use crate::usage::Usage;
@@ -26,11 +27,16 @@ use crate::usage::Usage;
 pub struct Recipe {
     /// Where peers are; none is needed where none takes part.
     pub root: Option<Root>,
+    pub protocol: Protocol,
     /// The allowlist's length.
     pub prefixes: usize,
 }
 
 impl Recipe {
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
     pub fn root(&self) -> Result<&Root> {
         let root = self.root.as_ref();
         root.context("say by --peers where the peers are; `cargo xtask bench` does that")
@@ -121,7 +127,8 @@ pub fn start(kind: Kind, host: &Netns, recipe: &Recipe) -> Result<Running> {
         Kind::Nginx => Some(setups::nginx(dir.path(), recipe)?),
     };
     let mut proc = command.map(|command| host.spawn(command)).transpose()?;
-    if let Some(proc) = &mut proc {
+    // A socket for datagrams only shows that it is there by an answer, which the site waits for.
+    if let (Protocol::Tcp, Some(proc)) = (recipe.protocol, &mut proc) {
         host.wait_listening(proc, TRUEPEER_PORT)?;
     }
     if let (true, Some(proc)) = (kind.is_truepeer(), &proc) {

@@ -14,7 +14,7 @@ use crate::dial::Dialer;
 use crate::usage::Usage;
 use crate::window::{Phase, Spent, Window};
 
-const THREADS: usize = 2;
+pub const THREADS: usize = 2;
 pub const MESSAGE: [u8; 64] = [app::ECHO; 64];
 
 /// What was spent, and each round trip in nanoseconds, sorted.
@@ -26,13 +26,25 @@ pub fn run(
 ) -> Result<(Spent, Vec<u64>)> {
     let mut streams = dialer.dial_all(count, &MESSAGE).context("connecting")?;
     greet(&mut streams)?;
-    let phase = Phase::default();
+    shared_out(&mut streams, ping_all, usage, window)
+}
+
+/// By all threads, each of which has its share and returns how long each round trip took.
+pub fn shared_out<T: Send>(
+    all: &mut [T],
+    ping: impl Fn(&mut [T], &Phase) -> io::Result<Vec<u64>> + Sync,
+    usage: &Usage,
+    window: Window,
+) -> Result<(Spent, Vec<u64>)> {
+    let (phase, ping) = (Phase::default(), &ping);
+    let share = all.len().div_ceil(THREADS);
     let (spent, times) = thread::scope(|scope| {
-        let each = streams.chunks_mut(count.div_ceil(THREADS));
+        let each = all.chunks_mut(share);
+        let phase = &phase;
         let threads: Vec<_> = each
-            .map(|streams| scope.spawn(|| ping_all(streams, &phase)))
+            .map(|share| scope.spawn(move || ping(share, phase)))
             .collect();
-        let spent = window.measure(&phase, usage, || 0);
+        let spent = window.measure(phase, usage, || 0);
         let times = threads
             .into_iter()
             .map(|thread| thread.join().expect("no panic"));
@@ -96,7 +108,7 @@ fn ping_many(streams: &mut [TcpStream], phase: &Phase) -> io::Result<Vec<u64>> {
     Ok(times)
 }
 
-fn note(times: &mut Vec<u64>, start: Instant, phase: &Phase) {
+pub fn note(times: &mut Vec<u64>, start: Instant, phase: &Phase) {
     if phase.is_measured() {
         times.push(nanoseconds(start.elapsed()));
     }

@@ -86,6 +86,11 @@ impl Row {
         self.ratio(self.median(Kind::Direct)?)
     }
 
+    /// What truepeer's figure is more than direct's.
+    pub fn beyond_direct(&self) -> Option<f64> {
+        Some(self.of_truepeer()? - self.median(Kind::Direct)?)
+    }
+
     /// truepeer's figure in multiples of the best peer's.
     pub fn to_best_peer(&self) -> Option<f64> {
         let peers = Kind::ALL.into_iter().filter(|kind| kind.is_peer());
@@ -127,6 +132,7 @@ impl Row {
             "better": better,
             "contenders": contenders,
             "to_direct": self.to_direct(),
+            "beyond_direct": self.beyond_direct(),
             "to_best_peer": self.to_best_peer(),
             "goals": goals.collect::<Vec<_>>(),
         })

@@ -11,6 +11,7 @@ use crate::kind::Kind;
 use crate::lab::root::Root;
 use crate::lineup::Lineup;
 use crate::peers::Recipe;
+use crate::protocol::{Framing, Protocol};
 use crate::report::{self, Notes};
 use crate::results::Results;
 use crate::scenario::Scenario;
@@ -25,6 +26,7 @@ pub fn run(args: &Args) -> Result<()> {
     lab::raise_nofile()?;
     let recipe = Recipe {
         root: args.peers.as_deref().map(Root::new),
+        protocol: Protocol::Tcp,
         prefixes: 1,
     };
     let lineup = Lineup::new(args, &recipe)?;
@@ -32,12 +34,17 @@ pub fn run(args: &Args) -> Result<()> {
     let mut results = Results::default();
     // First, while the kernel's slabs have no room that earlier connections left.
     idle(&lineup, &app, &recipe, args, &mut results)?;
-    let sites = sites(&lineup.kinds, &app, &recipe)?;
-    rounds(&sites, &app, args, &mut results)?;
+    let sites = match wants_connections(args) {
+        true => sites(&lineup.kinds, &app, &recipe)?,
+        false => Vec::new(),
+    };
+    rounds(&sites, Protocol::Tcp, (&app, args), &mut results)?;
     allowlists(&lineup.kinds, &app, &recipe, args, &mut results)?;
     changes(&sites, &app, args, &mut results)?;
     devices(args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
+    drop(sites);
+    datagrams(&lineup, &app, &recipe, args, &mut results)?;
     table::print(&results, &lineup);
     notes.iter().for_each(Notes::print);
     explain(args);
@@ -61,9 +68,9 @@ fn explain(args: &Args) {
          {CONGESTION_CONTROL}.\n\
          CPU of a proxy is user and system time of its processes. Softirq work that it causes is \
          charged to whoever runs: \"whole machine\" has it, with load generators and app.\n\
-         Idle are {} connections, held by as many processes as `ulimit -Hn` demands. Kernel memory is \
-         the machine's slab and socket buffers: direct's share of it is the balancer's and the app's \
-         own sockets.",
+         Idle are {} connections or flows, held by as many processes as `ulimit -Hn` demands. Kernel memory \
+         is the machine's slab and socket buffers: direct's share of it is the balancer's and the app's \
+         own sockets. Of maps that are there as a whole from the start, a flow has its share of one that is full.",
         args.rounds(),
         args.idle(),
     );
@@ -76,9 +83,40 @@ fn sites(kinds: &[Kind], app: &App, recipe: &Recipe) -> Result<Vec<Site>> {
         .collect()
 }
 
+/// Whether anything is to be measured on sites for connections.
+fn wants_connections(args: &Args) -> bool {
+    let others = ["changes", "steering"].map(str::to_owned);
+    let all = Scenario::of(Protocol::Tcp).into_iter().map(Scenario::name);
+    args.strace || all.chain(others).any(|name| args.wants(&name))
+}
+
+/// Of those who speak it, with each framing.
+fn datagrams(
+    lineup: &Lineup,
+    app: &App,
+    recipe: &Recipe,
+    args: &Args,
+    results: &mut Results,
+) -> Result<()> {
+    for protocol in Framing::ALL.map(Protocol::Udp) {
+        let wanted = Scenario::of(protocol).into_iter().map(Scenario::name);
+        if wanted.into_iter().any(|name| args.wants(&name)) {
+            let recipe = recipe.clone().speaking(protocol);
+            let sites = sites(&lineup.of(protocol), app, &recipe)?;
+            rounds(&sites, protocol, (app, args), results)?;
+        }
+    }
+    Ok(())
+}
+
 /// Scenario by scenario, so that the rounds of one are close together.
-fn rounds(sites: &[Site], app: &App, args: &Args, results: &mut Results) -> Result<()> {
-    for scenario in Scenario::ALL {
+fn rounds(
+    sites: &[Site],
+    protocol: Protocol,
+    (app, args): (&App, &Args),
+    results: &mut Results,
+) -> Result<()> {
+    for scenario in Scenario::of(protocol) {
         let name = scenario.name();
         if !args.wants(&name) {
             continue;
@@ -173,11 +211,18 @@ fn idle(
     args: &Args,
     results: &mut Results,
 ) -> Result<()> {
-    for &kind in lineup.kinds.iter().filter(|_| args.wants("idle")) {
-        eprintln!("{} idle connections, {}", args.idle(), kind.name());
-        let held = idle::run(kind, args.idle(), app, recipe);
-        let what = || format!("idle connections over {}", kind.name());
-        results.add(kind, figures::idle(kind, &held.with_context(what)?));
+    let wanted = [
+        ("idle", Protocol::Tcp),
+        ("udp-idle", Protocol::Udp(Framing::V2)),
+    ];
+    for (name, protocol) in wanted.into_iter().filter(|(name, _)| args.wants(name)) {
+        let recipe = recipe.clone().speaking(protocol);
+        for kind in lineup.of(protocol) {
+            eprintln!("{name}, {} by {}", args.idle(), kind.name());
+            let held = idle::run(kind, args.idle(), app, &recipe);
+            let held = held.with_context(|| format!("{name} over {}", kind.name()))?;
+            results.add(kind, figures::idle(protocol, kind, &held));
+        }
     }
     Ok(())
 }

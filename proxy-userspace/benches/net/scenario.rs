@@ -11,9 +11,11 @@ use crate::crowd::Crowd;
 use crate::figures;
 use crate::flood;
 use crate::pings;
+use crate::protocol::Protocol;
 use crate::results::{Figures, more};
 use crate::site::Site;
 use crate::streams::{self, Direction};
+use crate::udp;
 use crate::window::{Phase, Window};
 
 #[derive(Clone, Copy)]
@@ -21,6 +23,7 @@ pub enum Scenario {
     Streams(Direction, usize),
     Pings(usize),
     Connects(Connects),
+    Datagrams(udp::Load),
 }
 
 /// Short connections: closed by a reset, with header and request in one segment, but for what the
@@ -37,7 +40,7 @@ pub enum Connects {
 
 impl Scenario {
     /// The flood comes last: what it has left in a listener's queue stays for a minute.
-    pub const ALL: [Self; 11] = [
+    const TCP: [Self; 11] = [
         Self::Streams(Direction::Up, 1),
         Self::Streams(Direction::Down, 1),
         Self::Streams(Direction::Up, 8),
@@ -51,8 +54,16 @@ impl Scenario {
         Self::Connects(Connects::BesideFlood),
     ];
 
+    pub fn of(protocol: Protocol) -> Vec<Self> {
+        match protocol {
+            Protocol::Tcp => Self::TCP.to_vec(),
+            Protocol::Udp(framing) => udp::Load::of(framing).map(Self::Datagrams).collect(),
+        }
+    }
+
     pub fn name(self) -> String {
         match self {
+            Self::Datagrams(load) => load.name(),
             Self::Streams(Direction::Up, count) => format!("up-{count}"),
             Self::Streams(Direction::Down, count) => format!("down-{count}"),
             Self::Pings(count) => format!("ping-{count}"),
@@ -74,6 +85,7 @@ impl Scenario {
                 figures::latency(&name, &spent, &times)
             }
             Self::Connects(how) => how.run(site, app, args)?,
+            Self::Datagrams(load) => load.run(site, app, window)?,
         })
     }
 }

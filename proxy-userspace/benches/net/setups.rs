@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::kind::Kind;
 use crate::lab::addr::{APP_PORT, LOOPBACK, TRUEPEER_PORT};
 use crate::peers::Recipe;
+use crate::protocol::Protocol;
 use crate::{files, flood, lineup, site};
 
 /// What truepeer is told to relay everything itself.
@@ -48,6 +49,9 @@ pub fn truepeer(dir: &Path, instance: &str, kind: Kind, recipe: &Recipe) -> Resu
     if kind == Kind::Daemon {
         command.args(BY_DAEMON);
     }
+    if let Protocol::Udp(framing) = recipe.protocol {
+        command.args(["--protocol", "udp", "--header", framing.name()]);
+    }
     Ok(command)
 }
 
@@ -56,6 +60,9 @@ pub fn go_mmproxy(dir: &Path, recipe: &Recipe) -> Result<Command> {
     command.args(["-l", &format!("0.0.0.0:{TRUEPEER_PORT}")]);
     command.args(["-4", &LOOPBACK.v4(APP_PORT).to_string()]);
     command.args(["-listeners", &workers().to_string()]);
+    if recipe.protocol != Protocol::Tcp {
+        command.args(["-p", "udp"]);
+    }
     command
         .arg("-allowed-subnets")
         .arg(allow_file(dir, recipe.prefixes)?);
@@ -82,7 +89,7 @@ listen truepeer
     server app {app}
 ",
         workers = workers(),
-        most = files::connections(Kind::Haproxy.files_each()),
+        most = files::connections(Kind::Haproxy.files_each(Protocol::Tcp)),
         allow = allow_file(dir, recipe.prefixes)?.display(),
         app = LOOPBACK.v4(APP_PORT),
     );
@@ -123,7 +130,7 @@ stream {{
         module = root
             .path("usr/lib/nginx/modules/ngx_stream_module.so")
             .display(),
-        sockets = 2 * files::connections(Kind::Nginx.files_each()),
+        sockets = 2 * files::connections(Kind::Nginx.files_each(Protocol::Tcp)),
         app = LOOPBACK.v4(APP_PORT),
     );
     let file = dir.join("nginx.conf");

@@ -20,11 +20,13 @@ use crate::connects;
 use crate::dial::{self, Dialer};
 use crate::files;
 use crate::kind::Kind;
-use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, Pair, TRUEPEER_PORT};
 use crate::lab::netns::Netns;
 use crate::peers::{self, Recipe, Running};
 use crate::pings::{self, MESSAGE};
 use crate::place::Place;
+use crate::protocol::Protocol;
+use crate::udp;
 use crate::usage::Usage;
 
 /// What everybody's routes say, whatever this machine has: Linux's default. BBR, for one, holds
@@ -47,9 +49,10 @@ pub fn further(number: usize) -> Result<Ipv4Addr> {
 
 pub struct Site {
     pub kind: Kind,
+    pub protocol: Protocol,
     pub host: Netns,
-    /// Where the app listens.
-    pub ports: [Port; 2],
+    /// Where the app listens for connections.
+    pub ports: Vec<Port>,
     pub running: Running,
     edge: Place,
 }
@@ -59,12 +62,19 @@ impl Site {
     pub fn start(kind: Kind, app: &App, recipe: &Recipe) -> Result<Self> {
         let (edge, host) = (Netns::new("edge")?, Netns::new("host")?);
         wire(&edge, &host).context("wiring a site")?;
-        let ports = listen(app, &host)?;
+        let ports = match recipe.protocol {
+            Protocol::Tcp => listen(app, &host)?.into(),
+            Protocol::Udp(_) => {
+                app.answer(&host, at(kind).v4(APP_PORT))?;
+                Vec::new()
+            }
+        };
         let running = peers::start(kind, &host, recipe)
             .with_context(|| format!("starting {}", kind.name()))?;
         let edge = Place::of(&edge)?;
         let site = Self {
             kind,
+            protocol: recipe.protocol,
             host,
             ports,
             running,
@@ -76,7 +86,10 @@ impl Site {
 
     /// Figures of a proxy that doesn't do the job would be worth nothing.
     fn shows_client(&self, app: &App) -> Result<()> {
-        connects::in_turn(&self.dialer(), 1).context("a first connection")?;
+        match self.protocol {
+            Protocol::Tcp => connects::in_turn(&self.dialer(), 1).context("a first connection")?,
+            Protocol::Udp(_) => udp::greet(self, 1).context("a first datagram")?,
+        }
         let seen = app.last_client();
         let expected = self.kind == Kind::Direct || dial::is_client(seen);
         ensure!(
@@ -105,12 +118,12 @@ impl Site {
         Ok(Dialer::new(Place::of(&self.host)?, LOOPBACK.v4(APP_PORT)))
     }
 
-    /// How many connections the contender can hold by itself.
+    /// How many connections or flows the contender can hold by itself.
     pub fn capacity(&self) -> Result<usize> {
         let files = match self.kind {
             // None where connections are direct, which is for the host to say.
-            Kind::Truepeer => self.files_of_one()?,
-            kind => kind.files_each(),
+            Kind::Truepeer if self.protocol == Protocol::Tcp => self.files_of_one()?,
+            kind => kind.files_each(self.protocol),
         };
         Ok(files::connections(files))
     }
@@ -125,6 +138,15 @@ impl Site {
 
     pub fn usage(&self) -> Usage {
         Usage::of(self.running.pid())
+    }
+}
+
+/// Where the app gets a contender's datagrams. It has a socket at one address only: the other would have
+/// those that a contender has lost.
+fn at(kind: Kind) -> Pair {
+    match kind {
+        Kind::Direct => HOST,
+        _ => LOOPBACK,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use proxy_common::datagram::MAX_DATAGRAM_FLOWS;
 use rustix::process::Pid;
 
 use crate::open;
@@ -67,6 +68,11 @@ impl Usage {
             maps,
             descriptors,
         })
+    }
+
+    /// Bytes of the proxy's eBPF maps that a flow of UDP has, whether it is there or not.
+    pub fn reserved(&self) -> Result<f64> {
+        open::reserved(&self.processes()?, MAX_DATAGRAM_FLOWS)
     }
 
     /// The process and its children.

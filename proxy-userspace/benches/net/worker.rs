@@ -1,4 +1,4 @@
-//! A thread of the app: one epoll, all that its connections want.
+//! A thread of the app: one epoll, all that its connections and datagrams want.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,9 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, acceptfrom_with, recv, send};
 
-use crate::app::{FLOOD, LISTENER, ONCE, OVER, SINK, Shared};
+use crate::app::{DATAGRAMS, FLOOD, LISTENER, ONCE, OVER, SINK, Shared};
+use crate::udp::app;
+use crate::udp::batch::Batch;
 
 const BUFFER: usize = 512 * 1024;
 /// Turns in a row for one connection, so that it doesn't keep the thread for itself.
@@ -21,6 +23,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     flags: RecvFlags,
     buffer: Vec<u8>,
+    batch: Batch,
     /// By the number in the event's data.
     open: Vec<Option<Connection>>,
     free: Vec<usize>,
@@ -38,6 +41,7 @@ impl Worker {
             shared,
             flags: sink | RecvFlags::DONTWAIT,
             buffer: vec![1; BUFFER],
+            batch: Batch::new(),
             open: Vec::new(),
             free: Vec::new(),
         }
@@ -55,6 +59,7 @@ impl Worker {
                 match event.data.u64() {
                     OVER => return Errno::CANCELED,
                     token if token & LISTENER != 0 => self.accept(token & !LISTENER),
+                    token if token & DATAGRAMS != 0 => self.answer(token & !DATAGRAMS),
                     token => self.serve(usize::try_from(token).unwrap_or(usize::MAX)),
                 }
             }
@@ -98,6 +103,23 @@ impl Worker {
             self.serve(slot);
         } else {
             self.free.push(slot);
+        }
+    }
+
+    fn answer(&mut self, socket: u64) {
+        let all = self
+            .shared
+            .sockets
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = usize::try_from(socket).ok().and_then(|n| all.get(n)) else {
+            return;
+        };
+        for _ in 0..TURNS {
+            match app::turn(socket, &mut self.batch, &self.shared) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return,
+            }
         }
     }
 
