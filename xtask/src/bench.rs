@@ -18,17 +18,17 @@ pub struct Options {
     #[arg(long)]
     quick: bool,
     /// Only scenarios with one of these in their name: up-1, down-8, ping, connect, connect-flood,
-    /// changes, idle, steering; "connect=" is that one alone
+    /// changes, idle, steering, udp, udp-spp, udp-idle; "connect=" is that one alone
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// Only these contenders: direct, truepeer, daemon (truepeer with all connections in the daemon),
-    /// go-mmproxy, haproxy, nginx
+    /// Only these contenders: direct, truepeer, daemon (truepeer with all connections and datagrams in
+    /// the daemon), go-mmproxy, haproxy, nginx; the last two don't speak UDP
     #[arg(long, value_name = "NAME", num_args = 1..)]
     contender: Vec<String>,
     /// Rounds in which each contender has its turn [default: 7, quick: 2]
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
-    /// Idle connections held, by as many processes as `ulimit -Hn` demands
+    /// Idle connections, or flows of UDP, held by as many processes as `ulimit -Hn` demands
     /// [default: 50000, quick: 2000]
     #[arg(long, value_name = "N")]
     idle: Option<usize>,
