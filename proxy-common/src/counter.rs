@@ -157,7 +157,8 @@ counters! {
     DatagramToDaemonFamily => "datagram_to_daemon_family",
     /// A datagram to the daemon: a client that policy has to judge.
     DatagramToDaemonClient => "datagram_to_daemon_client",
-    /// A datagram to the daemon: with IP options, or too long for the programs.
+    /// A datagram to the daemon: with IP options, or too long for the programs or for the way to its
+    /// application.
     DatagramToDaemonLong => "datagram_to_daemon_long",
     /// A reply to the daemon: its service isn't direct, or its client is of the other family.
     DatagramReplyService => "datagram_reply_service",

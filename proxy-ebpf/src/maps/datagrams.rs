@@ -1,7 +1,10 @@
 //! Who receives datagrams, and the flows that their replies take back.
 
+use core::ptr::from_ref;
+
 use aya_ebpf::{
     bindings::bpf_sock,
+    helpers::{bpf_map_lookup_elem, bpf_sk_release},
     macros::map,
     maps::{HashMap, LruHashMap, SockHash, SockMap},
     programs::SkLookupContext,
@@ -34,6 +37,9 @@ static AIMS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(4 * MAX_TAR
 /// takes it out when it closes.
 #[map(name = "datagram_apps")]
 static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
+/// When an application was last found to hear its steer address by itself.
+#[map(name = "hearing")]
+static HEARING: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 /// Since when replies in pieces belong to a flow, of which the first piece has told; the oldest go.
 #[map(name = "reply_pieces")]
 static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRAM_PIECES, 0);
@@ -108,6 +114,28 @@ pub fn aim(application: &Endpoint) -> Option<Endpoint> {
 #[inline(always)]
 pub fn remember_datagram_app(steered: &Endpoint, socket: *mut bpf_sock) -> bool {
     insert_socket(&APPS, steered, socket)
+}
+
+/// Whether a datagram to there finds a socket: one that is remembered, or one that hears the address by itself
+/// and did so a moment ago.
+#[inline(always)]
+pub fn finds_datagram_app(steered: &Endpoint) -> bool {
+    let since = load_word(HEARING.get_ptr(steered));
+    if since != 0 && since == clock::seconds() {
+        return true;
+    }
+    let apps = (&raw const APPS).cast_mut().cast();
+    // SAFETY: a map of sockets gives a reference to one, or none; this is its one release.
+    unsafe {
+        let socket = bpf_map_lookup_elem(apps, from_ref(steered).cast());
+        !socket.is_null() && bpf_sk_release(socket) == 0
+    }
+}
+
+#[inline(always)]
+pub fn note_hearing(steered: &Endpoint) {
+    // Whatever comes of it, it is looked up the next time.
+    let _ = HEARING.insert(steered, clock::seconds(), 0);
 }
 
 /// Hands a datagram to the application's socket; false when none is remembered.

@@ -107,14 +107,17 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
 /// takes an unconnected socket for one of another port.
 #[inline(always)]
 fn datagram(ctx: &TcContext, version: Version, tuple: &Tuple) -> Verdict {
-    if !maps::is_steer(&tuple.destination().addr()) || hears(ctx, version, tuple, |_| ()).is_some()
-    {
+    let steered = &tuple.destination();
+    if !maps::is_steer(&steered.addr()) || maps::finds_datagram_app(steered) {
         return Verdict::FOREIGN;
     }
-    let Some(target) = maps::target(&tuple.destination()) else {
+    if hears(ctx, version, tuple, |_| ()).is_some() {
+        maps::note_hearing(steered);
+        return Verdict::FOREIGN;
+    }
+    let Some(target) = maps::target(steered) else {
         return Verdict::FOREIGN;
     };
-    let steered = &tuple.destination();
     let to_target = Tuple::new(tuple.source(), target);
     // Whatever comes of it, the stack answers where nobody hears.
     hears(ctx, version, &to_target, |socket| {

@@ -159,6 +159,7 @@ fn protocols(config: &Config) -> Protocols {
     let mut services = config.services.iter();
     Protocols {
         udp: services.clone().any(Service::is_udp),
+        v2_first: services.clone().any(Service::is_v2_first),
         tcp: services.any(|service| !service.is_udp()),
     }
 }

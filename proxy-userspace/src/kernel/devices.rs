@@ -248,7 +248,7 @@ impl Devices {
     /// balancer's packets come in: that is the device above it.
     fn hooks(&self, link: &Link) -> impl Iterator<Item = (&'static str, TcAttachType)> + use<> {
         let either = |ethernet, bare| if link.ethernet { ethernet } else { bare };
-        let Protocols { tcp, udp } = self.protocols;
+        let Protocols { tcp, udp, .. } = self.protocols;
         let admit = if self.direct {
             either(name::DIRECT, name::DIRECT_L3)
         } else {

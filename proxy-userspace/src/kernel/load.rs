@@ -56,6 +56,8 @@ pub struct Placement<'a> {
 pub struct Protocols {
     pub tcp: bool,
     pub udp: bool,
+    /// Of UDP, with headers on first datagrams alone.
+    pub v2_first: bool,
 }
 
 /// The loaded programs. Dropping it detaches and unloads them all; the lists stay pinned.
@@ -102,16 +104,16 @@ impl Kernel {
         let via_lo = u32::from(placement.via_lo);
         let host_netns =
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
-        if !placement.protocols.udp {
+        let Protocols { udp, v2_first, .. } = placement.protocols;
+        let unused = [
+            (!udp, map::DATAGRAM_FLOWS),
+            (!v2_first, map::FIRSTS),
+            (!udp, map::REPLY_PIECES),
+            (!udp, map::REVERSE_PATHS),
+        ];
+        for (_, name) in unused.into_iter().filter(|(is_unused, _)| *is_unused) {
             // They would take some megabytes.
-            for name in [
-                map::DATAGRAM_FLOWS,
-                map::FIRSTS,
-                map::REPLY_PIECES,
-                map::REVERSE_PATHS,
-            ] {
-                loader.map_max_entries(name, 1);
-            }
+            loader.map_max_entries(name, 1);
         }
         let mut object = OBJECT.to_vec();
         kfunc::resolve(&mut object, &btf)?;
@@ -318,7 +320,7 @@ fn run(ebpf: &Ebpf, name: &str) -> Result<()> {
 
 fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
     let context = |name: &str| format!("the kernel refused program {name}");
-    let Protocols { tcp, udp } = placement.protocols;
+    let Protocols { tcp, udp, .. } = placement.protocols;
     let always = [program::INJECT, program::DELIVER, program::BEAT];
     let steering = [
         program::REPLY,

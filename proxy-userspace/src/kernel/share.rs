@@ -35,7 +35,7 @@ const SHARED: [&str; 12] = [
     map::BOUND,
     map::COUNTERS,
 ];
-/// The same of UDP, where it is served: elsewhere they are without room.
+/// The same of UDP, where what is served needs them: elsewhere they are without room.
 const OF_UDP: [&str; 2] = [map::DATAGRAM_FLOWS, map::FIRSTS];
 
 /// What the keeper has to hear of.
@@ -84,7 +84,9 @@ pub fn hold_maps(ebpf: &Ebpf, protocols: Protocols) -> Result<Vec<Change>> {
         let fd = map.fd().as_fd().try_clone_to_owned()?;
         Ok(Change::Hold(map_name(name), fd))
     };
-    let udp = OF_UDP.into_iter().filter(|_| protocols.udp);
+    let needed = [protocols.udp, protocols.v2_first];
+    let udp = OF_UDP.into_iter().zip(needed);
+    let udp = udp.filter_map(|(name, is_needed)| is_needed.then_some(name));
     SHARED.into_iter().chain(udp).map(hold).collect()
 }
 

@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 
 use anyhow::Result;
 
+use super::links;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair};
@@ -35,11 +36,15 @@ const DAEMON: &[Row<Site>] = &[
     Row("datagram_to_daemon_service", Once, exchange),
     Row("datagram_reply_service", Once, exchange),
 ];
+const OTHER_LINK: &[Row<Site>] = &[
+    Row("datagram_to_daemon_route", Once, links::forge),
+    Row("datagram_reverse_path", Once, links::forge),
+];
 const WITHOUT_APP: &[Row<Site>] = &[Row("datagram_icmp", Once, to_nobody)];
 
 /// The counters that have a row here.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let all = [DIRECT, SPP, DAEMON, WITHOUT_APP];
+    let all = [DIRECT, SPP, DAEMON, OTHER_LINK, WITHOUT_APP];
     all.into_iter().flat_map(counted::names)
 }
 
@@ -71,6 +76,8 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
     run(Plan { framing, ..plan }, SPP)?;
     let path = Path::Daemon;
     run(Plan { path, ..plan }, DAEMON)?;
+    let set_up = &links::other_link;
+    run(Plan { set_up, ..plan }, OTHER_LINK)?;
     let target = HOST;
     run(Plan { target, ..plan }, WITHOUT_APP)
 }

@@ -21,7 +21,7 @@ rows! {
 }
 
 /// The balancer's namespace has another link to the host, by which no route leads back.
-fn other_link(lab: &Lab) -> Result<()> {
+pub fn other_link(lab: &Lab) -> Result<()> {
     second_uplink(lab)?;
     ip(
         &lab.edge,
@@ -38,6 +38,12 @@ fn forger(site: &Site) -> Result<UdpSocket> {
     SockRef::from(&socket).bind_device(Some(b"second"))?;
     socket.connect(site.service())?;
     Ok(socket)
+}
+
+/// Says something in the balancer's name there.
+pub fn forge(site: &Site, port: u16) -> Result<()> {
+    forger(site)?.send(&[&site.header(port)[..], b"forged"].concat())?;
+    Ok(())
 }
 
 fn count(site: &Site, name: &str) -> Result<u64> {
