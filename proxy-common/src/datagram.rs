@@ -146,14 +146,14 @@ impl ReversePath {
 
     /// As the map has it, from when it was asked, in seconds, and whether a route leads there.
     #[must_use]
-    pub const fn judgement(now: u32, leads: bool) -> u64 {
-        (now as u64) << 1 | leads as u64
+    pub const fn judgement(now: u32, leads: bool) -> u32 {
+        now << 1 | leads as u32
     }
 
     /// Whether a route leads there, as long as that is to be believed.
     #[must_use]
-    pub const fn judged(judgement: u64, now: u32) -> Option<bool> {
-        let since = (judgement >> 1) as u32;
+    pub const fn judged(judgement: u32, now: u32) -> Option<bool> {
+        let since = judgement >> 1;
         if judgement == 0 || now.wrapping_sub(since) > Self::LIFE {
             return None;
         }

@@ -45,7 +45,7 @@ static HEARING: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 
 static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRAM_PIECES, 0);
 /// What the daemon has found out of balancers that come by another device than the way back's.
 #[map(name = "reverse_paths")]
-static REVERSE_PATHS: LruHashMap<ReversePath, u64> =
+static REVERSE_PATHS: LruHashMap<ReversePath, u32> =
     LruHashMap::with_max_entries(MAX_REVERSE_PATHS, 0);
 /// The daemon's sockets for replies that it is to send on, of IPv4 and of IPv6.
 #[map(name = "catchers")]
@@ -147,7 +147,7 @@ pub fn assign_datagram_app(ctx: &SkLookupContext, steered: Endpoint) -> bool {
 /// Whether an application of UDP is at this address, with any port.
 #[inline(always)]
 pub fn is_target_address(addr: Addr) -> bool {
-    any_is_receiving() && AIMS.get_ptr(&Endpoint::new(addr, 0)).is_some()
+    any_is_receiving() && AIMS.get_ptr(Endpoint::new(addr, 0)).is_some()
 }
 
 /// Whether datagrams for an application go there.

@@ -28,7 +28,7 @@ pub struct Datagrams {
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
     catchers: Mutex<SockMap<MapData>>,
-    reverse_paths: Mutex<HashMap<MapData, ReversePath, u64>>,
+    reverse_paths: Mutex<HashMap<MapData, ReversePath, u32>>,
     life: Array<MapData, u64>,
 }
 

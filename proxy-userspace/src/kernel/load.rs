@@ -60,6 +60,19 @@ pub struct Protocols {
     pub v2_first: bool,
 }
 
+impl Protocols {
+    fn unused_maps(self) -> impl Iterator<Item = &'static str> {
+        let each = [
+            (self.udp, map::DATAGRAM_FLOWS),
+            (self.v2_first, map::FIRSTS),
+            (self.udp, map::REPLY_PIECES),
+            (self.udp, map::REVERSE_PATHS),
+        ];
+        let unused = each.into_iter().filter(|(is_used, _)| !is_used);
+        unused.map(|(_, name)| name)
+    }
+}
+
 /// The loaded programs. Dropping it detaches and unloads them all; the lists stay pinned.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -104,14 +117,7 @@ impl Kernel {
         let via_lo = u32::from(placement.via_lo);
         let host_netns =
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
-        let Protocols { udp, v2_first, .. } = placement.protocols;
-        let unused = [
-            (!udp, map::DATAGRAM_FLOWS),
-            (!v2_first, map::FIRSTS),
-            (!udp, map::REPLY_PIECES),
-            (!udp, map::REVERSE_PATHS),
-        ];
-        for (_, name) in unused.into_iter().filter(|(is_unused, _)| *is_unused) {
+        for name in placement.protocols.unused_maps() {
             // They would take some megabytes.
             loader.map_max_entries(name, 1);
         }

@@ -96,12 +96,7 @@ fn forward(
         Err(end) => return Ok(Err(end)),
     };
     let client = way.client;
-    let martian = match () {
-        () if client.0.port() == 0 => Some(Martian::NoPort),
-        () if !way.spoofed => Some(Martian::Own),
-        () => None,
-    };
-    if let Some(martian) = martian {
+    if let Some(martian) = martian(&way) {
         return Ok(Err(End::Client { client, martian }));
     }
     if claimed.is_some() && at.shared.denied.has(service, client) {
@@ -123,6 +118,13 @@ fn forward(
     let is_beyond = at.shared.own.find(&flow.aim.ip()).is_none();
     at.injector.send(client.0, flow.aim, payload, is_beyond)?;
     Ok(Ok(()))
+}
+
+fn martian(way: &Way) -> Option<Martian> {
+    if way.client.0.port() == 0 {
+        return Some(Martian::NoPort);
+    }
+    (!way.spoofed).then_some(Martian::Own)
 }
 
 fn read<'a>(
