@@ -44,6 +44,7 @@ pub const TESTS: &[Package<'static>] = &[
     package("stunnel4", "stunnel4", "a TLS proxy that sends PROXY headers"),
     package("dnsdist", "dnsdist", "a DNS balancer that sends PROXY headers"),
     package("unbound", "unbound", "a DNS server, an app of UDP"),
+    package("bind9", "named", "another one, with larger answers"),
     package("openssl", "openssl", "certificates for those, and a TLS client"),
     package("openssh-server", "sshd", "an app that logs its client"),
     package("openssh-client", "ssh", "talks to that app"),

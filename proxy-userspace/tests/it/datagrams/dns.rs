@@ -1,13 +1,11 @@
-//! dnsdist as the balancer, unbound as the app: its log shows the client, and answers of all sizes that DNS
-//! has over UDP arrive.
+//! dnsdist as the balancer, servers of DNS as the app: their logs show the client, and answers of all sizes
+//! that DNS has over UDP arrive whole.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
 
+use super::name_servers::{self, Start};
 use super::rows;
 use super::site::Plan;
 use crate::lab::Lab;
@@ -15,20 +13,29 @@ use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUE
 use crate::lab::datagram;
 use crate::lab::dnsdist::Dnsdist;
 use crate::lab::leaks::Leaks;
-use crate::lab::netns::Netns;
-use crate::lab::proc::Proc;
 
 rows! {
     dnsdist_before_unbound;
+    dnsdist_before_bind;
 }
 
-/// Strings of a TXT record, of 255 bytes each, in answers of 20 bytes to 3,900.
-const SIZES: [usize; 5] = [0, 1, 5, 6, 15];
+/// Of answers: small ones, some around what a packet takes, and as large as signed ones get, for which
+/// clients have room.
+const SIZES: [u16; 8] = [100, 512, 1232, 1472, 1473, 1600, 2800, 4096];
 
 fn dnsdist_before_unbound(plan: Plan<'_>) -> Result<()> {
+    dnsdist_before(name_servers::unbound, plan)
+}
+
+fn dnsdist_before_bind(plan: Plan<'_>) -> Result<()> {
+    dnsdist_before(name_servers::bind, plan)
+}
+
+fn dnsdist_before(start: Start, plan: Plan<'_>) -> Result<()> {
     let of = plan.family;
     let lab = Lab::new()?;
-    let unbound = Unbound::start(&lab.host, of(LOOPBACK, APP_PORT))?;
+    let records: Vec<_> = SIZES.into_iter().map(Record::answered_by).collect();
+    let server = start(&lab.host, of(LOOPBACK, APP_PORT), &records)?;
     let _truepeer = lab
         .truepeer()
         .targets_for(of(LOOPBACK, APP_PORT))
@@ -36,87 +43,103 @@ fn dnsdist_before_unbound(plan: Plan<'_>) -> Result<()> {
         .args(plan.framing.args())
         .start()?;
     let leaks = Leaks::watch(&lab.edge)?;
-    let dnsdist = Dnsdist::start_udp(&lab.edge, of(HOST, TRUEPEER_PORT))?;
-    for (port, strings) in (20_400..).zip(SIZES) {
-        let client = datagram::socket(&lab.client, of(CLIENT, port))?;
-        client.send_to(&query(strings), of(FRONT, FRONT_PORT))?;
-        let (answer, _) = datagram::receive(&client)
-            .with_context(|| format!("the answer with {strings} strings"))?;
-        let text = vec![b'x'; strings * 255];
-        let got: Vec<u8> = answer.into_iter().filter(|byte| *byte == b'x').collect();
-        ensure!(got.len() >= text.len(), "{} bytes of text", got.len());
-        unbound.wait_client(of(CLIENT, port), strings)?;
+    let _dnsdist = Dnsdist::start_udp(&lab.edge, of(HOST, TRUEPEER_PORT), &records[0].name())?;
+    for (port, record) in (20_400..).zip(&records) {
+        asked(&lab, of(CLIENT, port), of(FRONT, FRONT_PORT), record)
+            .with_context(|| format!("the answer of {} bytes", record.answer))?;
+        server.wait_client(of(CLIENT, port), record)?;
     }
-    drop(dnsdist);
+    came_by(&lab, plan)?;
     leaks.saw_none()
 }
 
-/// A TXT record of so many strings, with room for 4,096 bytes (EDNS).
-fn query(strings: usize) -> Vec<u8> {
-    let name = format!("t{strings}");
-    let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
-    query.push(u8::try_from(name.len()).expect("a short name"));
-    query.extend(name.as_bytes());
-    query.extend(b"\x03lab\0\0\x10\0\x01");
-    // The root, OPT, 4,096 bytes, nothing else.
-    query.extend([0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
-    query
+/// The whole answer and nothing else.
+fn asked(lab: &Lab, client: SocketAddr, front: SocketAddr, record: &Record) -> Result<()> {
+    let client = datagram::socket(&lab.client, client)?;
+    client.send_to(&record.query(), front)?;
+    let (answer, _) = datagram::receive(&client)?;
+    let data = record.data();
+    let mut parts = answer.windows(data.len());
+    ensure!(parts.any(|part| part == data), "the record isn't in it");
+    ensure!(
+        answer.len() == usize::from(record.answer),
+        "it has {} bytes",
+        answer.len()
+    );
+    Ok(())
 }
 
-struct Unbound {
-    proc: Proc,
-    _dir: TempDir,
+/// The flow of each client is listed with the path that it has taken.
+fn came_by(lab: &Lab, plan: Plan<'_>) -> Result<()> {
+    let shown = lab.shown("connections")?;
+    let client = (plan.family)(CLIENT, 0).ip();
+    let all = shown.as_array().context("an array")?.iter();
+    let is_client = |one: &&serde_json::Value| {
+        let at = one["client"].as_str().map(str::parse::<SocketAddr>);
+        at.is_some_and(|at| at.is_ok_and(|at| at.ip() == client))
+    };
+    let paths: Vec<_> = all.filter(is_client).map(|one| &one["path"]).collect();
+    ensure!(
+        paths.len() == SIZES.len() && paths.iter().all(|path| **path == plan.path.name()),
+        "{shown:#}"
+    );
+    Ok(())
 }
 
-impl Unbound {
-    fn start(netns: &Netns, at: SocketAddr) -> Result<Self> {
-        let dir = TempDir::new()?;
-        let config = dir.path().join("unbound.conf");
-        let string = format!("\"{}\"", "x".repeat(255));
-        let records = SIZES.map(|strings| {
-            let texts = match strings {
-                0 => "\"none\"".to_owned(),
-                _ => vec![&*string; strings].join(" "),
-            };
-            format!("  local-data: 't{strings}.lab. TXT {texts}'\n")
-        });
-        let (ip, port) = (at.ip(), at.port());
-        fs::write(
-            &config,
-            format!(
-                "server:
-  interface: {ip}@{port}
-  access-control: 0.0.0.0/0 allow
-  access-control: ::/0 allow
-  do-daemonize: no
-  use-syslog: no
-  logfile: \"\"
-  log-queries: yes
-  chroot: \"\"
-  username: \"\"
-  pidfile: \"\"
-  directory: \"{}\"
-  module-config: \"iterator\"
-  edns-buffer-size: 4096
-  max-udp-size: 4096
-  local-zone: \"lab.\" static
-{}remote-control:
-  control-enable: no
-",
-                dir.path().display(),
-                records.concat()
-            ),
-        )?;
-        let mut command = Command::new("unbound");
-        command.args(["-d", "-d", "-c"]).arg(&config);
-        let proc = netns.spawn(command)?;
-        proc.wait_line("start of service")?;
-        Ok(Self { proc, _dir: dir })
+/// A TXT record.
+pub struct Record {
+    /// Bytes of the answer with it.
+    answer: u16,
+}
+
+impl Record {
+    /// DNS's own header, the question, and the answer's type, class, TTL and length behind a pointer to
+    /// the question's name; the name's length is that of `s1234.lab`. OPT is last.
+    const AROUND: usize = 12 + (1 + 5 + 1 + 3 + 1) + 4 + (2 + 10) + 11;
+
+    const fn answered_by(answer: u16) -> Self {
+        Self { answer }
     }
 
-    /// Its log names no port.
-    fn wait_client(&self, client: SocketAddr, strings: usize) -> Result<()> {
-        let asked = format!("{} t{strings}.lab. TXT IN", client.ip());
-        self.proc.wait_line(&asked).map(drop)
+    pub fn name(&self) -> String {
+        format!("s{:04}.lab.", self.answer)
+    }
+
+    /// Strings of at most 255 bytes, as many as it takes.
+    pub fn strings(&self) -> Vec<String> {
+        let mut letters = ('a'..='w').cycle();
+        let mut left = usize::from(self.answer) - Self::AROUND;
+        let mut strings = Vec::new();
+        while left > 0 {
+            // Each with its length before it.
+            let length = left.min(256) - 1;
+            strings.push(letters.by_ref().take(length).collect());
+            left -= length + 1;
+        }
+        strings
+    }
+
+    /// The strings as they are in the answer.
+    fn data(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        for string in self.strings() {
+            data.push(u8::try_from(string.len()).expect("at most 255 bytes"));
+            data.extend(string.as_bytes());
+        }
+        data
+    }
+
+    /// With room for 4,096 bytes (EDNS).
+    fn query(&self) -> Vec<u8> {
+        let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        for label in self.name().split_terminator('.') {
+            query.push(u8::try_from(label.len()).expect("a short label"));
+            query.extend(label.as_bytes());
+        }
+        // The end of the name, TXT, IN.
+        query.extend([0, 0, 16, 0, 1]);
+        // The root, OPT, 4,096 bytes, nothing else.
+        query.extend([0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
+        query
     }
 }

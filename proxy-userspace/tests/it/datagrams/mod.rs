@@ -10,6 +10,7 @@ mod dns;
 mod floods;
 mod links;
 mod lives;
+mod name_servers;
 mod site;
 mod sizes;
 

@@ -22,9 +22,10 @@ impl Dnsdist {
         Self::start_with(netns, to, "tcpOnly=true, checkTCP=true")
     }
 
-    /// The same over UDP, where a server has to know of `t0.lab`.
-    pub fn start_udp(netns: &Netns, to: SocketAddr) -> Result<Self> {
-        Self::start_with(netns, to, "checkName=\"t0.lab.\", checkType=\"TXT\"")
+    /// The same over UDP, where the server has to know of `name`, a TXT record.
+    pub fn start_udp(netns: &Netns, to: SocketAddr, name: &str) -> Result<Self> {
+        let how = format!("checkName=\"{name}\", checkType=\"TXT\"");
+        Self::start_with(netns, to, &how)
     }
 
     fn start_with(netns: &Netns, to: SocketAddr, how: &str) -> Result<Self> {
