@@ -7,6 +7,7 @@ mod check;
 mod clients;
 pub mod counted;
 mod dns;
+mod dtls;
 mod floods;
 mod links;
 mod lives;

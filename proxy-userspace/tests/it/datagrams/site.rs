@@ -10,6 +10,7 @@ use crate::lab::addr::{
 };
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
+use crate::lab::netns::Netns;
 use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
@@ -57,9 +58,14 @@ impl Plan<'_> {
     }
 
     pub fn start(self) -> Result<Site> {
+        self.serve(|host, bind| Echo::listen(host, bind, self.kind))
+    }
+
+    /// With an app of the row's own, in the host's namespace and bound to this address.
+    pub fn serve<A>(self, app: impl FnOnce(&Netns, SocketAddr) -> Result<A>) -> Result<Site<A>> {
         let lab = Lab::new()?;
         (self.set_up)(&lab).context("setting the host up")?;
-        let app = Echo::listen(&lab.host, (self.family)(self.bind, APP_PORT), self.kind)?;
+        let app = app(&lab.host, (self.family)(self.bind, APP_PORT)).context("the app")?;
         let all = [&[BALANCER], self.allow].concat();
         let all = all.iter().flat_map(|pair| pair.both(0));
         let truepeer = lab.truepeer().allow(all.map(|at| at.ip().to_string()));
@@ -86,10 +92,10 @@ impl Plan<'_> {
 }
 
 /// In the order of dropping: the lab checks what the daemon has left.
-pub struct Site {
+pub struct Site<A = Echo> {
     pub leaks: Leaks,
     pub truepeer: Proc,
-    pub app: Echo,
+    pub app: A,
     /// What has started it.
     pub command: Truepeer,
     pub lab: Lab,
@@ -98,7 +104,7 @@ pub struct Site {
     pub framing: Framing,
 }
 
-impl Site {
+impl<A> Site<A> {
     pub fn of(&self, pair: Pair, port: u16) -> SocketAddr {
         (self.family)(pair, port)
     }
@@ -130,31 +136,6 @@ impl Site {
 
     pub fn header(&self, port: u16) -> Vec<u8> {
         self.framing.header(self.client(port), self.front())
-    }
-
-    /// One datagram there and back, which the app sees come from the client.
-    pub fn exchange(&self, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
-        self.exchange_with(balancer, &self.header(port), port, words)
-    }
-
-    /// With another header.
-    pub fn exchange_with(
-        &self,
-        balancer: &UdpSocket,
-        header: &[u8],
-        port: u16,
-        words: &[u8],
-    ) -> Result<()> {
-        balancer.send(&[header, words].concat())?;
-        self.app_got(port, words)?;
-        self.answered(balancer, port, words)
-    }
-
-    pub fn app_got(&self, port: u16, words: &[u8]) -> Result<()> {
-        let (client, got) = self.app.next()?;
-        ensure!(client == self.client(port), "the app sees {client}");
-        ensure!(got == words, "the app got {} bytes", got.len());
-        Ok(())
     }
 
     pub fn answered(&self, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
@@ -193,5 +174,32 @@ impl Site {
             ensure!(count("datagram_down") > 0, "none went down: {kernel:#}");
         }
         self.leaks.saw_none()
+    }
+}
+
+impl Site {
+    /// One datagram there and back, which the app sees come from the client.
+    pub fn exchange(&self, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
+        self.exchange_with(balancer, &self.header(port), port, words)
+    }
+
+    /// With another header.
+    pub fn exchange_with(
+        &self,
+        balancer: &UdpSocket,
+        header: &[u8],
+        port: u16,
+        words: &[u8],
+    ) -> Result<()> {
+        balancer.send(&[header, words].concat())?;
+        self.app_got(port, words)?;
+        self.answered(balancer, port, words)
+    }
+
+    pub fn app_got(&self, port: u16, words: &[u8]) -> Result<()> {
+        let (client, got) = self.app.next()?;
+        ensure!(client == self.client(port), "the app sees {client}");
+        ensure!(got == words, "the app got {} bytes", got.len());
+        Ok(())
     }
 }

@@ -17,8 +17,8 @@ use super::poll;
 
 /// As large as a datagram gets.
 const LARGEST: usize = 1 << 16;
-/// Between two looks whether the app shall end.
-const TICK: Duration = Duration::from_millis(50);
+/// Between two looks whether a thread shall end.
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// What a balancer puts in front of datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,7 +198,7 @@ pub fn segment(socket: &UdpSocket, size: u16) -> Result<()> {
     .context("UDP_SEGMENT")
 }
 
-fn is_timeout(error: &io::Error) -> bool {
+pub fn is_timeout(error: &io::Error) -> bool {
     // An earlier reply's port was unreachable.
     matches!(
         error.kind(),

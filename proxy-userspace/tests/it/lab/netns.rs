@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
@@ -81,9 +81,19 @@ impl Netns {
     }
 
     /// Starts `command` here. It dies with the thread that calls this.
-    pub fn spawn(&self, mut command: Command) -> Result<Proc> {
+    pub fn spawn(&self, command: Command) -> Result<Proc> {
+        self.spawn_reading(command, Stdio::null())
+    }
+
+    /// The same for one that reads what is written here.
+    pub fn spawn_listening(&self, command: Command) -> Result<(Proc, PipeWriter)> {
+        let (reader, writer) = io::pipe()?;
+        Ok((self.spawn_reading(command, reader.into())?, writer))
+    }
+
+    fn spawn_reading(&self, mut command: Command, stdin: Stdio) -> Result<Proc> {
         self.place(&mut command);
-        Proc::spawn(command).with_context(|| format!("in {}", self.name))
+        Proc::spawn(command, stdin).with_context(|| format!("in {}", self.name))
     }
 
     /// Runs `command` here to its end, whatever that is.

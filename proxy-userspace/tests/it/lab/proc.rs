@@ -36,11 +36,11 @@ struct State {
 
 impl Proc {
     /// Collects standard output and standard error as one stream.
-    pub(super) fn spawn(mut command: Command) -> Result<Self> {
+    pub(super) fn spawn(mut command: Command, stdin: Stdio) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let (reader, writer) = io::pipe()?;
         command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(writer.try_clone()?)
             .stderr(writer);
         let child = command
