@@ -12,6 +12,8 @@ mod floods;
 mod links;
 mod lives;
 mod name_servers;
+mod quic;
+mod quic_peers;
 mod site;
 mod sizes;
 

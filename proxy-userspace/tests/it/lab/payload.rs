@@ -92,7 +92,8 @@ impl Payload {
         Ok(at)
     }
 
-    fn check(&self, start: usize, mut got: &[u8]) -> Result<()> {
+    /// Fails unless these are the bytes from `start` on.
+    pub fn check(&self, start: usize, mut got: &[u8]) -> Result<()> {
         let mut at = start;
         while !got.is_empty() {
             let want = self.piece(at, got.len());

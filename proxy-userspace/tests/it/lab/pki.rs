@@ -24,6 +24,8 @@ impl Pki {
         let long = ["rsa:2048"];
         pki.certify("ca", "lab", &long, &[])?;
         let signed = ["-CA", "ca.crt", "-CAkey", "ca.key"];
+        // Some believe no server that could be an authority itself.
+        let signed = [&signed[..], &["-addext", "basicConstraints=CA:FALSE"]].concat();
         let name = format!("subjectAltName=DNS:{}", Self::FRONT);
         let named = [&signed[..], &["-addext", &name]].concat();
         pki.certify("front", Self::FRONT, &curve, &named)?;
