@@ -6,6 +6,7 @@ mod apps;
 mod check;
 mod clients;
 pub mod counted;
+mod differential;
 mod dns;
 mod dtls;
 mod floods;
@@ -14,6 +15,7 @@ mod lives;
 mod name_servers;
 mod quic;
 mod quic_peers;
+mod scripts;
 mod site;
 mod sizes;
 

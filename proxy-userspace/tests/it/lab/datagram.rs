@@ -66,7 +66,8 @@ pub fn v2(client: SocketAddr, front: SocketAddr, tlvs: &[u8]) -> Vec<u8> {
     stream
 }
 
-fn spp(client: SocketAddr, front: SocketAddr) -> Vec<u8> {
+/// Of Cloudflare's Simple Proxy Protocol.
+pub fn spp(client: SocketAddr, front: SocketAddr) -> Vec<u8> {
     let octets = |ip| match ip {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -76,7 +76,7 @@ fn both_paths_agree(family: Family) -> Result<()> {
 
 /// A damaged header may name a neighbour that isn't there: the host would ask for it, and what is for
 /// it would wait for an answer instead of leaving.
-fn everybody_is_behind_the_balancer(lab: &Lab) -> Result<()> {
+pub fn everybody_is_behind_the_balancer(lab: &Lab) -> Result<()> {
     lab.host
         .ip("route add 198.51.100.0/25 via 198.51.100.1 dev edge onlink
          route add 198.51.100.128/25 via 198.51.100.1 dev edge onlink
@@ -211,7 +211,7 @@ fn header(random: &mut Random, family: Family, port: u16) -> Vec<u8> {
 }
 
 /// Of its own each time: a damaged header doesn't name another one's.
-fn client(random: &mut Random, like: SocketAddr) -> SocketAddr {
+pub fn client(random: &mut Random, like: SocketAddr) -> SocketAddr {
     let [a, b, c, d, e, f, ..] = random.next().to_be_bytes();
     let port = u16::from_be_bytes([d, e]).max(1);
     let ip = match like {
@@ -225,7 +225,7 @@ fn client(random: &mut Random, like: SocketAddr) -> SocketAddr {
 }
 
 /// NOOP, an authority, an id, a CRC that is wrong, and a kind for experiments.
-fn tlvs(random: &mut Random) -> Vec<u8> {
+pub fn tlvs(random: &mut Random) -> Vec<u8> {
     let mut tlvs = Vec::new();
     for _ in 0..=random.below(3) {
         let kind = *random.pick(&[4, 4, 2, 5, 0xea, 0xf0, 3]);
@@ -236,7 +236,7 @@ fn tlvs(random: &mut Random) -> Vec<u8> {
     tlvs
 }
 
-fn damage(random: &mut Random, header: &mut Vec<u8>) {
+pub fn damage(random: &mut Random, header: &mut Vec<u8>) {
     let place = random.below(header.len());
     match random.word() % 5 {
         0 => header[place] = random.byte(),

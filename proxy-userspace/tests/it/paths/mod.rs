@@ -13,7 +13,7 @@ mod closes;
 pub mod counted;
 mod denied;
 mod devices;
-mod differential;
+pub mod differential;
 mod down;
 mod drain;
 mod fallback;
