@@ -33,7 +33,7 @@ use crate::{
     kernel::{Claim, Counters, Heart, Kernel},
     netns::{self, Device, LinkEvent},
     privileges::{self, Role},
-    relay::{Connections, HostSocketRequest},
+    relay::{Connections, tcp::HostSocketRequest},
     telemetry::{Counts, Log, Telemetry},
 };
 

@@ -25,8 +25,8 @@ use crate::{
     netns::{SpoofNs, has_route_by},
     privileges::{self, Role},
     relay::{
-        Balancer, Client, Framing, Service, Shared,
-        datagrams::{self, Catchers, Flow, Flows, Forwarder, Receiver},
+        Balancer, Client, Service, Shared,
+        udp::{self, Catchers, Flow, Flows, Forwarder, Framing, Receiver},
     },
 };
 
@@ -72,7 +72,7 @@ impl Datagrams {
             for listen in &told.listen {
                 let only_v6 = listen::listens_v4(config, listen.port());
                 let open = |shared| {
-                    datagrams::listener(*listen, shared, only_v6).map_err(|error| {
+                    udp::listener(*listen, shared, only_v6).map_err(|error| {
                         let what = check::unusable(*listen, Sockets::Udp, &error);
                         anyhow::Error::from(error).context(what)
                     })
@@ -150,7 +150,7 @@ fn work(
     privileges::runtime(Role::Worker)?.block_on(async {
         // Whoever started this may be gone.
         let _ = serves.send(());
-        let served = datagrams::serve(
+        let served = udp::serve(
             receivers,
             catchers,
             forwarder,

@@ -22,7 +22,7 @@ use crate::{
     facts::{Facts, Family, Reason},
     kernel::{self, Claim, Flow, Flows, Heard, Kernel, Known},
     netns::{Addresses, Entrance, Local, TcpSockets},
-    relay::{Balancer, Client, Neighbours, Target},
+    relay::{Balancer, Client, Target, tcp::Neighbours},
     telemetry::Telemetry,
 };
 

@@ -15,7 +15,7 @@ use crate::{
     check::{self, Sockets},
     config::{self, Config, Protocol},
     kernel::{Claim, Kernel},
-    relay::{Service, datagrams},
+    relay::{Service, udp},
     sys,
 };
 
@@ -105,7 +105,7 @@ pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> 
     let only_v6 = listens_v4(config, listen.port());
     match service.protocol {
         Protocol::Tcp => sys::bound(listen, false, only_v6).map(drop),
-        Protocol::Udp { .. } => datagrams::listener(listen, false, only_v6).map(drop),
+        Protocol::Udp { .. } => udp::listener(listen, false, only_v6).map(drop),
     }
 }
 

@@ -37,7 +37,7 @@ use crate::{
     kernel::{self, Claim, LowFds},
     netns,
     privileges::{self, Role},
-    relay::{Connections, HostSockets, Service, Shared},
+    relay::{Connections, Service, Shared, tcp::HostSockets},
     sys,
     telemetry::{Log, Telemetry},
 };

@@ -94,7 +94,7 @@ fn work(
         }
         let _ = serves.send(());
         let after = draining.clone();
-        relay::serve(registered, shared, draining).await;
+        relay::tcp::serve(registered, shared, draining).await;
         last_bytes(after).await;
         Ok(())
     })

@@ -18,7 +18,7 @@ use crate::{
     config::{CloseAfter, Config},
     kernel::{Datagrams, FlowEnds},
     netns::{SpoofNs, UdpSockets, Way, way_to},
-    relay::datagrams::{Catchers, Forwarder, Probe},
+    relay::udp::{Catchers, Forwarder, Probe},
 };
 
 /// Applications that answer at all do so at once.

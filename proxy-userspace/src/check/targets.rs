@@ -17,7 +17,7 @@ use crate::{
     config::Service,
     facts::{Bound, is_strict_at},
     netns::{Entrance, SpoofNs, Way, has_route_by, way_to},
-    relay::{Route, Spoofed},
+    relay::{Route, tcp::Spoofed},
     sys,
 };
 

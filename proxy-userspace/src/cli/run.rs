@@ -10,7 +10,7 @@ use crate::{
     config::{CloseAfter, Config, ConfigError, HeaderOptions, PrefixSource, Protocol, Service},
     header::{Policy, Versions},
     netns::SteerNets,
-    relay::{ClientPolicy, Framing},
+    relay::{ClientPolicy, udp::Framing},
     telemetry,
 };
 

@@ -19,7 +19,7 @@ pub use prefixes::{PrefixSource, misread, parse_prefix};
 use crate::{
     header::Policy,
     netns::{SteerNets, is_unicast},
-    relay::{ClientPolicy, Framing},
+    relay::{ClientPolicy, udp::Framing},
 };
 
 #[derive(Clone, Debug)]

@@ -1,38 +1,27 @@
-//! A connection's life: header, client, upstream, both halves to their end.
+//! What the daemon carries itself: connections of TCP, and the datagrams of UDP that the programs leave to it.
 //!
-//! A worker is one thread in the spoof namespace and shares nothing on its way with the others.
 //! The relay knows neither eBPF nor configuration; what happens it tells a [`Report`].
 
-mod accept;
 mod addr;
 mod application;
 mod client;
-mod connection;
-pub mod datagrams;
-mod direction;
 mod open;
 mod policy;
-mod pump;
-mod read_header;
 mod report;
-mod splice;
-#[cfg(test)]
-mod tests;
-mod upstream;
+pub mod tcp;
+pub mod udp;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, Semaphore};
 
-pub use accept::serve;
 pub use addr::{Balancer, Client, Target};
 pub use application::{Application, Route};
 pub use client::{DenyList, Martian, Own, OwnAddresses, check as check_client};
-pub use datagrams::Framing;
 pub use open::{Connection, Connections, Moved};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report};
-pub use upstream::{HostSocketRequest, HostSockets, Neighbours, Spoofed};
+use tcp::{HostSockets, Neighbours};
 
 use crate::header::Policy;
 

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tokio::net::TcpStream;
 
-use super::{
+use crate::relay::{
     Connection,
     open::{Bytes, Moved},
 };

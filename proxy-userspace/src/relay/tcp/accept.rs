@@ -12,8 +12,11 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Balancer, End, Service, Shared, addr::canonical, connection, open::List};
-use crate::drain::Draining;
+use super::connection;
+use crate::{
+    drain::Draining,
+    relay::{Balancer, End, Service, Shared, addr::canonical, open::List},
+};
 
 /// Between two looks whether neighbours have left room.
 const NEIGHBOURS: Duration = Duration::from_millis(20);

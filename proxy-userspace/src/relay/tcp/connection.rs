@@ -5,15 +5,14 @@ use std::{sync::Arc, time::Instant};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Balancer, Client, Connection, End, Service, Shared,
     accept::At,
-    addr::canonical,
     direction::Direction,
-    open::Moved,
-    policy::Way,
     pump,
     read_header::{self, Head},
     upstream::{self, Spoofed},
+};
+use crate::relay::{
+    Balancer, Client, Connection, End, Service, Shared, addr::canonical, open::Moved, policy::Way,
 };
 
 pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {

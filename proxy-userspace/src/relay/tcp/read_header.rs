@@ -12,12 +12,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    End, Service,
-    open::KeptHeader,
-    pump::{poll_read, with_buffer},
+use super::pump::{poll_read, with_buffer};
+use crate::{
+    header::{Parse, parse},
+    relay::{End, Service, open::KeptHeader},
 };
-use crate::header::{Parse, parse};
 
 /// What the header said, and what came behind it.
 pub struct Head {

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{drain::Drain, sys};
+use crate::{drain::Drain, relay::*, sys};
 
 /// The balancer speaks for itself, so that nobody has to be spoofed.
 const HEADER: &[u8] = b"PROXY UNKNOWN\r\n";

@@ -12,8 +12,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Client, Route, Service, Shared};
-use crate::sys;
+use crate::{
+    relay::{Client, Route, Service, Shared},
+    sys,
+};
 
 /// Knows the connections of clients to applications that aren't the relay's.
 pub trait Neighbours: Send + Sync {

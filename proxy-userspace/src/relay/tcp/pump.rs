@@ -19,8 +19,8 @@ use futures_util::{
 use rustix::{io::Errno, net::SendFlags};
 use tokio::{io::Interest, net::TcpStream};
 
-use super::{End, direction::Direction, splice};
-use crate::sys;
+use super::{direction::Direction, splice};
+use crate::{relay::End, sys};
 
 /// Large enough for one system call per burst at full speed.
 const BUFFER: usize = 64 * 1024;
