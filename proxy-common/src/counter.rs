@@ -133,7 +133,7 @@ counters! {
     DatagramOpened => "datagram_opened",
     /// A datagram from outside the allowlist was dropped.
     DatagramRefused => "datagram_refused",
-    /// A datagram of a client that is denied was dropped.
+    /// A datagram of a client that is denied, or an answer to one, was dropped.
     DatagramDenied => "datagram_denied",
     /// A datagram was dropped, as another balancer speaks for its client.
     DatagramTaken => "datagram_taken",

@@ -165,6 +165,9 @@ impl Flow {
     /// One with traffic this young isn't taken over by another balancer.
     const BUSY: u32 = 5;
 
+    /// Of `flags`: its client has been denied since its last datagram. It stays, so that nothing of what its
+    /// application still has to say gets to the client itself.
+    pub const DENIED: u16 = 1 << 9;
     /// Of `flags`, for a check: its application's socket has got a datagram.
     pub const HEARD: u16 = 1 << 8;
 
@@ -172,6 +175,11 @@ impl Flow {
     #[must_use]
     pub const fn is_over(&self, now: u32) -> bool {
         now.saturating_sub(self.last) > self.close_after as u32
+    }
+
+    #[must_use]
+    pub const fn is_denied(&self) -> bool {
+        self.flags & Self::DENIED != 0
     }
 
     /// Whether another balancer can't have it.
@@ -187,7 +195,8 @@ impl Flow {
 }
 
 /// Whom a balancer's socket speaks for, where only the first datagram has said so. The key is the tuple of
-/// its datagrams.
+/// its datagrams. No client: a datagram went to the daemon, which reads its header, and all that come after it
+/// follow it there until the daemon has told.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct First {
@@ -198,6 +207,12 @@ pub struct First {
 }
 
 impl First {
+    /// Whether the daemon has yet to tell.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        self.client.port() == 0
+    }
+
     /// Whether the socket has been silent for too long to speak for anybody.
     #[must_use]
     pub const fn is_over(&self, now: u32, close_after: u32) -> bool {

@@ -74,16 +74,19 @@ fn piece(
     let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
     if piece.is_first {
         let tuple = piece.tuple(ctx).map_err(failed)?;
-        if receiver_of(&tuple).is_some() {
+        if let Some(receiver) = receiver_of(&tuple) {
             scratch.datagram_flow = Flow {
                 back: tuple.reversed(),
                 ..Flow::default()
             };
             let came = way::came_by_it(ctx, version, &mut scratch.datagram_flow);
-            return match came {
-                Ok(()) => Ok(Verdict::FOREIGN),
-                Err(_) => Err(Verdict::drop(Counter::DatagramReversePath)),
-            };
+            if came.is_err() {
+                return Err(Verdict::drop(Counter::DatagramReversePath));
+            }
+            if maps::allows(receiver.service(), tuple.addresses()[0]) {
+                leave_undecided(&tuple, receiver);
+            }
+            return Ok(Verdict::FOREIGN);
         }
     }
     beyond::reply(ctx, version, link, scratch, Kind::Other)
@@ -97,22 +100,40 @@ fn datagram(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
-    let known = speaks_for(scratch, receiver);
+    let verdict = straight_on(ctx, version, link, scratch, receiver);
+    if let Err(to_daemon) = &verdict
+        && to_daemon.action == Action::Pass
+    {
+        leave_undecided(&scratch.segment.tuple, receiver);
+    }
+    verdict
+}
+
+/// An error is what becomes of one that doesn't go straight to its application.
+#[inline(always)]
+fn straight_on(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<Verdict, Verdict> {
+    let known = speaks_for(scratch, receiver)?;
     if !known {
         if ctx::is_many(ctx) {
-            return Ok(Verdict::pass(Counter::DatagramToDaemonMany));
+            return Err(Verdict::pass(Counter::DatagramToDaemonMany));
         }
         let read = match receiver.has(Receiver::SPP) {
             true => proxy::read_spp(ctx, link, scratch),
             false => proxy::read_v2_datagram(ctx, link, scratch),
         };
         if read.is_err() {
-            return Ok(Verdict::pass(Counter::DatagramToDaemonHeader));
+            return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
         }
     }
     let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
     if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
-        return Ok(Verdict::pass(Counter::DatagramToDaemonLong));
+        return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }
     let steered = fit(version, scratch, receiver)?;
     scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
@@ -140,25 +161,50 @@ fn datagram(
 /// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
 /// payload from its beginning on, whatever it looks like.
 #[inline(always)]
-fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> bool {
+fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdict> {
     if !receiver.has(Receiver::V2_FIRST) {
-        return false;
+        return Ok(false);
     }
     let Some(first) = maps::find_first(&scratch.segment.tuple) else {
-        return false;
+        return Ok(false);
     };
     let now = clock::seconds();
     // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
     // element is in the map.
     let first = unsafe { &mut *first };
     if first.is_over(now, receiver.close_after()) {
-        return false;
+        return Ok(false);
+    }
+    if first.is_undecided() {
+        return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
     first.last = now;
     scratch.proxy.source = first.client;
     scratch.stated = first.stated;
     scratch.proxy.len = 0;
-    true
+    Ok(true)
+}
+
+/// The daemon may take its time. Without this, a client who can have his first datagram go there could have a
+/// header of his own taken for the first one meanwhile.
+#[inline(always)]
+fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
+    if !receiver.has(Receiver::V2_FIRST) {
+        return;
+    }
+    let now = clock::seconds();
+    if let Some(first) = maps::find_first(datagram) {
+        // SAFETY: as above.
+        let first = unsafe { &mut *first };
+        if !first.is_over(now, receiver.close_after()) {
+            return;
+        }
+    }
+    let undecided = First {
+        last: now,
+        ..First::default()
+    };
+    maps::insert_first(datagram, &undecided);
 }
 
 /// Without it, the next datagram of this socket has to have a header as well.
@@ -226,6 +272,8 @@ fn remember(
             way::came_by_it(ctx, version, flow)?;
             scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
             flow.last = now;
+            // Who was denied isn't any more.
+            flow.flags = receiver.flags() as u16;
             flow.up.datagrams += 1;
             flow.up.bytes += bytes;
             return Ok(());

@@ -87,6 +87,9 @@ pub fn datagram(
     let Some(flow) = find(tuple) else {
         return Ok(of_no_flow(tuple.addresses()[0]));
     };
+    if flow.is_denied() {
+        return Ok(Verdict::drop(Counter::DatagramDenied));
+    }
     if let Some(why) = daemons(ctx, version, scratch, flow) {
         return Ok(reply::steer(ctx, link, version, why));
     }

@@ -88,24 +88,27 @@ pub fn direct(open: &Open<'_>, flow: &Flow) -> ConnectionStatus {
 }
 
 /// The programs keep no header.
-pub fn datagrams(config: &Config, routes: &Routes, flow: &DatagramFlow) -> ConnectionStatus {
+pub fn of_datagrams<'a>(config: &'a Config, routes: &Routes, flow: &DatagramFlow) -> Open<'a> {
     let mut services = config.services.iter();
     let service = services.find(|service| service.id == flow.service);
-    let is = |flag| flow.flags & flag != 0;
     let ends = &flow.ends;
-    let open = Open {
+    Open {
         service: service.map_or("", |service| &service.name),
         client: Client(ends.client),
         balancer: Balancer(ends.balancer),
         target: routes.target_behind(ends.aim).unwrap_or(Target(ends.aim)),
-        path: if is(Receiver::DIRECT) {
+        path: if flow.flags & Receiver::DIRECT != 0 {
             Path::Direct
         } else {
             Path::Daemon
         },
         age: flow.age,
-    };
-    let version = if is(Receiver::SPP) {
+    }
+}
+
+pub fn datagrams(config: &Config, routes: &Routes, flow: &DatagramFlow) -> ConnectionStatus {
+    let open = of_datagrams(config, routes, flow);
+    let version = if flow.flags & Receiver::SPP != 0 {
         Version::Spp
     } else {
         Version::V2

@@ -365,7 +365,8 @@ impl Control<'_> {
 
     fn end_listed_denied(&mut self) -> Result<usize> {
         let denied = self.lists.denied.clone();
-        self.end(|open| denied.ends(open))
+        let datagrams = self.datagrams.deny(self.config, |open| denied.ends(open))?;
+        Ok(datagrams + self.end(|open| denied.ends(open))?)
     }
 }
 

@@ -12,7 +12,8 @@ use proxy_common::{datagram, datagram_port_bit};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
-    connections, listen,
+    connections::{self, Open},
+    listen,
     routes::{Routes, steered},
     workers::{Workers, on_thread},
 };
@@ -125,6 +126,12 @@ impl Datagrams {
         }
         workers.spawn(end);
         Ok(())
+    }
+
+    /// Ends the flows that `wanted` picks, as their clients are denied; how many there were.
+    pub fn deny(&self, config: &Config, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
+        self.maps
+            .deny(|flow| wanted(&connections::of_datagrams(config, &self.routes, flow)))
     }
 
     /// Flows that are not over.

@@ -126,9 +126,28 @@ impl Datagrams {
         let now = life::now(&self.life);
         let flows = lock(&self.flows);
         let open = flows.iter().filter_map(Result::ok);
-        open.filter(|(_, flow)| !flow.is_over(now))
+        open.filter(|(_, flow)| !flow.is_over(now) && !flow.is_denied())
             .map(|(reply, flow)| described(&reply, &flow, now))
             .collect()
+    }
+
+    /// Ends the flows that `wanted` picks, as their clients are denied; how many there were.
+    pub fn deny(&self, wanted: impl Fn(&DatagramFlow) -> bool) -> Result<usize> {
+        let ended = self.iter().into_iter().filter(wanted);
+        let mut flows = lock(&self.flows);
+        let mut count = 0;
+        for FlowEnds { aim, client, .. } in ended.map(|flow| flow.ends) {
+            let reply = Tuple::new(aim.into(), client.into());
+            // It may have gone meanwhile.
+            if let Ok(mut flow) = flows.get(&reply, 0) {
+                flow.flags |= Flow::DENIED;
+                flows
+                    .insert(reply, flow, 0)
+                    .context("ending a flow of datagrams")?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     /// The flow of an application's replies from `aim` to a client; one more reply of so many bytes.
@@ -136,7 +155,7 @@ impl Datagrams {
         let (reply, now) = (Tuple::new(aim.into(), client.into()), life::now(&self.life));
         let mut flows = lock(&self.flows);
         let mut flow = flows.get(&reply, 0).ok()?;
-        if flow.is_over(now) {
+        if flow.is_over(now) || flow.is_denied() {
             return None;
         }
         flow.last = now;
@@ -168,12 +187,12 @@ impl Datagrams {
             back,
             service: receiver.service(),
             opened: now,
-            flags: u16::try_from(receiver.flags())?,
             close_after: u16::try_from(receiver.close_after())?,
             stated: flow.stated.into(),
             ..Flow::default()
         });
         noted.last = now;
+        noted.flags = u16::try_from(receiver.flags())?;
         noted.up.datagrams += 1;
         noted.up.bytes += bytes;
         flows
@@ -206,7 +225,7 @@ impl Datagrams {
         );
         let mut firsts = lock(&self.firsts);
         let mut first = firsts.get(&datagram, 0).ok()?;
-        if first.is_over(now, close_after) {
+        if first.is_over(now, close_after) || first.is_undecided() {
             return None;
         }
         first.last = now;

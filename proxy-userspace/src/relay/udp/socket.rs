@@ -54,7 +54,13 @@ pub fn listener(at: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Liste
 }
 
 fn socket(domain: Domain) -> io::Result<Socket> {
-    Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))
+    /// Of bytes: some hundred of the largest datagrams, which may come at once.
+    const BUFFER: usize = 8 << 20;
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    // More than others may have; without the right to that, as much as they.
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER))?;
+    Ok(socket)
 }
 
 /// What replies come to, of IPv4 and of IPv6, whatever their addresses are.

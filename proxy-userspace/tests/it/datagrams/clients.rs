@@ -31,6 +31,8 @@ rows! {
     late_answers_reach_nobody;
     neighbours_of_the_app;
     of_the_other_family;
+    who_is_denied_is_cut_off_at_once;
+    a_header_behind_a_first_datagram_in_pieces;
 }
 
 /// Each answer says whose it is.
@@ -287,4 +289,61 @@ fn ended(site: &Site, how: &str) -> Result<()> {
         Ok((count.unwrap_or_default() > 0).then_some(()))
     })
     .with_context(|| how.to_owned())
+}
+
+/// What the app still has to say gets neither to the balancer nor to the client.
+fn who_is_denied_is_cut_off_at_once(plan: Plan<'_>) -> Result<()> {
+    let (target, bind) = (HOST, HOST);
+    let site = Plan {
+        target,
+        bind,
+        ..plan
+    }
+    .start()?;
+    let client = site.client(1000);
+    let deny = |args: &[&str], expected: &[&str]| {
+        let all = [&["deny"], args, &["--instance", site.lab.instance()]].concat();
+        site.lab.truepeer_raw(&all)?.expect(0, expected)
+    };
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let address = client.ip().to_string();
+    deny(&[&address], &["added", "ended 1 open connection"])?;
+    site.wait_forgotten()?;
+    site.app.say(client, b"too late")?;
+    balancer.send(&[&site.header(1000)[..], b"denied"].concat())?;
+    poll::until("both to be dropped", || {
+        let status = site.lab.shown("status")?;
+        let counts = [
+            &status["kernel"]["datagram_denied"],
+            &status["connections"]["ended"]["client_denied"],
+        ];
+        let count: u64 = counts
+            .into_iter()
+            .filter_map(serde_json::Value::as_u64)
+            .sum();
+        Ok((count == 2).then_some(()))
+    })?;
+    site.app.saw_nobody()?;
+    deny(&["remove", &address], &["removed"])?;
+    site.exchange(&balancer, 1000, b"again")?;
+    site.end()
+}
+
+/// The daemon, which gets what is in pieces, hasn't told the programs yet when the next one comes.
+fn a_header_behind_a_first_datagram_in_pieces(plan: Plan<'_>) -> Result<()> {
+    let framing = Framing::V2First;
+    let site = Plan { framing, ..plan }.start()?;
+    let forged = datagram::v2(site.of(OTHER_CLIENT, 22), site.front(), &[]);
+    let mut open = Vec::new();
+    for port in 1000..1050 {
+        let balancer = site.balancer()?;
+        balancer.send(&[&site.header(port)[..], &[7; 1460]].concat())?;
+        balancer.send(&[&forged[..], b"hello"].concat())?;
+        site.app_got(port, &[7; 1460])?;
+        site.app_got(port, &[&forged[..], b"hello"].concat())?;
+        // Its port is nobody else's.
+        open.push(balancer);
+    }
+    site.leaks.saw_none()
 }

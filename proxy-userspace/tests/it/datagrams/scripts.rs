@@ -7,10 +7,14 @@ use crate::lab::addr::{FRONT, FRONT_PORT, HOST, LOOPBACK, Pair, WILDCARD};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::header;
 use crate::lab::random::Random;
+use crate::lab::scale::scaled;
 use crate::paths::differential::{client, damage, tlvs};
 
-/// Of a balancer, each with clients of its own.
-pub const SOCKETS: usize = 32;
+/// Of a balancer, each with clients of its own. With v2-first one that has named a client has little to say
+/// that could be refused: the more scripts, the more of them.
+pub fn sockets() -> usize {
+    scaled(32, 1024)
+}
 
 /// Bytes of a datagram that comes alone if it is longer.
 const LONG: usize = 10_000;
@@ -47,7 +51,7 @@ impl Author {
     pub fn new(seed: u64, framing: Framing, families: [Family; 2]) -> Self {
         let mut random = Random::new(seed);
         let of_both = |_| families.map(|of| client(&mut random, of(FRONT, 0)));
-        let clients = (0..SOCKETS).map(of_both).collect();
+        let clients = (0..sockets()).map(of_both).collect();
         Self {
             random,
             framing,
@@ -57,7 +61,7 @@ impl Author {
     }
 
     pub fn script(&mut self) -> Script {
-        let socket = self.random.below(SOCKETS);
+        let socket = self.random.below(sockets());
         let length = self.length();
         // More of the long ones than one would overflow a socket's buffer.
         let count = match length {
