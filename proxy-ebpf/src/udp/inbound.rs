@@ -148,8 +148,8 @@ fn straight_on(
     rewrite::prepare(&mut scratch.rewrite, &scratch.segment.tuple).map_err(failed)?;
     let at = scratch.segment.at;
     rewrite::apply_to_datagram(ctx, version, at, &scratch.rewrite).map_err(failed)?;
-    if maps::is_steer(&steered.steer.addr()) {
-        // The application may have to be found by `deliver`.
+    if maps::is_steer(&steered.steer.addr()) && !maps::finds_datagram_app(&steered.steer) {
+        // `deliver` has to find the application.
         ctx.set_mark(maps::mark());
     }
     match scratch.device {

@@ -10,10 +10,12 @@ use crate::lab::addr::{BALANCER, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT};
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
+use crate::lab::scale::scaled;
 
-/// The row: an app on a host that `set_up` has changed, by both paths.
+/// The row: an app on a host that `set_up` has changed, by the kernel; with full counts, by the daemon too.
 pub fn hold(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
-    for path in Path::BOTH {
+    let paths = scaled(&[Path::Direct][..], &Path::BOTH);
+    for &path in paths {
         holds_by(path, app, &set_up).with_context(|| format!("told {path:?}"))?;
     }
     Ok(())
