@@ -45,7 +45,7 @@ counters! {
     InjectSteered => "inject_steered",
     /// A packet of a spoofed connection went to a target beyond this host.
     InjectForwarded => "inject_forwarded",
-    /// This host has no route to a target beyond it: the connection times out.
+    /// This host has no route to a target beyond it: the connection times out, or the datagram is lost.
     InjectNoRoute => "inject_no_route",
     /// A packet of the spoof namespace that is for nobody here (router solicitations, late RSTs).
     InjectStray => "inject_stray",

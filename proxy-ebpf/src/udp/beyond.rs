@@ -7,7 +7,7 @@ use proxy_common::{Addr, Counter, datagram::Flow, flow::Tuple};
 
 use super::{failed, outbound, way};
 use crate::{
-    ctx::{self, Link, Version},
+    ctx::{Link, Version},
     maps::{self, Scratch},
     verdict::Verdict,
     wire::{fragment, icmp, segment::Kind},
@@ -55,18 +55,18 @@ pub fn reply(
     match kind {
         Kind::Udp => {
             let reply = scratch.segment.tuple;
-            came_by_it(ctx, version, &reply)?;
+            is_applications(ctx, version, &reply)?;
             outbound::datagram(ctx, version, link, scratch)
         }
         Kind::Icmp => {
             let about = icmp::about(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
-            came_by_it(ctx, version, &about.reversed())?;
+            is_applications(ctx, version, &about.reversed())?;
             outbound::error(ctx, version, link)
         }
         Kind::Other => {
             let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
             if piece.is_first {
-                came_by_it(ctx, version, &piece.tuple(ctx).map_err(failed)?)?;
+                is_applications(ctx, version, &piece.tuple(ctx).map_err(failed)?)?;
             }
             outbound::piece(ctx, version, link)
         }
@@ -76,14 +76,12 @@ pub fn reply(
 
 /// By any other device than the one that leads to the application, anybody could answer in its name.
 #[inline(always)]
-fn came_by_it(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
+fn is_applications(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
     if !maps::is_remote(&reply.source()) || !is_beyond(reply.addresses()[0]) {
         return Err(Verdict::FOREIGN);
     }
     let flow = outbound::find(reply).ok_or(Verdict::FOREIGN)?;
-    let packet = reply.reversed();
-    if way::know(ctx, version, &packet, &mut flow.way_on) && flow.way_on.device == ctx::device(ctx)
-    {
+    if way::came_by(ctx, version, &reply.reversed(), &mut flow.way_on) {
         Ok(())
     } else {
         Err(Verdict::drop(Counter::DatagramReversePath))

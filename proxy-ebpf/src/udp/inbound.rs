@@ -79,7 +79,7 @@ fn piece(
                 back: tuple.reversed(),
                 ..Flow::default()
             };
-            let came = way::came_by_it(ctx, version, &mut scratch.datagram_flow);
+            let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow);
             if came.is_err() {
                 return Err(Verdict::drop(Counter::DatagramReversePath));
             }
@@ -165,16 +165,10 @@ fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdic
     if !receiver.has(Receiver::V2_FIRST) {
         return Ok(false);
     }
-    let Some(first) = maps::find_first(&scratch.segment.tuple) else {
+    let now = clock::seconds();
+    let Some(first) = find_first(&scratch.segment.tuple, receiver, now) else {
         return Ok(false);
     };
-    let now = clock::seconds();
-    // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
-    // element is in the map.
-    let first = unsafe { &mut *first };
-    if first.is_over(now, receiver.close_after()) {
-        return Ok(false);
-    }
     if first.is_undecided() {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
@@ -185,6 +179,16 @@ fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdic
     Ok(true)
 }
 
+/// What is known of the balancer's socket, if it hasn't been silent for too long.
+#[inline(always)]
+fn find_first(datagram: &Tuple, receiver: &Receiver, now: u32) -> Option<&'static mut First> {
+    let first = maps::find_first(datagram)?;
+    // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
+    // element is in the map.
+    let first = unsafe { &mut *first };
+    (!first.is_over(now, receiver.close_after())).then_some(first)
+}
+
 /// The daemon may take its time. Without this, a client who can have his first datagram go there could have a
 /// header of his own taken for the first one meanwhile.
 #[inline(always)]
@@ -193,12 +197,8 @@ fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
         return;
     }
     let now = clock::seconds();
-    if let Some(first) = maps::find_first(datagram) {
-        // SAFETY: as above.
-        let first = unsafe { &mut *first };
-        if !first.is_over(now, receiver.close_after()) {
-            return;
-        }
+    if find_first(datagram, receiver, now).is_some() {
+        return;
     }
     let undecided = First {
         last: now,
@@ -269,7 +269,7 @@ fn remember(
         let is_same = flow.back == back;
         let is_over = flow.is_over(now);
         if is_same && !is_over {
-            way::came_by_it(ctx, version, flow)?;
+            way::is_balancers(ctx, version, flow)?;
             scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
             flow.last = now;
             // Who was denied isn't any more.
@@ -299,7 +299,7 @@ fn remember(
         ..Flow::default()
     };
     let flow = &mut scratch.datagram_flow;
-    way::came_by_it(ctx, version, flow)?;
+    way::is_balancers(ctx, version, flow)?;
     scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
     if !maps::insert_datagram_flow(&reply, &scratch.datagram_flow) {
         return Err(Verdict::drop(Counter::DatagramFailed));

@@ -47,17 +47,22 @@ pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
     scratch.segment.at + scratch.segment.len + payload
 }
 
+/// Whether the packet at hand came by the device that packets of this tuple would leave by.
+#[inline(always)]
+pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
+    know(ctx, version, tuple, way) && way.device == ctx::device(ctx)
+}
+
 /// Whether it came by the device that leads to its balancer. By any other one, anybody on that link could
 /// speak in the balancer's name: then the daemon asks whether another route goes there.
 #[inline(always)]
-pub fn came_by_it(ctx: &TcContext, version: Version, flow: &mut Flow) -> Result<(), Verdict> {
-    let device = ctx::device(ctx);
-    if know(ctx, version, &flow.back, &mut flow.way_back) && flow.way_back.device == device {
+pub fn is_balancers(ctx: &TcContext, version: Version, flow: &mut Flow) -> Result<(), Verdict> {
+    if came_by(ctx, version, &flow.back, &mut flow.way_back) {
         return Ok(());
     }
     let path = ReversePath {
         balancer: flow.back.destination().addr(),
-        device,
+        device: ctx::device(ctx),
     };
     match maps::leads(&path) {
         Some(true) => Ok(()),

@@ -16,19 +16,15 @@ use crate::sys::set_transparent;
 
 /// Sends datagrams from any source, to applications on this host.
 pub struct Injector {
-    v4: Socket,
-    /// None where there is no IPv6.
-    v6: Option<Socket>,
+    here: Raw,
     beyond: Forwarder,
 }
 
 impl Injector {
     /// In the calling thread's namespace, whose routes lead to the applications of this host.
     pub fn new(beyond: Forwarder) -> io::Result<Self> {
-        let [v4, v6] = [Domain::IPV4, Domain::IPV6].map(|domain| raw(domain, libc::IPPROTO_RAW));
         Ok(Self {
-            v4: v4?,
-            v6: v6.ok(),
+            here: Raw::open(libc::IPPROTO_RAW)?,
             beyond,
         })
     }
@@ -45,7 +41,7 @@ impl Injector {
         if is_beyond {
             return self.beyond.send(from, to, &packet);
         }
-        let socket = of_family(to, &self.v4, self.v6.as_ref())?;
+        let socket = self.here.of_family(to)?;
         // A raw socket's port is its protocol, or none.
         socket.send_to(&packet, &SocketAddr::new(to.ip(), 0).into())?;
         Ok(())
@@ -54,31 +50,27 @@ impl Injector {
 
 /// Sends datagrams from any source to applications beyond this host, by its routes. The kernel makes pieces
 /// of what the way doesn't take in one.
-pub struct Forwarder {
-    v4: Socket,
-    v6: Option<Socket>,
-}
+pub struct Forwarder(Raw);
 
 impl Forwarder {
     /// In the calling thread's namespace, which is the host's.
     pub fn open() -> io::Result<Self> {
-        let v4 = raw(Domain::IPV4, libc::IPPROTO_UDP)?;
-        set_transparent(&v4, Domain::IPV4)?;
-        set_ip_mtu_discover(&v4, Ipv4PathMtuDiscovery::DONT)?;
-        let v6 = raw(Domain::IPV6, libc::IPPROTO_UDP).ok();
-        if let Some(v6) = &v6 {
+        let raw = Raw::open(libc::IPPROTO_UDP)?;
+        set_transparent(&raw.v4, Domain::IPV4)?;
+        set_ip_mtu_discover(&raw.v4, Ipv4PathMtuDiscovery::DONT)?;
+        if let Some(v6) = &raw.v6 {
             set_transparent(v6, Domain::IPV6)?;
             set_ipv6_mtu_discover(v6, Ipv6PathMtuDiscovery::DONT)?;
         }
-        for socket in [Some(&v4), v6.as_ref()].into_iter().flatten() {
+        for socket in [Some(&raw.v4), raw.v6.as_ref()].into_iter().flatten() {
             // They would hear all datagrams of the host.
             socket.attach_filter(&[NOTHING])?;
         }
-        Ok(Self { v4, v6 })
+        Ok(Self(raw))
     }
 
     fn send(&self, from: SocketAddr, to: SocketAddr, packet: &[u8]) -> io::Result<()> {
-        let socket = of_family(to, &self.v4, self.v6.as_ref())?;
+        let socket = self.0.of_family(to)?;
         let headers = if to.is_ipv4() {
             Ipv4Header::MIN_LEN
         } else {
@@ -92,17 +84,32 @@ impl Forwarder {
 /// BPF_RET | BPF_K of 0 bytes.
 const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
-fn raw(domain: Domain, protocol: i32) -> io::Result<Socket> {
-    Socket::new(
-        domain,
-        Type::RAW.nonblocking(),
-        Some(Protocol::from(protocol)),
-    )
+/// Raw sockets of IPv4 and, where there is that, of IPv6.
+struct Raw {
+    v4: Socket,
+    v6: Option<Socket>,
 }
 
-fn of_family<'a>(to: SocketAddr, v4: &'a Socket, v6: Option<&'a Socket>) -> io::Result<&'a Socket> {
-    let socket = if to.is_ipv4() { Some(v4) } else { v6 };
-    socket.ok_or_else(|| io::ErrorKind::Unsupported.into())
+impl Raw {
+    fn open(protocol: i32) -> io::Result<Self> {
+        let [v4, v6] = [Domain::IPV4, Domain::IPV6].map(|domain| {
+            let protocol = Some(Protocol::from(protocol));
+            Socket::new(domain, Type::RAW.nonblocking(), protocol)
+        });
+        Ok(Self {
+            v4: v4?,
+            v6: v6.ok(),
+        })
+    }
+
+    fn of_family(&self, to: SocketAddr) -> io::Result<&Socket> {
+        let socket = if to.is_ipv4() {
+            Some(&self.v4)
+        } else {
+            self.v6.as_ref()
+        };
+        socket.ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
 }
 
 fn packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {

@@ -8,14 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proxy_common::LO;
+use proxy_common::{
+    LO,
+    datagram::{MAX_REVERSE_PATHS, ReversePath},
+};
 
 use super::Flows;
 
-/// For so long a route is believed to be as it was.
-const LIFE: Duration = Duration::from_secs(10);
+/// For so long a route is believed to be as it was, here as by the programs.
+const LIFE: Duration = Duration::from_secs(ReversePath::LIFE as u64);
 /// What is known at a time is bounded, as addresses may be made up.
-const MOST: usize = 4096;
+const MOST: usize = MAX_REVERSE_PATHS as usize;
 /// So often the kernel is asked in a second for what comes by one device; more of that is dropped.
 const MOST_ASKED: u32 = 100;
 const SECOND: Duration = Duration::from_secs(1);

@@ -301,14 +301,11 @@ fn who_is_denied_is_cut_off_at_once(plan: Plan<'_>) -> Result<()> {
     }
     .start()?;
     let client = site.client(1000);
-    let deny = |args: &[&str], expected: &[&str]| {
-        let all = [&["deny"], args, &["--instance", site.lab.instance()]].concat();
-        site.lab.truepeer_raw(&all)?.expect(0, expected)
-    };
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     let address = client.ip().to_string();
-    deny(&[&address], &["added", "ended 1 open connection"])?;
+    site.lab
+        .deny(&[&address], &["added", "ended 1 open connection"])?;
     site.wait_forgotten()?;
     site.app.say(client, b"too late")?;
     balancer.send(&[&site.header(1000)[..], b"denied"].concat())?;
@@ -325,7 +322,7 @@ fn who_is_denied_is_cut_off_at_once(plan: Plan<'_>) -> Result<()> {
         Ok((count == 2).then_some(()))
     })?;
     site.app.saw_nobody()?;
-    deny(&["remove", &address], &["removed"])?;
+    site.lab.deny(&["remove", &address], &["removed"])?;
     site.exchange(&balancer, 1000, b"again")?;
     site.end()
 }

@@ -133,6 +133,12 @@ impl Lab {
     pub fn truepeer_raw(&self, args: &[&str]) -> Result<Said> {
         run(&self.host, command(args)?)
     }
+
+    /// `truepeer deny` with these arguments, which says all of `expected`.
+    pub fn deny(&self, args: &[&str], expected: &[&str]) -> Result<()> {
+        let all = [&["deny"], args, &["--instance", self.instance()]].concat();
+        self.truepeer_raw(&all)?.expect(0, expected)
+    }
 }
 
 /// A `truepeer run` that hasn't started yet.

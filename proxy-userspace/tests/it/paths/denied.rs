@@ -58,24 +58,20 @@ fn another_ones(site: &Site, port: u16) -> Result<Talk> {
     Ok(talk)
 }
 
-fn deny(site: &Site, args: &[&str], expected: &[&str]) -> Result<()> {
-    let all = [&["deny"], args, &["--instance", site.lab.instance()]].concat();
-    site.lab.truepeer_raw(&all)?.expect(0, expected)
-}
-
 fn what_it_has_open_is_reset(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
     let client = site.client(0).ip().to_string();
     let mut talk = site.warm(CLIENT_PORT)?;
     let mut other = another_ones(&site, CLIENT_PORT + 1)?;
-    deny(&site, &[&client], &["added", "ended 1 open connection"])?;
+    site.lab
+        .deny(&[&client], &["added", "ended 1 open connection"])?;
     expect_reset(&mut talk.balancer).context("the balancer")?;
     expect_cut(&mut talk.app).context("the app")?;
     other.ping_pong(64, 100)?;
     expect_reset(&mut site.begin(CLIENT_PORT + 2, b"words")?)?;
     site.app.saw_nobody()?;
 
-    deny(&site, &["remove", &client], &["removed"])?;
+    site.lab.deny(&["remove", &client], &["removed"])?;
     site.warm(CLIENT_PORT + 3)?.ping_pong(64, 10)
 }
 
@@ -85,7 +81,8 @@ fn what_a_replaced_daemon_has_open_is_reset_too(plan: Plan<'_>) -> Result<()> {
     let mut other = another_ones(&site, CLIENT_PORT + 1)?;
     let _next = plan.truepeer(&site.lab).args(["--take-over"]).start()?;
     site.truepeer.wait_line("replaced by another daemon")?;
-    deny(&site, &[&site.client(0).ip().to_string()], &["added"])?;
+    site.lab
+        .deny(&[&site.client(0).ip().to_string()], &["added"])?;
     expect_reset(&mut talk.balancer)?;
     other.ping_pong(64, 10)
 }
@@ -114,16 +111,18 @@ fn the_list_outlives_the_daemon(plan: Plan<'_>) -> Result<()> {
     } else {
         "2001:db8:c::8/125"
     };
-    deny(&site, &[network], &["added"])?;
+    site.lab.deny(&[network], &["added"])?;
     let client = site.client(0).ip().to_string();
-    deny(&site, &["test", &client], &["denied", network, "live"])?;
+    site.lab
+        .deny(&["test", &client], &["denied", network, "live"])?;
     site.kill()?;
     let truepeer = plan.truepeer(&site.lab).start()?;
     expect_reset(&mut site.begin(CLIENT_PORT, b"words")?)?;
     site.app.saw_nobody()?;
-    deny(&site, &["list"], &[network])?;
+    site.lab.deny(&["list"], &[network])?;
     let elsewhere = site.of(NEIGHBOUR, 0).ip().to_string();
-    deny(&site, &["replace", &elsewhere], &["added", "removed"])?;
+    site.lab
+        .deny(&["replace", &elsewhere], &["added", "removed"])?;
     let talk = site.open(CLIENT_PORT)?;
     drop((talk, truepeer));
     Ok(())
@@ -141,7 +140,7 @@ fn a_balancer_that_speaks_for_itself_is_no_client(plan: Plan<'_>) -> Result<()> 
     (&balancer).write_all(&v2(LOCAL, own, site.of(FRONT, FRONT_PORT), &[]))?;
     let mut talk = Talk::accept(balancer, &site.app, own)?;
     talk.round_trip()?;
-    deny(&site, &[everybody], &["is there already"])?;
+    site.lab.deny(&[everybody], &["is there already"])?;
     ensure!(talk.round_trip().is_ok(), "it was ended");
     Ok(())
 }
