@@ -84,7 +84,10 @@ fn confirm(flow: &mut Down) {
 #[inline(always)]
 fn account(ctx: &TcContext, segment: &Segment, flow: &mut Down) {
     if segment.rst() {
-        flow.flags |= flag::RESET;
+        // Once both have ended, one without ACK is the stack's answer to a late copy.
+        if segment.acks() || flow.flags & flag::CLOSED == 0 {
+            flow.flags |= flag::RESET;
+        }
         return;
     }
     if segment.acks() {

@@ -37,7 +37,7 @@ const DAEMON: &[Row<Site>] = &[
     Row("datagram_reply_service", Once, exchange),
 ];
 const OTHER_LINK: &[Row<Site>] = &[
-    Row("datagram_to_daemon_route", Once, links::forge),
+    Row("datagram_to_daemon_route", Once, links::forge_and_wait),
     Row("datagram_reverse_path", Once, links::forge),
 ];
 const WITHOUT_APP: &[Row<Site>] = &[Row("datagram_icmp", Once, to_nobody)];

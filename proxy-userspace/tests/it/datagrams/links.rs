@@ -46,6 +46,12 @@ pub fn forge(site: &Site, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// Until the daemon has judged it, so that the programs know the next one.
+pub fn forge_and_wait(site: &Site, port: u16) -> Result<()> {
+    forge(site, port)?;
+    wait_dropped(site, 1)
+}
+
 fn count(site: &Site, name: &str) -> Result<u64> {
     let status = site.lab.shown("status")?;
     let ended = &status["connections"]["ended"];

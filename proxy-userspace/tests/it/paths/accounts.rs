@@ -3,8 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::forged::Target;
 use super::{CLIENT_PORT, MIB, Plan, Site, paths};
 use crate::lab::addr::{APP_PORT, LOOPBACK};
+use crate::lab::forge::{ACK, FIN, Segment};
 use crate::lab::payload::Payload;
 use crate::lab::poll;
 use crate::lab::stream::{expect_reset, reset};
@@ -15,6 +17,7 @@ paths! {
     the_log_has_all_bytes;
     an_open_connection_is_open;
     resets_are_counted;
+    a_late_copy_of_an_end_is_no_reset;
 }
 
 fn bytes_are_counted_on(plan: Plan<'_>) -> Result<()> {
@@ -101,4 +104,20 @@ fn resets_are_counted(plan: Plan<'_>) -> Result<()> {
     assert_eq!(counts["open"], 0, "{counts:#}");
     assert_eq!(site.lab.shown("connections")?, json!([]));
     Ok(())
+}
+
+/// The stack answers it with a reset once the app's socket is gone, which ends nothing any more.
+fn a_late_copy_of_an_end_is_no_reset(plan: Plan<'_>) -> Result<()> {
+    const COPIES: usize = 100;
+    let target = Target::new(plan)?;
+    let end = Segment {
+        flags: FIN | ACK,
+        ..target.segment()?
+    };
+    let Target {
+        spray, talk, site, ..
+    } = target;
+    talk.close(Side::Balancer)?;
+    spray.send([end; COPIES])?;
+    site.lab.wait_ended(&json!({ "closed": 1 }))
 }

@@ -24,7 +24,7 @@ const WRONG: [u32; 4] = [0x4000_0000, 0xc000_0000, 0xffff_0000, 1000];
 
 /// A connection, and the number that the balancer's next byte has.
 pub struct Target {
-    spray: Spray,
+    pub spray: Spray,
     pub talk: Talk,
     pub site: Site,
     next: u32,
