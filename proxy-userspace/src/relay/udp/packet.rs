@@ -2,14 +2,14 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use etherparse::{Ipv4Header, Ipv6Header, PacketBuilder};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::socket::send_from;
 use crate::sys::set_transparent;
@@ -62,9 +62,10 @@ impl Forwarder {
             set_transparent(v6, Domain::IPV6)?;
             set_ipv6_mtu_discover(v6, Ipv6PathMtuDiscovery::DONT)?;
         }
-        for socket in [Some(&raw.v4), raw.v6.as_ref()].into_iter().flatten() {
-            // They would hear all datagrams of the host.
-            socket.attach_filter(&[NOTHING])?;
+        // At a wildcard they would hear all datagrams of the host: a copy of each is made.
+        raw.v4.bind(&SocketAddr::from((NOBODY_V4, 0)).into())?;
+        if let Some(v6) = &raw.v6 {
+            v6.bind(&SocketAddr::from((NOBODY_V6, 0)).into())?;
         }
         Ok(Self(raw))
     }
@@ -81,8 +82,9 @@ impl Forwarder {
     }
 }
 
-/// BPF_RET | BPF_K of 0 bytes.
-const NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+/// Nothing is ever sent to these two: the dummy address of RFC 7600, and one to be discarded of RFC 6666.
+const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+const NOBODY_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 
 /// Raw sockets of IPv4 and, where there is that, of IPv6.
 struct Raw {
