@@ -22,6 +22,17 @@ pub const fn add(one: u32, other: u32) -> u32 {
     sum.wrapping_add(carry as u32)
 }
 
+/// What it does to a sum that `new` words are in the place of `old` ones.
+#[inline(always)]
+#[must_use]
+pub fn change<const N: usize>(old: &[u32; N], new: &[u32; N]) -> u32 {
+    let mut sum = 0;
+    for at in 0..N {
+        sum += u64::from(!old[at]) + u64::from(new[at]);
+    }
+    add(sum as u32, (sum >> 32) as u32)
+}
+
 /// What cutting an odd number of bytes out does to a sum: `removed` is what taking their own sum away
 /// does, and `rest` the sum of all that follows. That moves by an odd number of bytes, so the bytes of
 /// its words change places.
@@ -70,6 +81,14 @@ mod tests {
         ];
         words[2] |= u32::from(ipv4(&words)) << 16;
         assert_eq!(ipv4(&words), 0);
+    }
+
+    #[test]
+    fn other_words_change_a_sum() {
+        let (old, new) = ([0xffff_ffff, 0, 0x0102_0304], [1, 0xffff_fffe, 0x8000_0000]);
+        let of = |words: [u32; 3]| words.into_iter().fold(0, add);
+        let after = fold(add(of(old), change(&old, &new)));
+        assert!(is_same(after, fold(of(new))));
     }
 
     #[test]

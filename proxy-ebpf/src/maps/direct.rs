@@ -65,7 +65,7 @@ static TOLD: RingBuf = RingBuf::with_byte_size(TOLD_BYTES, 0);
 #[map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map(name = "body")]
-static BODY: PerCpuArray<[u8; cut::MOST as usize]> = PerCpuArray::with_max_entries(1, 0);
+static BODY: PerCpuArray<[u8; cut::BODY]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Room for some 7000 connections that the daemon hasn't heard of.
 const TOLD_BYTES: u32 = 1 << 20;

@@ -16,7 +16,7 @@ use crate::{
     maps::{self, Scratch},
     verdict::{Action, Verdict},
     wire::{
-        cut, fragment, proxy, rewrite,
+        cut, datagram, fragment, proxy,
         segment::{self, Kind},
     },
 };
@@ -139,15 +139,14 @@ fn straight_on(
     scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
     remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
-    if !known {
-        if receiver.has(Receiver::V2_FIRST) {
-            remember_first(scratch);
-        }
-        cut::cut_datagram(ctx, version, scratch, scratch.proxy.len).map_err(failed)?;
+    if !known && receiver.has(Receiver::V2_FIRST) {
+        remember_first(scratch);
     }
-    rewrite::prepare(&mut scratch.rewrite, &scratch.segment.tuple).map_err(failed)?;
-    let at = scratch.segment.at;
-    rewrite::apply_to_datagram(ctx, version, at, &scratch.rewrite).map_err(failed)?;
+    let written = match known {
+        true => datagram::rewrite(ctx, version, scratch),
+        false => datagram::cut(ctx, version, scratch),
+    };
+    written.map_err(failed)?;
     if maps::is_steer(&steered.steer.addr()) && !maps::finds_datagram_app(&steered.steer) {
         // `deliver` has to find the application.
         ctx.set_mark(maps::mark());

@@ -11,13 +11,13 @@ use proxy_common::{
 use super::{failed, way};
 use crate::{
     clock,
-    ctx::{self, Link, Version},
+    ctx::{self, Link, Unreadable, Version},
     lookup::route,
     maps::{self, Scratch},
     steer::{neighbour, reply},
     verdict::{Action, Verdict},
     wire::{
-        self, cut, fragment, icmp, rewrite,
+        self, cut, datagram, fragment, icmp,
         segment::{self, Kind},
     },
 };
@@ -100,14 +100,12 @@ pub fn datagram(
     let is_on_its_way =
         link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(mac);
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
-    if flow.has(Receiver::SPP) {
-        write_spp(scratch, flow);
-        cut::put_spp(ctx, version, scratch).map_err(failed)?;
-    }
     scratch.rewrite.to = flow.back;
-    rewrite::prepare(&mut scratch.rewrite, &scratch.segment.tuple).map_err(failed)?;
-    let at = scratch.segment.at;
-    rewrite::apply_to_datagram(ctx, version, at, &scratch.rewrite).map_err(failed)?;
+    let written = match flow.has(Receiver::SPP) {
+        true => put_spp(ctx, version, scratch, flow),
+        false => datagram::rewrite(ctx, version, scratch),
+    };
+    written.map_err(failed)?;
     Ok(if is_on_its_way {
         Verdict::pass(Counter::DatagramDown)
     } else {
@@ -145,26 +143,25 @@ fn daemons(
         .then_some(Counter::DatagramReplyLong)
 }
 
-/// The header of a reply, into `scratch.line`. As the client's: not turned round.
-#[inline(never)]
-fn write_spp(scratch: &mut Scratch, flow: &Flow) {
+/// The client is named as in its own datagrams: not turned round.
+#[inline(always)]
+fn put_spp(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    flow: &Flow,
+) -> Result<(), Unreadable> {
     let client = scratch.segment.tuple.destination();
-    let stated = flow.stated;
     let [a, b, c, d] = client.addr().words();
-    let [e, f, g, h] = stated.addr().words();
-    let [c0, c1] = (client.port() as u16).to_be_bytes();
-    let [s0, s1] = (stated.port() as u16).to_be_bytes();
-    let ports = u32::from_ne_bytes([c0, c1, s0, s1]);
-    let words = [a, b, c, d, e, f, g, h, ports];
-    scratch.line.bytes = [0; proxy_common::header::MAX_LEN / 4];
-    let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
-    // SAFETY: within the buffer; the words needn't lie at multiples of four.
-    unsafe {
-        line.cast::<[u8; 2]>().write(spp::MAGIC);
-        line.add(2)
-            .cast::<[[u8; 4]; 9]>()
-            .write(words.map(u32::to_ne_bytes));
+    let [e, f, g, h] = flow.stated.addr().words();
+    let mut header = [0; spp::LEN / 2];
+    header[0] = u16::from_ne_bytes(spp::MAGIC);
+    for (at, word) in [a, b, c, d, e, f, g, h].into_iter().enumerate() {
+        [header[1 + 2 * at], header[2 + 2 * at]] = wire::halves(word);
     }
+    header[17] = (client.port() as u16).to_be();
+    header[18] = (flow.stated.port() as u16).to_be();
+    datagram::put_spp(ctx, version, scratch, &header)
 }
 
 /// What this host says of a datagram that it had for the application is for the balancer.

@@ -19,7 +19,7 @@ use proxy_common::{
     header,
 };
 
-use super::{UNSET, options::Header, plain_offset, replace_sum, segment::Segment, sum};
+use super::{plain_offset, replace_sum, segment::Segment, sum};
 use crate::{
     bounds::bounded,
     ctx::{self, Link, Unreadable, Version},
@@ -28,6 +28,8 @@ use crate::{
 
 /// The most that may follow what is cut out: it passes through a buffer.
 pub const MOST: u64 = 16 * 1024;
+/// The buffer's size: a header that is put in front passes through as well.
+pub const BODY: usize = MOST as usize + spp::LEN;
 
 /// Cuts the first `count` bytes out of the payload, and leaves them in `scratch.line`. Lengths, the sequence
 /// number and checksums are right afterwards; the packet has an Ethernet header, and nothing between that of
@@ -46,49 +48,9 @@ pub fn cut(
     fix_headers(ctx, version, &scratch.segment, count, scratch.removed)
 }
 
-/// The same of a datagram.
-#[inline(always)]
-pub fn cut_datagram(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    count: u32,
-) -> Result<(), Unreadable> {
-    scratch.header = Header::default();
-    let header: *mut u8 = (&raw mut scratch.header).cast();
-    let at = scratch.segment.at as usize;
-    ctx::load_bytes(ctx, at, header, UdpHdr::LEN as u64)?;
-    sum_removed(ctx, version, scratch, count, IpProto::Udp)?;
-    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
-    move_up(ctx, &scratch.segment, count)?;
-    let before = UdpHdr::LEN as u32 + scratch.segment.payload;
-    fix_lengths(ctx, version, at as u32 + before, at as u32 + before - count)?;
-    fix_udp(ctx, at, [before, before - count], scratch.removed)
-}
-
-/// Puts an SPP header, which is in `scratch.line`, in front of a datagram's payload.
-#[inline(always)]
-pub fn put_spp(ctx: &TcContext, version: Version, scratch: &Scratch) -> Result<(), Unreadable> {
-    const COUNT: u32 = spp::LEN as u32;
-    let at = scratch.segment.at as usize;
-    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
-    move_down(ctx, &scratch.segment, COUNT)?;
-    let line: *const u8 = (&raw const scratch.line.bytes).cast();
-    let start = at + UdpHdr::LEN;
-    ctx::store_bytes(ctx, start, line, spp::LEN as u64)?;
-    let before = UdpHdr::LEN as u32 + scratch.segment.payload;
-    fix_lengths(ctx, version, at as u32 + before, at as u32 + before + COUNT)?;
-    fix_udp(
-        ctx,
-        at,
-        [before, before + COUNT],
-        sum(&scratch.line.bytes, 0),
-    )
-}
-
 /// What it does to a checksum that is of all bytes, into `scratch.removed`.
 #[inline(never)]
-fn sum_removed(
+pub fn sum_removed(
     ctx: &TcContext,
     version: Version,
     scratch: &mut Scratch,
@@ -139,7 +101,7 @@ fn sum_removed(
 
 /// The bytes behind the cut to its place.
 #[inline(never)]
-fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
+pub fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
     let start = segment.at + segment.len;
     let rest = segment.payload.checked_sub(count).ok_or(Unreadable)?;
     if rest > 0 {
@@ -150,26 +112,6 @@ fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreada
         ctx::store_bytes(ctx, start as usize, body, len)?;
     }
     ctx::set_len(ctx, start + rest)
-}
-
-/// The payload to behind `count` new bytes.
-#[inline(never)]
-fn move_down(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
-    let Segment {
-        at, len, payload, ..
-    } = *segment;
-    let start = at + len;
-    let body = maps::body().ok_or(Unreadable)?;
-    if payload > 0 {
-        let len = bounded::<1, MOST>(payload.into()).ok_or(Unreadable)?;
-        ctx::load_payload(ctx, Link::Ethernet, start as usize, body, len)?;
-    }
-    ctx::set_len(ctx, start + count + payload)?;
-    if payload > 0 {
-        let len = bounded::<1, MOST>(payload.into()).ok_or(Unreadable)?;
-        ctx::store_bytes(ctx, (start + count) as usize, body, len)?;
-    }
-    Ok(())
 }
 
 /// IP's, as its packet of `old` bytes has become one of `new`.
@@ -185,33 +127,6 @@ fn fix_lengths(ctx: &TcContext, version: Version, old: u32, new: u32) -> Result<
     }
     let len = (new - Ipv6Hdr::LEN as u32) as u16;
     ctx::store(ctx, offset_of!(Ipv6Hdr, payload_len), &len.to_be())
-}
-
-/// The length in the UDP header at `at`, and the checksum, to which other bytes do `changed`.
-#[inline(always)]
-fn fix_udp(
-    ctx: &TcContext,
-    at: usize,
-    [old, new]: [u32; 2],
-    changed: u32,
-) -> Result<(), Unreadable> {
-    let check = at + offset_of!(UdpHdr, check);
-    let before: u16 = ctx::load(ctx, check)?;
-    ctx::store(ctx, at + offset_of!(UdpHdr, len), &(new as u16).to_be())?;
-    if before == 0 {
-        return Ok(());
-    }
-    let length = super::difference(&old.to_be(), &new.to_be())?;
-    replace_sum(ctx, check, length, UNSET)?;
-    // The helper leaves those alone that are yet to be made: there only the length counts.
-    let is_partial = ctx::load::<u16>(ctx, check)? == before;
-    let pseudo = UNSET | u64::from(BPF_F_PSEUDO_HDR);
-    replace_sum(ctx, check, length, pseudo)?;
-    if is_partial {
-        return Ok(());
-    }
-    // As for a segment.
-    replace_sum(ctx, check, changed, pseudo)
 }
 
 #[inline(always)]

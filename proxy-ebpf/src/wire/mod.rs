@@ -1,6 +1,7 @@
 //! What packets say, read once into copies, and what is written into them.
 
 pub mod cut;
+pub mod datagram;
 pub mod fragment;
 pub mod icmp;
 pub mod options;
@@ -46,6 +47,13 @@ pub const fn plain_offset(version: Version) -> usize {
         Version::V4 => Ipv4Hdr::LEN,
         Version::V6 => Ipv6Hdr::LEN,
     }
+}
+
+/// Of a word, as they lie in memory.
+#[inline(always)]
+pub const fn halves(word: u32) -> [u16; 2] {
+    let [a, b, c, d] = word.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
 /// What changing `old` into `new` does to a checksum.

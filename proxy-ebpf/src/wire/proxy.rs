@@ -27,6 +27,8 @@ pub struct Header {
     pub version: u32,
     /// Whether there are TLVs.
     pub tlvs: u32,
+    /// So many zeroes are in front of it in `scratch.line`.
+    pub front: u32,
 }
 
 pub enum Reason {
@@ -69,7 +71,7 @@ pub fn read_v2_datagram(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> R
 /// The same of Cloudflare's Simple Proxy Protocol.
 #[inline(never)]
 pub fn read_spp(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<(), Reason> {
-    /// The magic's place, so that the words behind it lie at multiples of four.
+    /// Words lie at multiples of four behind the magic, once it is there.
     const AT: usize = 2;
     let Segment {
         at, len, payload, ..
@@ -77,6 +79,7 @@ pub fn read_spp(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<()
     if payload < spp::LEN as u32 {
         return Err(Reason::Split);
     }
+    scratch.line.bytes[0] = 0;
     let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
     // SAFETY: within the buffer.
     let to = unsafe { line.add(AT) };
@@ -94,6 +97,7 @@ pub fn read_spp(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<()
         len: spp::LEN as u32,
         version: 0,
         tlvs: 0,
+        front: AT as u32,
     };
     Ok(())
 }
@@ -153,6 +157,7 @@ fn read_v2(scratch: &mut Scratch, transport: Transport) -> Result<(), Reason> {
         len: fixed.len as u32,
         version: 2,
         tlvs: (fixed.len > fixed.tlvs).into(),
+        front: 0,
     };
     if fixed.len > fixed.tlvs && !are_tlvs_right(scratch, fixed.tlvs as u32, fixed.len as u32) {
         return Err(Reason::Other);
@@ -305,6 +310,7 @@ unsafe extern "C" fn v1_byte(index: u64, reading: *mut Reading<'_>) -> i64 {
                 len: at + 2,
                 version: 1,
                 tlvs: 0,
+                front: 0,
             };
             *outcome = Ok(());
         }

@@ -6,14 +6,13 @@ use aya_ebpf::programs::TcContext;
 use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
-    udp::UdpHdr,
 };
 use proxy_common::{
     checksum::{add, fold},
     flow::{Rewrite, Tuple},
 };
 
-use super::{UNSET, difference, plain_offset, replace_pseudo_sum, replace_sum};
+use super::{difference, halves, plain_offset, replace_pseudo_sum, replace_sum};
 use crate::ctx::{self, Link, Unreadable, Version};
 
 /// Fills in what makes `rewrite.to` of `from`.
@@ -25,13 +24,6 @@ pub fn prepare(rewrite: &mut Rewrite, from: &Tuple) -> Result<(), Unreadable> {
     rewrite.addresses = difference(from.both_addresses(), to.both_addresses())?;
     rewrite.ports = difference(&from.ports(), &to.ports())?;
     Ok(())
-}
-
-/// Of a word, as they lie in memory.
-#[inline(always)]
-const fn halves(word: u32) -> [u16; 2] {
-    let [a, b, c, d] = word.to_ne_bytes();
-    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
 }
 
 /// Gives a segment, whose TCP header is at `at`, its new tuple. Its packet has an Ethernet header.
@@ -48,28 +40,6 @@ pub fn apply(
     store(ctx, version, at, rewrite)?;
     replace_pseudo_sum(ctx, version, check, rewrite.addresses, 0)?;
     replace_sum(ctx, check, rewrite.ports, 0)
-}
-
-/// The same of a datagram, whose UDP header is at `at`.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
-pub fn apply_to_datagram(
-    ctx: &TcContext,
-    version: Version,
-    at: u32,
-    rewrite: &Rewrite,
-) -> Result<(), Unreadable> {
-    let check = at as usize + offset_of!(UdpHdr, check);
-    store(ctx, version, at, rewrite)?;
-    if ctx::is_many(ctx) {
-        // The sum of the pseudo-header alone, from which those of the segments are made.
-        let before: u16 = ctx::load(ctx, check)?;
-        let after = fold(add(rewrite.addresses, before.into()));
-        return ctx::store(ctx, check, &after);
-    }
-    replace_pseudo_sum(ctx, version, check, rewrite.addresses, UNSET)?;
-    replace_sum(ctx, check, rewrite.ports, UNSET)
 }
 
 #[inline(always)]

@@ -113,7 +113,7 @@ fn read_v4(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
         return read_tcp(ctx, link, Version::V4, segment, addrs, at, total);
     }
     if protocol == IpProto::Udp as u8 {
-        return read_udp(ctx, segment, addrs, at, total);
+        return read_udp(ctx, link, Version::V4, segment, addrs, at, total);
     }
     None
 }
@@ -140,7 +140,7 @@ fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
         return read_tcp(ctx, link, Version::V6, segment, addrs, at, total);
     }
     if next == IpProto::Udp as u8 {
-        return read_udp(ctx, segment, addrs, at, total);
+        return read_udp(ctx, link, Version::V6, segment, addrs, at, total);
     }
     None
 }
@@ -158,6 +158,21 @@ fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
     Some((inner, at + (u32::from(more) + 1) * 8))
 }
 
+/// What is at `at`, which as a rule is right behind IP's fixed header.
+#[inline(always)]
+fn behind_ip<T: Copy>(
+    ctx: &TcContext,
+    link: Link,
+    version: Version,
+    at: u32,
+) -> Result<T, Unreadable> {
+    let plain = plain_offset(version);
+    match at as usize == plain {
+        true => ctx::peek(ctx, link, plain),
+        false => ctx::load(ctx, at as usize),
+    }
+}
+
 /// A segment whose TCP header is at `at`, of a packet of `total` bytes; 0: as many as there are.
 #[inline(always)]
 pub fn read_tcp(
@@ -169,12 +184,7 @@ pub fn read_tcp(
     at: u32,
     total: u32,
 ) -> Option<Kind> {
-    let plain = plain_offset(version);
-    let words = match at as usize == plain {
-        true => ctx::peek(ctx, link, plain),
-        false => ctx::load(ctx, at as usize),
-    };
-    let [ports, seq, ack, last]: [u32; 4] = match words {
+    let [ports, seq, ack, last]: [u32; 4] = match behind_ip(ctx, link, version, at) {
         Ok(words) => words,
         Err(Unreadable) => {
             ctx::gather_headers(ctx);
@@ -206,13 +216,15 @@ pub fn read_tcp(
 #[inline(always)]
 fn read_udp(
     ctx: &TcContext,
+    link: Link,
+    version: Version,
     segment: &mut Segment,
     [source, destination]: [Addr; 2],
     at: u32,
     total: u32,
 ) -> Option<Kind> {
     const LEN: u32 = UdpHdr::LEN as u32;
-    let [ports, last]: [u32; 2] = ctx::load(ctx, at as usize).ok()?;
+    let [ports, last]: [u32; 2] = behind_ip(ctx, link, version, at).ok()?;
     let [s0, s1, d0, d1] = ports.to_ne_bytes();
     let ports = [u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])];
     let [high, low, _, _] = last.to_ne_bytes();

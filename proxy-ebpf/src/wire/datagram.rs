@@ -1,0 +1,270 @@
+//! Datagrams on their way: other addresses and ports, and a header of the PROXY protocol cut out or put in front.
+//!
+//! Payload and headers are written once each, as each call of the kernel counts here. Why the payload moves and
+//! not the headers, [`cut`](super::cut) says.
+
+use core::{mem::offset_of, ptr};
+
+use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::bpf_csum_diff, programs::TcContext};
+use network_types::{
+    ip::{IpProto, Ipv6Hdr},
+    udp::UdpHdr,
+};
+use proxy_common::{
+    checksum::{add, change, fold},
+    datagram::spp,
+    flow::{Kept, Tuple},
+    header,
+};
+
+use super::{UNSET, cut, halves, options::Header, plain_offset, replace_pseudo_sum, replace_sum};
+use crate::{
+    bounds::bounded,
+    ctx::{self, Link, Unreadable, Version},
+    maps::{self, Scratch},
+};
+
+/// Gives a datagram the tuple `scratch.rewrite.to`. It has an Ethernet header, and nothing between the fixed header
+/// of IP and UDP's; so have those below.
+#[inline(always)]
+pub fn rewrite(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
+    write_headers(ctx, version, scratch, 0)
+}
+
+/// The same, and cuts the header that `scratch.proxy` is about, and `scratch.line` has, out of the payload.
+#[inline(always)]
+pub fn cut(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
+    let count = scratch.proxy.len;
+    scratch.removed = if count & 1 == 0 {
+        u32::from(!fold(sum_even(&scratch.line, scratch.proxy.front + count)?))
+    } else {
+        scratch.header = Header::default();
+        let header: *mut u8 = (&raw mut scratch.header).cast();
+        let at = scratch.segment.at as usize;
+        ctx::load_bytes(ctx, at, header, UdpHdr::LEN as u64)?;
+        cut::sum_removed(ctx, version, scratch, count, IpProto::Udp)?;
+        scratch.removed
+    };
+    // All at once: each of the following steps would make room for itself.
+    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
+    cut::move_up(ctx, &scratch.segment, count)?;
+    write_headers(ctx, version, scratch, (count as u16).wrapping_neg())
+}
+
+/// The same, and puts an SPP header in front of the payload.
+#[inline(always)]
+pub fn put_spp(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    header: &[u16; spp::LEN / 2],
+) -> Result<(), Unreadable> {
+    const LEN: u32 = spp::LEN as u32;
+    let body = maps::body().ok_or(Unreadable)?;
+    // SAFETY: the buffer has room for the longest payload behind it.
+    let behind = unsafe {
+        body.cast::<[u16; spp::LEN / 2]>().write(*header);
+        body.add(spp::LEN)
+    };
+    scratch.removed = header.iter().fold(0, |sum, half| sum + u32::from(*half));
+    let payload = scratch.segment.payload;
+    let start = scratch.segment.at + scratch.segment.len;
+    if payload > 0 {
+        let len = bounded::<1, { cut::MOST }>(payload.into()).ok_or(Unreadable)?;
+        ctx::load_payload(ctx, Link::Ethernet, start as usize, behind, len)?;
+    }
+    ctx::set_len(ctx, start + LEN + payload)?;
+    let len = bounded::<1, { cut::BODY as u64 }>((LEN + payload).into()).ok_or(Unreadable)?;
+    ctx::store_bytes(ctx, start as usize, body, len)?;
+    write_headers(ctx, version, scratch, LEN as u16)
+}
+
+/// The sum of the first `count` bytes, an even number, of a payload or header.
+#[inline(always)]
+fn sum_even(line: &Kept, count: u32) -> Result<u32, Unreadable> {
+    let count = bounded::<1, { header::MAX_LEN as u64 }>(count.into()).ok_or(Unreadable)?;
+    let words = (&raw const line.bytes).cast_mut();
+    // SAFETY: as in `sum`, and the buffer has as many bytes.
+    let sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, words.cast(), count as u32 & !3, 0) };
+    let sum = u32::try_from(sum).map_err(|_| Unreadable)?;
+    if count & 2 == 0 {
+        return Ok(sum);
+    }
+    let [a, b, ..] = line.bytes[count as usize / 4 % line.bytes.len()].to_ne_bytes();
+    Ok(add(sum, u16::from_ne_bytes([a, b]).into()))
+}
+
+/// What it does to checksums.
+struct Change {
+    /// The datagram's as it was.
+    check: u16,
+    length: u32,
+    addresses: u32,
+    ports: u32,
+}
+
+/// `longer`: by so many bytes the payload has grown, modulo 2^16; if at all, `scratch.removed` is what that does to
+/// its checksum.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn write_headers(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    longer: u16,
+) -> Result<(), Unreadable> {
+    let change = match version {
+        Version::V4 => write_v4(ctx, scratch, longer)?,
+        Version::V6 => write_v6(ctx, scratch, longer)?,
+    };
+    if change.check == 0 || ctx::is_many(ctx) {
+        return Ok(());
+    }
+    let check = plain_offset(version) + offset_of!(UdpHdr, check);
+    if longer == 0 {
+        replace_pseudo_sum(ctx, version, check, change.addresses, UNSET)?;
+        return replace_sum(ctx, check, change.ports, UNSET);
+    }
+    fix_sum(ctx, version, check, &change, scratch.removed)
+}
+
+/// All of IPv4's header and UDP's.
+#[inline(always)]
+fn write_v4(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Change, Unreadable> {
+    let [start, fragment, life, source, destination, ports, last]: [u32; 7] =
+        ctx::peek(ctx, Link::Ethernet, 0)?;
+    let [.., to_source, _, _, _, to_destination, to_ports] = words(&scratch.rewrite.to);
+    let [len, check] = halves(last);
+    let change = Change {
+        check,
+        length: change(&[u32::from(len)], &[lengthen(len, longer).into()]),
+        addresses: change(&[source, destination], &[to_source, to_destination]),
+        ports: change(&[ports], &[to_ports]),
+    };
+    let [first, total] = halves(start);
+    let [life, sum] = halves(life);
+    let sum = !fold(add(add(change.length, change.addresses), (!sum).into()));
+    scratch.answer[0] = word(first, lengthen(total, longer));
+    scratch.answer[1] = fragment;
+    scratch.answer[2] = word(life, sum);
+    scratch.answer[3] = to_source;
+    scratch.answer[4] = to_destination;
+    scratch.answer[5] = to_ports;
+    scratch.answer[6] = word(lengthen(len, longer), check_now(ctx, &change));
+    store::<7>(ctx, scratch, 0)?;
+    Ok(change)
+}
+
+/// What IPv6 has from the payload's length on, and UDP's header.
+#[inline(always)]
+fn write_v6(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Change, Unreadable> {
+    const AT: usize = offset_of!(Ipv6Hdr, payload_len);
+    let [start, ends @ .., ports, last]: [u32; 11] = ctx::peek(ctx, Link::Ethernet, AT)?;
+    let [to @ .., to_ports] = words(&scratch.rewrite.to);
+    let [len, check] = halves(last);
+    let change = Change {
+        check,
+        length: change(&[u32::from(len)], &[lengthen(len, longer).into()]),
+        addresses: change(&ends, &to),
+        ports: change(&[ports], &[to_ports]),
+    };
+    let [payload, next] = halves(start);
+    scratch.answer[0] = word(lengthen(payload, longer), next);
+    for at in 0..8 {
+        scratch.answer[1 + at] = to[at];
+    }
+    scratch.answer[9] = to_ports;
+    scratch.answer[10] = word(lengthen(len, longer), check_now(ctx, &change));
+    store::<11>(ctx, scratch, AT)?;
+    Ok(change)
+}
+
+/// The first words of `scratch.answer`.
+#[inline(always)]
+fn store<const N: usize>(
+    ctx: &TcContext,
+    scratch: &Scratch,
+    at: usize,
+) -> Result<(), Unreadable> {
+    let words = (&raw const scratch.answer).cast::<[u32; N]>();
+    // SAFETY: the buffer has more.
+    ctx::store(ctx, at, unsafe { &*words })
+}
+
+/// As packets have them: two addresses and two ports.
+#[inline(always)]
+const fn words(tuple: &Tuple) -> [u32; 9] {
+    let [source, destination] = tuple.addresses();
+    let [a, b, c, d] = source.words();
+    let [e, f, g, h] = destination.words();
+    let [sport, dport] = tuple.ports();
+    [a, b, c, d, e, f, g, h, word(sport, dport)]
+}
+
+/// Of its halves, as they lie in memory.
+#[inline(always)]
+const fn word(first: u16, second: u16) -> u32 {
+    let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+/// As in the packet.
+#[inline(always)]
+const fn lengthen(len: u16, longer: u16) -> u16 {
+    u16::from_be(len).wrapping_add(longer).to_be()
+}
+
+/// What is written at first. Of several datagrams in one it is the sum of the pseudo-header alone, from which those
+/// of each are made.
+#[inline(always)]
+fn check_now(ctx: &TcContext, change: &Change) -> u16 {
+    if change.check != 0 && ctx::is_many(ctx) {
+        return fold(add(change.addresses, change.check.into()));
+    }
+    change.check
+}
+
+/// The checksum after the payload and the headers have changed. One that is yet to be made (CHECKSUM_PARTIAL) is the
+/// pseudo-header's so far; the kernel doesn't say whether it is, but leaves such a one alone here.
+#[inline(always)]
+fn fix_sum(
+    ctx: &TcContext,
+    version: Version,
+    check: usize,
+    change: &Change,
+    payload: u32,
+) -> Result<(), Unreadable> {
+    const PSEUDO: u64 = UNSET | BPF_F_PSEUDO_HDR as u64;
+    let Change {
+        length,
+        addresses,
+        ports,
+        ..
+    } = *change;
+    // What is no change doesn't tell.
+    let is_none = fold(add(length, ports)).wrapping_add(1) <= 1;
+    let (header, rest) = match is_none {
+        true => (length, ports),
+        false => (add(length, ports), 0),
+    };
+    replace_sum(ctx, check, header, UNSET)?;
+    let pseudo = add(length, addresses);
+    let is_partial = ctx::peek::<u16>(ctx, Link::Ethernet, check)? == change.check;
+    if is_partial {
+        return replace_sum(ctx, check, pseudo, PSEUDO);
+    }
+    // The kernel's sum of the whole packet, if there is one, has followed the payload, but knows nothing of what was
+    // written into headers: IPv4's sum makes up for what else is in its header, IPv6 has none.
+    match version {
+        Version::V4 => replace_sum(ctx, check, add(pseudo, payload), PSEUDO)?,
+        Version::V6 => {
+            replace_sum(ctx, check, pseudo, UNSET)?;
+            replace_sum(ctx, check, payload, PSEUDO)?;
+        }
+    }
+    if rest != 0 {
+        replace_sum(ctx, check, rest, UNSET)?;
+    }
+    Ok(())
+}
