@@ -139,6 +139,10 @@ counters! {
     DatagramTaken => "datagram_taken",
     /// A datagram was dropped, as no route to its sender goes by the device that it came by.
     DatagramReversePath => "datagram_reverse_path",
+    /// Several datagrams that the kernel handled as one were taken apart, as each has a header, or gets one.
+    DatagramSegmented => "datagram_segmented",
+    /// One of them.
+    DatagramSegment => "datagram_segment",
     /// A datagram could not be rewritten and was dropped.
     DatagramFailed => "datagram_failed",
     /// What an application sent from a steer address, and no flow is there for, was dropped.

@@ -11,7 +11,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_hdr_start_off::BPF_HDR_START_NET},
     helpers::{
         bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
-        bpf_skb_store_bytes,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -121,7 +121,30 @@ pub fn set_for_host(ctx: &TcContext) -> Result<(), Unreadable> {
 /// taken off further up, where the packet is seen again.
 #[inline(always)]
 pub fn is_for_host(ctx: &TcContext) -> bool {
-    skb(ctx).pkt_type == PACKET_HOST && skb(ctx).vlan_present == 0
+    skb(ctx).pkt_type == PACKET_HOST && !has_vlan(ctx)
+}
+
+#[inline(always)]
+pub fn has_vlan(ctx: &TcContext) -> bool {
+    skb(ctx).vlan_present != 0
+}
+
+/// Puts a tag in front of what a packet with an Ethernet header has: the VLAN's number, and four bits.
+#[inline(always)]
+pub fn push_vlan(ctx: &TcContext, tag: u32) -> Result<(), Unreadable> {
+    const PROTOCOL: u16 = EtherType::Ieee8021q as u16;
+    // SAFETY: takes numbers only.
+    let failed = unsafe { bpf_skb_vlan_push(ctx.skb.skb, PROTOCOL, tag as u16) };
+    if failed == 0 { Ok(()) } else { Err(Unreadable) }
+}
+
+/// Takes the first one off.
+#[inline(always)]
+pub fn pop_vlan(ctx: &TcContext) -> Result<u32, Unreadable> {
+    let tag = skb(ctx).vlan_tci;
+    // SAFETY: takes nothing.
+    let failed = unsafe { bpf_skb_vlan_pop(ctx.skb.skb) };
+    if failed == 0 { Ok(tag) } else { Err(Unreadable) }
 }
 
 /// Bytes of the packet from its network header on.

@@ -14,6 +14,7 @@ use crate::{
     direct::sweep,
     lookup::socket::{HERE, LISTEN, from_nobody, hears, with_socket},
     maps,
+    udp::segmenter,
     verdict::Verdict,
     wire::{
         self,
@@ -27,6 +28,9 @@ pub fn deliver(ctx: &TcContext) -> Verdict {
         return foreign(ctx);
     }
     ctx.set_mark(0);
+    if ctx::has_vlan(ctx) {
+        return segmenter::put_back(ctx);
+    }
     if !is_entrance(ctx) && ctx::set_for_host(ctx).is_err() {
         return Verdict::drop(Counter::DeliverFailed);
     }

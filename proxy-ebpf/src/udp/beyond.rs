@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Counter, datagram::Flow, flow::Tuple};
 
-use super::{failed, outbound, way};
+use super::{failed, outbound, segmenter::Hook, way};
 use crate::{
     ctx::{Link, Version},
     maps::{self, Scratch},
@@ -56,7 +56,7 @@ pub fn reply(
         Kind::Udp => {
             let reply = scratch.segment.tuple;
             is_applications(ctx, version, &reply)?;
-            outbound::datagram(ctx, version, link, scratch)
+            outbound::datagram(ctx, version, link, scratch, Hook::Ingress)
         }
         Kind::Icmp => {
             let about = icmp::about(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;

@@ -8,7 +8,11 @@ use proxy_common::{
     flow::Tuple,
 };
 
-use super::{beyond, failed, way};
+use super::{
+    beyond, failed,
+    segmenter::{self, Hook},
+    way,
+};
 use crate::{
     clock,
     ctx::{self, Link, Version},
@@ -121,7 +125,8 @@ fn straight_on(
     let known = speaks_for(scratch, receiver)?;
     if !known {
         if ctx::is_many(ctx) {
-            return Err(Verdict::pass(Counter::DatagramToDaemonMany));
+            let to_daemon = Counter::DatagramToDaemonMany;
+            return segmenter::take_apart(ctx, version, link, Hook::Ingress, to_daemon);
         }
         let read = match receiver.has(Receiver::SPP) {
             true => proxy::read_spp(ctx, link, scratch),

@@ -8,7 +8,11 @@ use proxy_common::{
     flow::Tuple,
 };
 
-use super::{failed, way};
+use super::{
+    failed,
+    segmenter::{self, Hook},
+    way,
+};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -50,7 +54,7 @@ fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     };
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
     match segment::read(ctx, version, link, &mut scratch.segment) {
-        Kind::Udp => datagram(ctx, version, link, scratch),
+        Kind::Udp => datagram(ctx, version, link, scratch, Hook::Egress),
         Kind::Icmp => error(ctx, version, link),
         Kind::Tcp => Ok(Verdict::FOREIGN),
         Kind::Other => piece(ctx, version, link),
@@ -82,6 +86,7 @@ pub fn datagram(
     version: Version,
     link: Link,
     scratch: &mut Scratch,
+    hook: Hook,
 ) -> Result<Verdict, Verdict> {
     let tuple = &scratch.segment.tuple;
     let Some(flow) = find(tuple) else {
@@ -91,6 +96,12 @@ pub fn datagram(
         return Ok(Verdict::drop(Counter::DatagramDenied));
     }
     if let Some(why) = daemons(ctx, version, scratch, flow) {
+        if why == Counter::DatagramReplyMany {
+            match segmenter::take_apart(ctx, version, link, hook, why) {
+                Err(verdict) if verdict.action == Action::Pass => {}
+                taken => return taken,
+            }
+        }
         return Ok(reply::steer(ctx, link, version, why));
     }
     flow.last = clock::seconds();

@@ -21,7 +21,8 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_denied", Once, of_a_denied_client),
     Row("datagram_taken", Once, of_another_s_client),
     Row("datagram_orphan", Once, from_a_steer_address),
-    Row("datagram_to_daemon_many", Once, many_at_once),
+    Row("datagram_segmented", Once, many_at_once),
+    Row("datagram_segment", AtLeast(2), many_at_once),
     Row("datagram_to_daemon_header", Once, without_a_header),
     Row("datagram_to_daemon_family", Once, of_the_other_family),
     Row("datagram_to_daemon_client", Once, of_the_host_itself),
@@ -30,8 +31,11 @@ const DIRECT: &[Row<Site>] = &[
 ];
 const SPP: &[Row<Site>] = &[
     Row("datagram_reply_long", Once, answered_without_room),
-    Row("datagram_reply_many", Once, answered_by_many),
+    Row("datagram_segmented", Once, answered_by_many),
 ];
+/// Where `lo` lets nobody in, nothing is taken apart.
+const STRICT: &[Row<Site>] = &[Row("datagram_to_daemon_many", Once, many_at_once)];
+const STRICT_SPP: &[Row<Site>] = &[Row("datagram_reply_many", Once, answered_by_many)];
 const DAEMON: &[Row<Site>] = &[
     Row("datagram_to_daemon_service", Once, exchange),
     Row("datagram_reply_service", Once, exchange),
@@ -44,7 +48,15 @@ const WITHOUT_APP: &[Row<Site>] = &[Row("datagram_icmp", Once, to_nobody)];
 
 /// The counters that have a row here.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let all = [DIRECT, SPP, DAEMON, OTHER_LINK, WITHOUT_APP];
+    let all = [
+        DIRECT,
+        SPP,
+        STRICT,
+        STRICT_SPP,
+        DAEMON,
+        OTHER_LINK,
+        WITHOUT_APP,
+    ];
     all.into_iter().flat_map(counted::names)
 }
 
@@ -74,6 +86,12 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
     run(plan, DIRECT)?;
     let framing = Framing::Spp;
     run(Plan { framing, ..plan }, SPP)?;
+    let strict = Plan {
+        set_up: &strict_lo,
+        ..plan
+    };
+    run(strict, STRICT)?;
+    run(Plan { framing, ..strict }, STRICT_SPP)?;
     let path = Path::Daemon;
     run(Plan { path, ..plan }, DAEMON)?;
     let set_up = &links::other_link;
@@ -88,6 +106,12 @@ const DENIED: Pair = OTHER_CLIENT;
 fn jumbo(lab: &Lab) -> Result<()> {
     lab.edge.ip("link set host mtu 30000")?;
     lab.host.ip("link set edge mtu 30000")
+}
+
+fn strict_lo(lab: &Lab) -> Result<()> {
+    let lo = "/proc/sys/net/ipv4/conf/lo/rp_filter";
+    lab.host.enter(|| std::fs::write(lo, "1"))?;
+    jumbo(lab)
 }
 
 fn exchange(site: &Site, port: u16) -> Result<()> {

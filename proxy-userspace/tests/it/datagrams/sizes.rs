@@ -1,11 +1,12 @@
 //! Payloads of all sizes, behind headers of all lengths: every byte is right.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::rows;
-use super::site::Plan;
+use super::site::{Plan, Site};
 use crate::lab::addr::HOST;
 use crate::lab::datagram::{self, Framing};
+use crate::lab::path::Path;
 use crate::lab::payload::Payload;
 
 rows! {
@@ -13,6 +14,9 @@ rows! {
     from_the_host_s_address;
     header_lengths;
     without_offloads;
+    many_at_once;
+    many_at_once_to_a_long_header;
+    many_answers_at_once;
 }
 
 /// Of the lab's links.
@@ -109,4 +113,77 @@ fn without_offloads(plan: Plan<'_>) -> Result<()> {
             .with_context(|| format!("{size} bytes"))?;
     }
     site.end()
+}
+
+/// What the kernel handles as one (UDP_SEGMENT), each of this length with its header and the last one shorter.
+fn send_many(site: &Site, header: &[u8], length: usize) -> Result<()> {
+    const MANY: usize = 20;
+    let balancer = site.balancer()?;
+    datagram::segment(&balancer, u16::try_from(length)?)?;
+    let is_first = |at| at == 0 || site.framing != Framing::V2First;
+    let header_of = |at| if is_first(at) { header } else { &[] };
+    let (mut all, mut each) = (Vec::new(), Vec::new());
+    for at in 0..MANY {
+        let room = length - header_of(at).len();
+        let size = if at + 1 == MANY { room / 2 } else { room };
+        let words = Payload::new(at.try_into()?).piece(0, size).to_vec();
+        all.extend([header_of(at), &words].concat());
+        each.push(words);
+    }
+    balancer.send(&all)?;
+    for words in each {
+        site.app_got(1000, &words)?;
+        site.answered(&balancer, 1000, &words)?;
+    }
+    Ok(())
+}
+
+/// Nothing of it has gone by the daemon, where there is another path.
+fn end(site: Site) -> Result<()> {
+    if site.path == Path::Direct {
+        let kernel = site.lab.shown("status")?["kernel"].take();
+        for name in ["datagram_to_daemon_many", "datagram_reply_many"] {
+            ensure!(kernel[name] == 0, "{kernel:#}");
+        }
+    }
+    site.end()
+}
+
+fn many_at_once(plan: Plan<'_>) -> Result<()> {
+    for framing in Framing::ALL {
+        let site = Plan { framing, ..plan }.start()?;
+        for length in [120, 121, 1400] {
+            send_many(&site, &site.header(1000), length)
+                .with_context(|| format!("{length} bytes by {framing:?}"))?;
+        }
+        end(site)?;
+    }
+    Ok(())
+}
+
+fn many_at_once_to_a_long_header(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let mut tlv = vec![0xe1, 0, 100];
+    tlv.resize(103, 7);
+    let header = datagram::v2(site.client(1000), site.front(), &tlv);
+    send_many(&site, &header, 500)?;
+    end(site)
+}
+
+fn many_answers_at_once(plan: Plan<'_>) -> Result<()> {
+    for framing in Framing::ALL {
+        let site = Plan { framing, ..plan }.start()?;
+        for length in [100_u16, 701, 1300] {
+            site.app.segment(length)?;
+            let balancer = site.balancer()?;
+            let words = words_of(5 * usize::from(length) / 2);
+            balancer.send(&[&site.header(1000)[..], &words].concat())?;
+            site.app_got(1000, &words)?;
+            for part in words.chunks(length.into()) {
+                site.answered(&balancer, 1000, part)?;
+            }
+        }
+        end(site)?;
+    }
+    Ok(())
 }
