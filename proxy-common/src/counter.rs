@@ -161,6 +161,8 @@ counters! {
     DatagramToDaemonFamily => "datagram_to_daemon_family",
     /// A datagram to the daemon: a client that policy has to judge.
     DatagramToDaemonClient => "datagram_to_daemon_client",
+    /// A datagram to the daemon, which has just been given one of its flow that the programs can't send on.
+    DatagramToDaemonOrder => "datagram_to_daemon_order",
     /// A datagram to the daemon: with IP options, or too long for the programs or for the way to its
     /// application.
     DatagramToDaemonLong => "datagram_to_daemon_long",
@@ -170,6 +172,8 @@ counters! {
     DatagramReplyMany => "datagram_reply_many",
     /// A reply to the daemon: larger than the way to the balancer takes in one piece.
     DatagramReplyLong => "datagram_reply_long",
+    /// A reply to the daemon, which has just been given one of its flow that the programs can't send on.
+    DatagramReplyOrder => "datagram_reply_order",
     /// A piece of a reply to the daemon, which puts it together.
     DatagramReplyPiece => "datagram_reply_piece",
 }

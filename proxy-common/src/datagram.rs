@@ -112,6 +112,9 @@ pub struct Flow {
     pub stated: Endpoint,
     pub up: Traffic,
     pub down: Traffic,
+    /// When the daemon was last given a datagram that the programs can't send on, each way; 0: never.
+    pub daemon_up: u32,
+    pub daemon_down: u32,
     /// To the balancer.
     pub way_back: Way,
     /// To an application beyond this host.
@@ -182,6 +185,12 @@ impl Flow {
         self.flags & Self::DENIED != 0
     }
 
+    /// Whether a datagram follows one that the daemon was given then, lest it overtakes that.
+    #[must_use]
+    pub const fn follows(given: u32, now: u32) -> bool {
+        given != 0 && now.saturating_sub(given) <= 1
+    }
+
     /// Whether another balancer can't have it.
     #[must_use]
     pub const fn is_busy(&self, now: u32) -> bool {
@@ -230,7 +239,7 @@ pub mod spp {
 layout! {
     Receiver = 92,
     Traffic = 16,
-    Flow = 136,
+    Flow = 144,
     Way = 16,
     ReversePath = 20,
     First = 44,

@@ -76,6 +76,16 @@ impl Tuple {
         self.ports
     }
 
+    /// Whether the other is of the packets that go the other way; compared in place.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_reverse_of(&self, other: &Self) -> bool {
+        let [sport, dport] = other.ports;
+        self.ports == [dport, sport]
+            && self.source == other.destination
+            && self.destination == other.source
+    }
+
     /// As the packets of the other direction name it.
     #[must_use]
     pub const fn reversed(&self) -> Self {

@@ -144,7 +144,11 @@ pub fn pop_vlan(ctx: &TcContext) -> Result<u32, Unreadable> {
     let tag = skb(ctx).vlan_tci;
     // SAFETY: takes nothing.
     let failed = unsafe { bpf_skb_vlan_pop(ctx.skb.skb) };
-    if failed == 0 { Ok(tag) } else { Err(Unreadable) }
+    if failed == 0 {
+        Ok(tag)
+    } else {
+        Err(Unreadable)
+    }
 }
 
 /// Bytes of the packet from its network header on.

@@ -17,6 +17,7 @@ mod enter;
 mod lookup;
 mod maps;
 mod repeat;
+mod segmenter;
 mod steer;
 mod udp;
 mod verdict;

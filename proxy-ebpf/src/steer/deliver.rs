@@ -13,8 +13,7 @@ use crate::{
     ctx::{self, Link, Version},
     direct::sweep,
     lookup::socket::{HERE, LISTEN, from_nobody, hears, with_socket},
-    maps,
-    udp::segmenter,
+    maps, segmenter,
     verdict::Verdict,
     wire::{
         self,

@@ -5,10 +5,12 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Counter, datagram::Flow, flow::Tuple};
 
-use super::{failed, outbound, segmenter::Hook, way};
+use super::{failed, outbound, way};
 use crate::{
+    clock,
     ctx::{Link, Version},
     maps::{self, Scratch},
+    segmenter::Hook,
     verdict::Verdict,
     wire::{fragment, icmp, segment::Kind},
 };
@@ -35,6 +37,7 @@ pub fn device(
         return Err(Verdict::drop(Counter::InjectNoRoute));
     }
     if length > flow.way_on.mtu.into() {
+        flow.daemon_up = clock::seconds();
         return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }
     Ok(flow.way_on.device)

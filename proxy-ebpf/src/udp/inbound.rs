@@ -8,20 +8,17 @@ use proxy_common::{
     flow::Tuple,
 };
 
-use super::{
-    beyond, failed,
-    segmenter::{self, Hook},
-    way,
-};
+use super::{beyond, failed, way};
 use crate::{
     clock,
     ctx::{self, Link, Version},
     enter::enter,
     maps::{self, Scratch},
+    segmenter::{self, Hook},
     verdict::{Action, Verdict},
     wire::{
         cut, datagram, fragment, proxy,
-        segment::{self, Kind},
+        segment::{self, Kind, Segment},
     },
 };
 
@@ -77,18 +74,20 @@ fn piece(
 ) -> Result<Verdict, Verdict> {
     let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
     if piece.is_first {
-        let tuple = piece.tuple(ctx).map_err(failed)?;
-        if let Some(receiver) = receiver_of(&tuple) {
+        scratch.segment.tuple = piece.tuple(ctx).map_err(failed)?;
+        if let Some(receiver) = receiver_of(&scratch.segment.tuple) {
             scratch.datagram_flow = Flow {
-                back: tuple.reversed(),
+                back: scratch.segment.tuple.reversed(),
                 ..Flow::default()
             };
             let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow);
             if came.is_err() {
                 return Err(Verdict::drop(Counter::DatagramReversePath));
             }
-            if maps::allows(receiver.service(), tuple.addresses()[0]) {
-                leave_undecided(&tuple, receiver);
+            if maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
+                leave_undecided(&scratch.segment.tuple, receiver);
+                scratch.segment.at = piece.at;
+                be_followed(ctx, version, link, scratch, receiver);
             }
             return Ok(Verdict::FOREIGN);
         }
@@ -128,20 +127,15 @@ fn straight_on(
             let to_daemon = Counter::DatagramToDaemonMany;
             return segmenter::take_apart(ctx, version, link, Hook::Ingress, to_daemon);
         }
-        let read = match receiver.has(Receiver::SPP) {
-            true => proxy::read_spp(ctx, link, scratch),
-            false => proxy::read_v2_datagram(ctx, link, scratch),
-        };
-        if read.is_err() {
-            return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
-        }
-    }
-    let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
-    if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
-        return Err(Verdict::pass(Counter::DatagramToDaemonLong));
+        read_header(ctx, link, scratch, receiver)?;
     }
     let steered = fit(version, scratch, receiver)?;
     scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
+    let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
+    if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
+        note_given(scratch);
+        return Err(Verdict::pass(Counter::DatagramToDaemonLong));
+    }
     remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if !known && receiver.has(Receiver::V2_FIRST) {
@@ -159,6 +153,57 @@ fn straight_on(
     match scratch.device {
         0 => enter(ctx, Counter::DatagramUp).map_err(failed),
         device => Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramUp)),
+    }
+}
+
+#[inline(always)]
+fn read_header(
+    ctx: &TcContext,
+    link: Link,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<(), Verdict> {
+    let read = match receiver.has(Receiver::SPP) {
+        true => proxy::read_spp(ctx, link, scratch),
+        false => proxy::read_v2_datagram(ctx, link, scratch),
+    };
+    read.map_err(|_| Verdict::pass(Counter::DatagramToDaemonHeader))
+}
+
+/// Has what comes behind a first piece follow it to the daemon, if its flow is there.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn be_followed(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> bool {
+    let Segment { tuple, at, .. } = scratch.segment;
+    scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
+    let noted = (|| {
+        if !speaks_for(scratch, receiver)? {
+            read_header(ctx, link, scratch, receiver)?;
+        }
+        let steered = target(version, receiver);
+        scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
+        note_given(scratch);
+        Ok::<(), Verdict>(())
+    })();
+    noted.is_ok()
+}
+
+#[inline(never)]
+fn note_given(scratch: &mut Scratch) {
+    scratch.app = scratch.rewrite.to.reversed();
+    if let Some(flow) = maps::find_datagram_flow(&scratch.app) {
+        // SAFETY: as in `remember`.
+        let flow = unsafe { &mut *flow };
+        if flow.back.is_reverse_of(&scratch.segment.tuple) {
+            flow.daemon_up = clock::seconds();
+        }
     }
 }
 
@@ -222,6 +267,14 @@ fn remember_first(scratch: &Scratch) {
     maps::insert_first(&scratch.segment.tuple, &first);
 }
 
+#[inline(always)]
+const fn target(version: Version, receiver: &Receiver) -> &Steered {
+    match version {
+        Version::V4 => receiver.target4(),
+        Version::V6 => receiver.target6(),
+    }
+}
+
 /// Where the client's datagrams go, or what becomes of them.
 #[inline(always)]
 fn fit<'a>(
@@ -231,10 +284,7 @@ fn fit<'a>(
 ) -> Result<&'a Steered, Verdict> {
     let source = scratch.proxy.source;
     let client = source.addr();
-    let steered = match version {
-        Version::V4 => receiver.target4(),
-        Version::V6 => receiver.target6(),
-    };
+    let steered = target(version, receiver);
     if client.v4().is_some() != (version == Version::V4) || !steered.is_set() {
         return Err(Verdict::pass(Counter::DatagramToDaemonFamily));
     }
@@ -275,6 +325,9 @@ fn remember(
         if is_same && !is_over {
             way::is_balancers(ctx, version, flow)?;
             scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
+            if Flow::follows(flow.daemon_up, now) {
+                return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
+            }
             flow.last = now;
             // Who was denied isn't any more.
             flow.flags = receiver.flags() as u16;

@@ -6,7 +6,6 @@ pub mod catch;
 pub mod heard;
 mod inbound;
 mod outbound;
-pub mod segmenter;
 pub mod source;
 mod way;
 

@@ -8,16 +8,13 @@ use proxy_common::{
     flow::Tuple,
 };
 
-use super::{
-    failed,
-    segmenter::{self, Hook},
-    way,
-};
+use super::{failed, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
     lookup::route,
     maps::{self, Scratch},
+    segmenter::{self, Hook},
     steer::{neighbour, reply},
     verdict::{Action, Verdict},
     wire::{
@@ -137,6 +134,10 @@ fn daemons(
     if is_other || !flow.has(Receiver::DIRECT) || !segment::is_plain(&scratch.segment, version) {
         return Some(Counter::DatagramReplyService);
     }
+    let now = clock::seconds();
+    if Flow::follows(flow.daemon_down, now) {
+        return Some(Counter::DatagramReplyOrder);
+    }
     if !way::know(ctx, version, &flow.back, &mut flow.way_back) {
         return Some(Counter::DatagramReplyLong);
     }
@@ -150,8 +151,11 @@ fn daemons(
         0
     };
     let is_long = way::length(ctx, scratch) + more > flow.way_back.mtu.into();
-    (is_long || more > 0 && u64::from(scratch.segment.payload) > cut::MOST)
-        .then_some(Counter::DatagramReplyLong)
+    if is_long || more > 0 && u64::from(scratch.segment.payload) > cut::MOST {
+        flow.daemon_down = now;
+        return Some(Counter::DatagramReplyLong);
+    }
+    None
 }
 
 /// The client is named as in its own datagrams: not turned round.
@@ -209,9 +213,11 @@ pub fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     let is_replys = match piece.is_first {
         false => maps::is_of_reply(of),
         true => {
-            let is_flows = find(&piece.tuple(ctx).map_err(failed)?).is_some();
-            if is_flows {
+            let flow = find(&piece.tuple(ctx).map_err(failed)?);
+            let is_flows = flow.is_some();
+            if let Some(flow) = flow {
                 maps::remember_reply(of);
+                flow.daemon_down = clock::seconds();
             }
             is_flows
         }

@@ -171,9 +171,7 @@ fn write_v6(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Chang
     };
     let [payload, next] = halves(start);
     scratch.answer[0] = word(lengthen(payload, longer), next);
-    for at in 0..8 {
-        scratch.answer[1 + at] = to[at];
-    }
+    scratch.answer[1..9].copy_from_slice(&to);
     scratch.answer[9] = to_ports;
     scratch.answer[10] = word(lengthen(len, longer), check_now(ctx, &change));
     store::<11>(ctx, scratch, AT)?;
@@ -182,11 +180,7 @@ fn write_v6(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Chang
 
 /// The first words of `scratch.answer`.
 #[inline(always)]
-fn store<const N: usize>(
-    ctx: &TcContext,
-    scratch: &Scratch,
-    at: usize,
-) -> Result<(), Unreadable> {
+fn store<const N: usize>(ctx: &TcContext, scratch: &Scratch, at: usize) -> Result<(), Unreadable> {
     let words = (&raw const scratch.answer).cast::<[u32; N]>();
     // SAFETY: the buffer has more.
     ctx::store(ctx, at, unsafe { &*words })

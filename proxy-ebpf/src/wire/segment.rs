@@ -33,6 +33,21 @@ impl Segment {
     const URG: u32 = 0x20;
     const PSH: u32 = 0x08;
 
+    /// One whose UDP header is at `at`, of which the packet has `total` bytes, all in all.
+    #[inline(always)]
+    pub const fn datagram(tuple: Tuple, at: u32, total: u32) -> Self {
+        const LEN: u32 = UdpHdr::LEN as u32;
+        Self {
+            tuple,
+            seq: 0,
+            ack: 0,
+            flags: 0,
+            at,
+            len: LEN,
+            payload: total.saturating_sub(at + LEN),
+        }
+    }
+
     #[inline(always)]
     const fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
@@ -232,15 +247,7 @@ fn read_udp(
     if len < LEN || at + len != total {
         return None;
     }
-    *segment = Segment {
-        tuple: Tuple::from_wire(source, destination, ports),
-        seq: 0,
-        ack: 0,
-        flags: 0,
-        at,
-        len: LEN,
-        payload: len - LEN,
-    };
+    *segment = Segment::datagram(Tuple::from_wire(source, destination, ports), at, total);
     Some(Kind::Udp)
 }
 

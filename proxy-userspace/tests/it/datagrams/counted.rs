@@ -27,10 +27,16 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_to_daemon_family", Once, of_the_other_family),
     Row("datagram_to_daemon_client", Once, of_the_host_itself),
     Row("datagram_to_daemon_long", Once, of_20_000_bytes),
+    Row("datagram_to_daemon_order", AtLeast(1), behind_long_ones),
     Row("datagram_reply_piece", AtLeast(2), answered_in_pieces),
 ];
 const SPP: &[Row<Site>] = &[
     Row("datagram_reply_long", Once, answered_without_room),
+    Row(
+        "datagram_reply_order",
+        AtLeast(1),
+        behind_answers_without_room,
+    ),
     Row("datagram_segmented", Once, answered_by_many),
 ];
 /// Where `lo` lets nobody in, nothing is taken apart.
@@ -187,17 +193,41 @@ fn of_20_000_bytes(site: &Site, port: u16) -> Result<()> {
     site.exchange(&site.balancer()?, port, &[7; 20_000])
 }
 
+/// Again, in case that the first one takes longer than is waited for it.
+fn behind_long_ones(site: &Site, port: u16) -> Result<()> {
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, port, b"hello")?;
+    for _ in 0..3 {
+        site.exchange(&balancer, port, &[7; 20_000])?;
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    Ok(())
+}
+
+fn behind_answers_without_room(site: &Site, port: u16) -> Result<()> {
+    let balancer = site.balancer()?;
+    for _ in 0..3 {
+        without_room(site, &balancer, port)?;
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    Ok(())
+}
+
 fn answered_in_pieces(site: &Site, port: u16) -> Result<()> {
     site.lab.edge.ip("link set host mtu 1500")?;
     site.lab.host.ip("link set edge mtu 1500")?;
     site.exchange(&site.balancer()?, port, &[7; 4000])
 }
 
-/// With the header, the answer is one byte longer than the link takes.
 fn answered_without_room(site: &Site, port: u16) -> Result<()> {
+    without_room(site, &site.balancer()?, port)
+}
+
+/// With the header, the answer is one byte longer than the link takes.
+fn without_room(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
     site.lab.host.ip("link set edge mtu 1500")?;
     let headers = if site.service().is_ipv4() { 28 } else { 48 };
-    site.exchange(&site.balancer()?, port, &vec![7; 1500 - headers - 37])
+    site.exchange(balancer, port, &vec![7; 1500 - headers - 37])
 }
 
 fn answered_by_many(site: &Site, port: u16) -> Result<()> {

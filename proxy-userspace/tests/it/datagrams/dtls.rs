@@ -20,10 +20,9 @@ rows! {
     by_a_socket_connected_to_the_client;
 }
 
-/// Of the links that both sides think to have: with IP's headers and the balancer's, what they send fits into
-/// a packet. What doesn't goes by the daemon, and what is sent next may overtake it, after which a handshake of
-/// OpenSSL's can't go on.
-const MTU: &str = "1400";
+/// Of the links that both sides think to have. With a header, what fills the first one's packets takes two, which
+/// the daemon puts together: what is sent next must not overtake it, as a handshake of OpenSSL's can't go on then.
+const MTUS: [&str; 2] = ["1500", "1400"];
 
 /// With certificates of both sides, of which one takes several packets.
 struct Peer {
@@ -37,22 +36,27 @@ impl Peer {
         Ok(Self { proc, input })
     }
 
-    fn server(pki: &Pki, netns: &Netns, at: SocketAddr, more: &[&str]) -> Result<Self> {
+    fn server(pki: &Pki, netns: &Netns, at: SocketAddr, [mtu, more]: [&[&str]; 2]) -> Result<Self> {
         let mut command = Command::new("openssl");
         command.args(["s_server", "-dtls1_2", "-accept", &at.to_string()]);
         command.arg("-cert").arg(pki.path("front.crt"));
         command.arg("-key").arg(pki.path("front.key"));
         command.arg("-CAfile").arg(pki.path("ca.crt"));
-        command.args(["-Verify", "1", "-mtu", MTU]).args(more);
+        command.args(["-Verify", "1", "-mtu"]).args(mtu).args(more);
         let server = Self::start(netns, command)?;
         // It has its socket by then.
         server.proc.wait_line("ACCEPT")?;
         Ok(server)
     }
 
-    fn client(pki: &Pki, netns: &Netns, [client, front]: [SocketAddr; 2]) -> Result<Self> {
+    fn client(
+        pki: &Pki,
+        netns: &Netns,
+        [client, front]: [SocketAddr; 2],
+        mtu: &str,
+    ) -> Result<Self> {
         let mut command = pki.s_client(client, front);
-        command.args(["-dtls1_2", "-mtu", MTU]);
+        command.args(["-dtls1_2", "-mtu", mtu]);
         Self::start(netns, command)
     }
 
@@ -88,13 +92,13 @@ const CLIENT_PORT: u16 = 4433;
 /// In each framing.
 fn exchanges(plan: Plan<'_>, how: &[&str], saw: fn(&Site<Peer>) -> Result<()>) -> Result<()> {
     let pki = Pki::new()?;
-    for framing in Framing::ALL {
+    for (framing, mtu) in Framing::ALL.into_iter().zip(MTUS.into_iter().cycle()) {
         let plan = Plan { framing, ..plan };
-        let mut site = plan.serve(|netns, at| Peer::server(&pki, netns, at, how))?;
+        let mut site = plan.serve(|netns, at| Peer::server(&pki, netns, at, [&[mtu], how]))?;
         let upstream = [site.of(BALANCER, 0), site.service()];
         let balancer = UdpBalancer::start(&site.lab.edge, framing, site.front(), upstream)?;
         let at = [site.client(CLIENT_PORT), site.front()];
-        let mut client = Peer::client(&pki, &site.lab.client, at)?;
+        let mut client = Peer::client(&pki, &site.lab.client, at, mtu)?;
         for round in 0..3 {
             let long = "long ".repeat(200);
             client.tell(&site.app, &format!("{long}words of the client's, {round}"))?;

@@ -5,9 +5,8 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::{Counter, LO};
 
-use super::failed;
 use crate::{
-    ctx::{self, Link, Version},
+    ctx::{self, Link, Unreadable, Version},
     maps,
     verdict::{Action, Verdict},
 };
@@ -25,7 +24,7 @@ const MASK: u32 = (1 << BITS) - 1;
 /// Of a tag, one of the bits that aren't its number's: the packets go in.
 const IN: u32 = 1 << 15;
 
-/// `to_daemon`: what they are counted as where the daemon has to do it.
+/// An error is what becomes of them instead. `to_daemon`: what they are counted as where the daemon has to do it.
 #[inline(always)]
 pub fn take_apart(
     ctx: &TcContext,
@@ -48,6 +47,10 @@ pub fn take_apart(
     ctx::push_vlan(ctx, direction | device >> BITS).map_err(failed)?;
     ctx.set_mark(maps::mark());
     Ok(Verdict::to(Action::Out, LO, Counter::DatagramSegmented))
+}
+
+fn failed(Unreadable: Unreadable) -> Verdict {
+    Verdict::drop(Counter::DatagramFailed)
 }
 
 /// One of them, at the ingress of `lo`: it goes on where it was.
