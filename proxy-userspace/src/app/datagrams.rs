@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     admin::ConnectionStatus,
-    check::{self, Sockets},
-    config::{self, Config, Protocol},
+    check,
+    config::{self, Config, Protocol, Transport},
     drain::Draining,
     kernel::{self, FlowEnds, Kernel, List, Prefixes},
     netns::{SpoofNs, has_route_by},
@@ -74,7 +74,7 @@ impl Datagrams {
                 let only_v6 = listen::listens_v4(config, listen.port());
                 let open = |shared| {
                     udp::listener(*listen, shared, only_v6).map_err(|error| {
-                        let what = check::unusable(*listen, Sockets::Udp, &error);
+                        let what = check::unusable(*listen, Transport::Udp, &error);
                         anyhow::Error::from(error).context(what)
                     })
                 };

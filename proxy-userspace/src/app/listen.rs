@@ -12,8 +12,8 @@ use proxy_common::Listener;
 use socket2::Socket;
 
 use crate::{
-    check::{self, Sockets},
-    config::{self, Config, Protocol},
+    check,
+    config::{self, Config, Protocol, Transport},
     kernel::{Claim, Kernel},
     relay::{Service, udp},
     sys,
@@ -85,7 +85,7 @@ fn open_shared(
     let open = |shared| {
         let socket = sys::listener(listen, shared, only_v6);
         socket.map_err(|error| {
-            let what = check::unusable(listen, Sockets::Tcp, &error);
+            let what = check::unusable(listen, Transport::Tcp, &error);
             anyhow::Error::from(error).context(what)
         })
     };

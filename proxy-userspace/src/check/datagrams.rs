@@ -129,7 +129,7 @@ fn spoofed(client: SocketAddr, heard: bool, has_lost: bool) -> Finding {
             SPOOFED,
             format!("a datagram from client {client} didn't reach its socket"),
             "let the firewall accept UDP packets from any client to the application by lo and truepeer*; see \
-             the rp_filter line",
+             the firewall and rp_filter lines",
         ),
     }
 }

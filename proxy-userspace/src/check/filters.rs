@@ -8,76 +8,99 @@ use anyhow::Result;
 use super::Finding;
 use crate::{
     app::setup::is_lo_strict,
-    config::{Config, Service},
-    facts::{self, Against, Bound, Family, Firewall, LateBan, Packets, Ruleset},
-    netns::SteerNets,
+    config::{Config, Transport},
+    facts::{self, Against, Bound, Family, Firewall, LateBan, Packets, Ruleset, Sources},
+    netns::{SteerNets, Way, way_to},
 };
 
 /// What clients' packets meet on this host.
 pub struct Filters {
     firewall: Firewall,
-    /// Each target with the device that clients' packets enter by.
-    entrances: Vec<(SocketAddr, String)>,
+    arrivals: Vec<Arrivals>,
+}
+
+/// Clients' packets for a target of this host.
+struct Arrivals {
+    target: SocketAddr,
+    transport: Transport,
+    /// The one that they enter by.
+    device: String,
 }
 
 impl Filters {
     pub async fn read(config: &Config, bound: &Bound) -> Result<Self> {
-        let targets = config.services.iter().flat_map(Service::targets);
-        let entrance = |target| {
-            let by_one = bound.get(&target).map(|app| app.entrance.name.clone());
-            (
-                target,
-                by_one.unwrap_or_else(|| shared_entrance().to_owned()),
-            )
-        };
+        let mut arrivals = Vec::new();
+        for service in &config.services {
+            for target in service.targets() {
+                // What goes on to another host passes no input chain.
+                if matches!(way_to(target.ip()).await?, Way::Out(_)) {
+                    continue;
+                }
+                let device = match bound.get(&target) {
+                    Some(app) => &app.entrance.name,
+                    None => shared_entrance(),
+                };
+                arrivals.push(Arrivals {
+                    target,
+                    transport: service.transport(),
+                    device: device.to_owned(),
+                });
+            }
+        }
         Ok(Self {
             firewall: facts::firewall().await?,
-            entrances: targets.map(entrance).collect(),
+            arrivals,
         })
     }
 
     /// All there is to say, for a check.
     pub fn check(&self, steer: SteerNets) -> Vec<Finding> {
-        let mut entrances = self.entrances.iter();
-        let by_lo = entrances.any(|(_, device)| device == shared_entrance());
+        if self.arrivals.is_empty() {
+            return Vec::new();
+        }
+        let mut arrivals = self.arrivals.iter();
+        let by_lo = arrivals.any(|arrivals| arrivals.device == shared_entrance());
         let rp_filter = by_lo.then(rp_filter);
         let rest = match &self.firewall {
             Firewall::Unreadable(why) => vec![unreadable(why)],
-            Firewall::Known(rules) => {
-                vec![self.firewall(rules), self.bans(rules), nat(rules, steer)]
-            }
+            Firewall::Known(rules) => vec![
+                self.firewall(rules),
+                self.bans(rules),
+                self.nat(rules, steer),
+            ],
         };
         rp_filter.into_iter().chain(rest).collect()
     }
 
     /// `lo or eth0`
     fn devices(&self) -> String {
-        let mut devices: Vec<_> = self.entrances.iter().map(|(_, device)| &**device).collect();
+        let mut devices: Vec<_> = self.arrivals.iter().map(|it| &*it.device).collect();
         devices.sort_unstable();
         devices.dedup();
         devices.join(" or ")
     }
 
-    fn arrivals(&self) -> impl Iterator<Item = Packets<'_>> {
-        self.entrances.iter().map(|(target, device)| Packets {
-            family: Family::of(&target.ip()),
-            port: target.port(),
+    fn packets(&self) -> impl Iterator<Item = Packets<'_>> {
+        self.arrivals.iter().map(|arrivals| Packets {
+            family: Family::of(&arrivals.target.ip()),
+            transport: arrivals.transport,
+            port: arrivals.target.port(),
             destination: None,
-            device: Some(device),
+            device: Some(&arrivals.device),
         })
     }
 
     fn firewall(&self, rules: &Ruleset) -> Finding {
         const SUBJECT: &str = "firewall";
-        let mut arrivals = self.arrivals();
-        let against = arrivals.find_map(|arrivals| Some((arrivals, rules.against(arrivals)?)));
-        let Some((arrivals, (chain, why))) = against else {
+        let mut packets = self.packets();
+        let against = packets.find_map(|packets| Some((packets, rules.against(packets)?)));
+        let Some((packets, (chain, why))) = against else {
             return Finding::ok(
                 SUBJECT,
                 format!("no input chain of nftables is against {}", self.devices()),
             );
         };
-        let device = arrivals.device.unwrap_or_default();
+        let device = packets.device.unwrap_or_default();
         let message = match why {
             Against::Policy => format!(
                 "chain {chain} drops by default, and no rule of it accepts clients' packets, which \
@@ -90,7 +113,10 @@ impl Filters {
         let accept = match device {
             "lo" => "iif lo accept".to_owned(),
             OURS => r#"iifname "truepeer*" accept"#.to_owned(),
-            other => format!("iifname {other} tcp dport {} accept", arrivals.port),
+            other => {
+                let (transport, port) = (packets.transport.name(), packets.port);
+                format!("iifname {other} {transport} dport {port} accept")
+            }
         };
         Finding::warn(
             SUBJECT,
@@ -102,9 +128,9 @@ impl Filters {
     /// Whether a ban of a client's address is seen before what lets all of them in.
     fn bans(&self, rules: &Ruleset) -> Finding {
         const SUBJECT: &str = "bans";
-        let mut arrivals = self.arrivals();
-        let late = arrivals.find_map(|arrivals| Some((arrivals, rules.late_ban(arrivals)?)));
-        let Some((arrivals, LateBan { lets_in, ban })) = late else {
+        let mut packets = self.packets();
+        let late = packets.find_map(|packets| Some((packets, rules.late_ban(packets)?)));
+        let Some((packets, LateBan { lets_in, ban })) = late else {
             if let Some(tool) = legacy_with_bans() {
                 return Finding::warn(
                     SUBJECT,
@@ -123,7 +149,7 @@ impl Filters {
                 ),
             );
         };
-        let device = arrivals.device.unwrap_or_default();
+        let device = packets.device.unwrap_or_default();
         Finding::warn(
             SUBJECT,
             format!(
@@ -131,6 +157,38 @@ impl Filters {
                  behind it this ban keeps no client of truepeer's out: {ban}"
             ),
             "put the bans in front of that rule, or into a chain of their own of a lower priority",
+        )
+    }
+
+    /// Whether a rule would give an application's packets another source, once the kernel no longer knows
+    /// their connection. Only those from steer addresses are ours to judge.
+    fn nat(&self, rules: &Ruleset, steer: SteerNets) -> Finding {
+        const SUBJECT: &str = "nat";
+        let is_steered = |it: &&Arrivals| match it.transport {
+            Transport::Tcp => true,
+            Transport::Udp => it.target.ip().is_loopback(),
+        };
+        for arrivals in self.arrivals.iter().filter(is_steered) {
+            let steer = steer.or_first();
+            let Some(net) = steer.of(&arrivals.target.ip()).map(|net| net.net().trunc()) else {
+                continue;
+            };
+            let transport = arrivals.transport;
+            if let Some(chain) = rules.renaming(Sources { net, transport }) {
+                let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
+                return Finding::warn(
+                    SUBJECT,
+                    format!(
+                        "chain {chain} gives what comes from {net} another source: {}",
+                        renamed(transport)
+                    ),
+                    format!("nft insert rule {chain} {family} saddr {net} accept"),
+                );
+            }
+        }
+        Finding::ok(
+            SUBJECT,
+            "no rule gives applications' packets another source",
         )
     }
 }
@@ -202,26 +260,15 @@ fn shared_entrance() -> &'static str {
     if is_lo_strict() { OURS } else { "lo" }
 }
 
-/// Whether a rule would give an application's packets another source, once the kernel no longer knows
-/// their connection.
-fn nat(rules: &Ruleset, steer: SteerNets) -> Finding {
-    const SUBJECT: &str = "nat";
-    for net in steer.or_first().nets() {
-        let net = net.trunc();
-        if let Some(chain) = rules.renaming(&net) {
-            let family = if net.addr().is_ipv4() { "ip" } else { "ip6" };
-            return Finding::warn(
-                SUBJECT,
-                format!(
-                    "chain {chain} gives what comes from {net} another source: after `conntrack -F` \
-                     truepeer drops the packets of connections that are open, and they end"
-                ),
-                format!("nft insert rule {chain} {family} saddr {net} accept"),
-            );
+/// What comes of it.
+const fn renamed(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => {
+            "after `conntrack -F` truepeer drops the packets of connections that are open, and they end"
+        }
+        Transport::Udp => {
+            "an answer that comes so late that conntrack has forgotten its client \
+             (net.netfilter.nf_conntrack_udp_timeout) leaves for the client itself"
         }
     }
-    Finding::ok(
-        SUBJECT,
-        "no rule gives applications' packets another source",
-    )
 }

@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use crate::config::Transport;
+
 /// A process that holds a socket.
 #[derive(Debug)]
 pub struct Holder {
@@ -19,14 +21,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Whose addresses are meant.
-#[derive(Clone, Copy, Debug)]
-pub enum Sockets {
-    Tcp,
-    Udp,
-}
-
-impl Sockets {
+impl Transport {
     const fn tables(self) -> [&'static str; 2] {
         match self {
             Self::Tcp => ["tcp", "tcp6"],
@@ -43,7 +38,7 @@ impl Sockets {
     }
 }
 
-pub fn of(listen: SocketAddr, among: Sockets) -> Option<Holder> {
+pub fn of(listen: SocketAddr, among: Transport) -> Option<Holder> {
     let socket = format!("socket:[{}]", inode(listen, among)?);
     fs::read_dir("/proc").ok()?.find_map(|entry| {
         let path = entry.ok()?.path();
@@ -67,7 +62,7 @@ fn holds(process: &Path, socket: &str) -> bool {
 }
 
 /// Of the socket that listens there, or at all addresses.
-fn inode(listen: SocketAddr, among: Sockets) -> Option<u64> {
+fn inode(listen: SocketAddr, among: Transport) -> Option<u64> {
     let tables = among
         .tables()
         .map(|table| format!("/proc/thread-self/net/{table}"));

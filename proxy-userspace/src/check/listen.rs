@@ -2,14 +2,11 @@
 
 use std::{io, net::SocketAddr};
 
-use super::{
-    Finding,
-    holder::{self, Sockets},
-};
+use super::{Finding, holder};
 use crate::{
     admin::{self, Request},
     app::listen::probe,
-    config::{Config, Service},
+    config::{Config, Transport},
 };
 
 const SUBJECT: &str = "listen";
@@ -21,7 +18,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
         for listen in &service.listen {
             let found = match probe(config, service, *listen) {
                 Ok(()) => Finding::ok(SUBJECT, format!("{listen} is free")),
-                Err(error) => explain(*listen, sockets(service), &error, running.as_ref()),
+                Err(error) => explain(*listen, service.transport(), &error, running.as_ref()),
             };
             findings.push(found.of(&service.name, None));
         }
@@ -29,17 +26,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn sockets(service: &Service) -> Sockets {
-    if service.is_udp() {
-        Sockets::Udp
-    } else {
-        Sockets::Tcp
-    }
-}
-
 fn explain(
     listen: SocketAddr,
-    among: Sockets,
+    among: Transport,
     error: &io::Error,
     running: Option<&admin::Status>,
 ) -> Finding {
@@ -64,7 +53,7 @@ fn explain(
 }
 
 /// What a start says that can't listen there.
-pub fn unusable(listen: SocketAddr, among: Sockets, error: &io::Error) -> String {
+pub fn unusable(listen: SocketAddr, among: Transport, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("listening at {listen}, which is taken{}", by(listen, among))
@@ -82,11 +71,11 @@ pub fn unusable(listen: SocketAddr, among: Sockets, error: &io::Error) -> String
 }
 
 /// Who listens there already, if that can be told.
-fn by(listen: SocketAddr, among: Sockets) -> String {
+fn by(listen: SocketAddr, among: Transport) -> String {
     holder::of(listen, among).map_or_else(String::new, |holder| format!(" by {holder}"))
 }
 
-fn taken(listen: SocketAddr, among: Sockets, running: Option<&admin::Status>) -> Finding {
+fn taken(listen: SocketAddr, among: Transport, running: Option<&admin::Status>) -> Finding {
     let serves = |status: &&admin::Status| {
         status
             .services

@@ -20,7 +20,6 @@ use futures_util::future::join_all;
 
 use filters::Filters;
 pub use finding::{Finding, Status};
-pub use holder::Sockets;
 pub use listen::unusable;
 use steering::Steering;
 
@@ -40,12 +39,7 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     findings.extend(routes::check(config).await);
     findings.extend(routes::routers(config).await);
     let bound = facts::bound(config).await?;
-    if tcp(config).next().is_some() {
-        let filters = Filters::read(config, &bound).await?;
-        findings.extend(filters.check(config.steer));
-    } else {
-        findings.push(filters::rp_filter());
-    }
+    findings.extend(Filters::read(config, &bound).await?.check(config.steer));
     findings.extend(listen::check(config));
     for service in tcp(config) {
         findings.extend(targets::plainly(service, &bound).await);
@@ -82,9 +76,7 @@ async fn steer(config: &Config, host: &mut Host, bound: &Bound) -> Result<Vec<Fi
         SUBJECT,
         format!("device {device} and the programs work"),
     )];
-    if tcp(config).next().is_some() {
-        findings.extend(path::check(config, device).await);
-    }
+    findings.extend(path::check(config, device).await);
     findings.extend(datagrams::check(config, &mut steering).await?);
     for service in tcp(config) {
         findings.extend(targets::spoofed(service, &steering, bound).await);
@@ -106,9 +98,7 @@ pub async fn at_start(config: &Config, own: &Addresses) -> Result<()> {
     let mut findings = features::needed();
     findings.extend(routes::check(config).await);
     findings.extend(steer_nets::check(config, own, false).await);
-    if tcp(config).next().is_some() {
-        findings.extend(filters::brief(config).await?);
-    }
+    findings.extend(filters::brief(config).await?);
     for finding in findings {
         match finding.status {
             Status::Ok => {}

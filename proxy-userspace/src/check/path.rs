@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::{
-    config::{Config, Service},
+    config::{Config, Service, Transport},
     facts::{self, Facts, Family, Reason, Unseen},
     kernel,
 };
@@ -30,7 +30,9 @@ fn of_service(facts: &Facts, service: &Service) -> Vec<Finding> {
     let heard = Family::BOTH.into_iter().filter(|it| service.hears(*it));
     let findings = heard.flat_map(|family| {
         let unseen = facts.unseen(service, family, &balancers);
-        let unseen = unseen.into_iter().map(move |rule| blind(family, rule));
+        let unseen = unseen
+            .into_iter()
+            .map(move |rule| blind(service.transport(), family, rule));
         [path(facts, service, family)].into_iter().chain(unseen)
     });
     findings
@@ -61,15 +63,19 @@ fn path(facts: &Facts, service: &Service, family: Family) -> Finding {
 }
 
 /// The programs take a balancer's packets before netfilter.
-fn blind(family: Family, Unseen { rule, accepts }: Unseen) -> Finding {
+fn blind(transport: Transport, family: Family, Unseen { rule, accepts }: Unseen) -> Finding {
+    let (one, all) = match transport {
+        Transport::Tcp => ("direct connection", "connections"),
+        Transport::Udp => ("datagram", "datagrams"),
+    };
     let next = if accepts {
-        "leave it: it lets connections in that go by the daemon"
+        &format!("leave it: it lets {all} in that go by the daemon")
     } else {
         "have --allow name the balancers alone and make the rule one for the application's port, or use --direct off"
     };
     Finding::warn(
         "firewall",
-        format!("this rule sees no direct connection of {family}: {rule}"),
+        format!("this rule sees no {one} of {family}: {rule}"),
         next,
     )
 }

@@ -60,6 +60,30 @@ pub enum Protocol {
     },
 }
 
+/// What carries a service's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    /// As IP has it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 /// How long a client may be silent: whole seconds, as many as the programs count to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseAfter(u16);
@@ -106,8 +130,15 @@ pub struct HeaderOptions {
 }
 
 impl Service {
+    pub const fn transport(&self) -> Transport {
+        match self.protocol {
+            Protocol::Tcp => Transport::Tcp,
+            Protocol::Udp { .. } => Transport::Udp,
+        }
+    }
+
     pub fn is_udp(&self) -> bool {
-        matches!(self.protocol, Protocol::Udp { .. })
+        self.transport() == Transport::Udp
     }
 
     pub fn is_v2_first(&self) -> bool {

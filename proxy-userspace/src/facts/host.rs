@@ -125,10 +125,11 @@ impl IpsecPolicy {
 
     /// Whether it may be about them or about what answers them.
     pub fn is_about(&self, packets: Packets<'_>) -> bool {
-        const TCP: u8 = 6;
         packets.family.has(&self.local.addr())
             && packets.go_to(&self.local)
-            && self.protocol.is_none_or(|protocol| protocol == TCP)
+            && self
+                .protocol
+                .is_none_or(|protocol| protocol == packets.transport.number())
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use host::{IpsecPolicy, RoutingRule};
 pub use listeners::Bound;
-pub use nftables::{Against, LateBan, Packets, Reached, Ruleset};
+pub use nftables::{Against, LateBan, Packets, Reached, Ruleset, Sources};
 pub use path::Unseen;
 pub use reason::Reason;
 pub use sysctls::{Conntrack, Sysctls, is_strict_at};

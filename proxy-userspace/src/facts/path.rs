@@ -168,6 +168,7 @@ impl Service {
             let heard = family.has(&address) || (any && family == Family::V4);
             heard.then(|| Packets {
                 family,
+                transport: self.transport(),
                 port: listen.port(),
                 destination: (!any).then_some(address),
                 device: None,

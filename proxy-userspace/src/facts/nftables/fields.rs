@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{Devices, Match, Values};
-use crate::facts::Family;
+use crate::{config::Transport, facts::Family};
 
 pub fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object[key].as_str().unwrap_or_default()
@@ -16,28 +16,46 @@ pub fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// What it asks of a packet; nothing, where each that begins a connection of TCP has it.
+/// What it asks of a packet; nothing, where each that a client begins with has it.
 pub fn field(left: &Value, values: &[&Value], negated: bool) -> Vec<Match> {
     let payload = &left["payload"];
     let is_v6 = payload["protocol"] == "ip6";
     let family = Match::Family(if is_v6 { Family::V6 } else { Family::V4 });
     match (text(payload, "protocol"), text(payload, "field")) {
-        ("tcp" | "th", "dport") => vec![one_of(values, negated, Match::Port)],
-        ("tcp" | "th", "sport") if !negated && values.iter().any(is_every_clients) => Vec::new(),
+        ("tcp", name) => and(
+            Match::Transport(Transport::Tcp),
+            of_transport(name, values, negated),
+        ),
+        ("udp", name) => and(
+            Match::Transport(Transport::Udp),
+            of_transport(name, values, negated),
+        ),
+        ("th", name) => of_transport(name, values, negated).into_iter().collect(),
         ("ip" | "ip6", "saddr") => vec![one_of(values, negated, Match::Source)],
         ("ip" | "ip6", "daddr") => vec![one_of(values, negated, Match::Destination)],
-        ("ip", "protocol") | ("ip6", "nexthdr") => {
-            [family].into_iter().chain(tcp(values, negated)).collect()
-        }
+        ("ip", "protocol") | ("ip6", "nexthdr") => and(family, transport(values, negated)),
         ("ip" | "ip6", "version") => vec![family],
         ("ip" | "ip6", _) => vec![family, Match::Unknown],
-        ("udp" | "udplite" | "icmp" | "icmpv6" | "sctp" | "dccp" | "esp" | "ah" | "arp", _) => {
+        ("udplite" | "icmp" | "icmpv6" | "sctp" | "dccp" | "esp" | "ah" | "arp", _) => {
             vec![Match::Others]
         }
         ("", _) => beyond_the_packet(left, values, negated)
             .into_iter()
             .collect(),
         _ => vec![Match::Unknown],
+    }
+}
+
+fn and(one: Match, more: Option<Match>) -> Vec<Match> {
+    [one].into_iter().chain(more).collect()
+}
+
+/// What it asks by a field of TCP's header, or of UDP's.
+fn of_transport(name: &str, values: &[&Value], negated: bool) -> Option<Match> {
+    match name {
+        "dport" => Some(one_of(values, negated, Match::Port)),
+        "sport" if !negated && values.iter().any(is_every_clients) => None,
+        _ => Some(Match::Unknown),
     }
 }
 
@@ -62,7 +80,7 @@ fn beyond_the_packet(left: &Value, values: &[&Value], negated: bool) -> Option<M
         return (has("local") == negated).then_some(Match::Unknown);
     }
     match text(&left["meta"], "key") {
-        "l4proto" => tcp(values, negated),
+        "l4proto" => transport(values, negated),
         "iif" | "iifname" => Some(devices(values.iter().map(|it| it.as_str()), negated)),
         "iiftype" => {
             let loopback = |it: &&Value| (**it == "loopback").then_some("lo");
@@ -88,14 +106,23 @@ fn devices<'a>(names: impl Iterator<Item = Option<&'a str>>, negated: bool) -> M
     })
 }
 
-/// Nothing, where TCP is among them.
-fn tcp(values: &[&Value], negated: bool) -> Option<Match> {
-    const TCP: u64 = 6;
-    let is_tcp = |value: &&Value| **value == "tcp" || value.as_u64() == Some(TCP);
+/// Nothing, where both TCP and UDP are among them.
+fn transport(values: &[&Value], negated: bool) -> Option<Match> {
     if !values.iter().all(|it| it.is_string() || it.is_u64()) {
         return Some(Match::Unknown);
     }
-    (values.iter().any(is_tcp) == negated).then_some(Match::Others)
+    let [tcp, udp] = [Transport::Tcp, Transport::Udp].map(|transport| {
+        let is_it = |value: &&Value| {
+            **value == transport.name() || value.as_u64() == Some(transport.number().into())
+        };
+        values.iter().any(is_it) != negated
+    });
+    match (tcp, udp) {
+        (true, true) => None,
+        (true, false) => Some(Match::Transport(Transport::Tcp)),
+        (false, true) => Some(Match::Transport(Transport::Udp)),
+        (false, false) => Some(Match::Others),
+    }
 }
 
 /// An element may have a comment or a timeout.

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use super::{Devices, Effect, Match, Rule, Values};
-use crate::facts::Family;
+use crate::{config::Transport, facts::Family};
 
 /// Those that begin connections, to one port.
 #[derive(Clone, Copy, Debug)]
 pub struct Packets<'a> {
     pub family: Family,
+    pub transport: Transport,
     pub port: u16,
     /// None for any of the host's.
     pub destination: Option<IpAddr>,
@@ -51,6 +52,7 @@ impl Rule {
             },
             Match::Source(addresses) => addresses.fit(packets.family),
             Match::Family(family) => (*family == packets.family).into(),
+            Match::Transport(transport) => (*transport == packets.transport).into(),
             Match::Device(devices) => devices.fit(packets.device),
             Match::Others => Fit::Never,
             Match::SomeSources | Match::Unknown => Fit::Maybe,

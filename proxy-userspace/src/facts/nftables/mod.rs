@@ -21,9 +21,11 @@ use ipnet::IpNet;
 
 pub use clients::{Against, LateBan};
 pub use fit::Packets;
+pub use nat::Sources;
 pub use walk::Reached;
 
 use super::Family;
+use crate::config::Transport;
 
 /// The chains that packets to this host go through, and those that rename what leaves it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,10 +89,11 @@ enum Match {
     Source(Values<IpAddr>),
     Destination(Values<IpAddr>),
     Family(Family),
+    Transport(Transport),
     Device(Devices),
     /// A match of iptables that looks at sources; nft shows no more of it.
     SomeSources,
-    /// Never for TCP.
+    /// Never for TCP, nor for UDP.
     Others,
     /// Nobody here understands it.
     Unknown,

@@ -50,12 +50,51 @@ const TABLE: &str = "add table inet f
     add chain inet f elsewhere
     add chain inet f input { type filter hook input priority 0 ; }";
 
-/// As ufw and firewalld have it: a client's packets enter by lo. The rule that lets them in is named.
+/// What balancers speak; rules are written for TCP.
+#[derive(Clone, Copy)]
+enum Spoken {
+    Tcp,
+    Udp,
+}
+
+impl Spoken {
+    const fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Tcp => &[],
+            Self::Udp => &["-p", "udp"],
+        }
+    }
+
+    /// With the one protocol in the place of the other.
+    fn rule(self, rule: &str) -> String {
+        let swapped = |word| match word {
+            "tcp" => "udp",
+            "tcp," => "udp,",
+            "udp" => "tcp",
+            other => other,
+        };
+        match self {
+            Self::Tcp => rule.to_owned(),
+            Self::Udp => rule.split(' ').map(swapped).collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
 #[test]
 fn bans_behind_what_accepts_lo() -> Result<()> {
+    bans_behind(Spoken::Tcp)
+}
+
+#[test]
+fn bans_behind_what_accepts_lo_of_udp() -> Result<()> {
+    bans_behind(Spoken::Udp)
+}
+
+/// As ufw and firewalld have it: a client's packets enter by lo. The rule that lets them in is named.
+fn bans_behind(spoken: Spoken) -> Result<()> {
     let (lab, _apps) = healthy()?;
     nft(&lab.host, TABLE)?;
-    let says = |rules: &[&str], start: &str| says(&lab, rules, start);
+    let says = |rules: &[&str], start: &str| says(&lab, spoken, rules, start);
     for (lets_in, bans) in LETS_IN {
         let rule = format!("input {lets_in}");
         for ban in bans {
@@ -78,16 +117,18 @@ fn bans_behind_what_accepts_lo() -> Result<()> {
 }
 
 /// Fails unless, with these rules in [`TABLE`], a line of the check begins so.
-fn says(lab: &Lab, rules: &[&str], start: &str) -> Result<()> {
+fn says(lab: &Lab, spoken: Spoken, rules: &[&str], start: &str) -> Result<()> {
     let flush = ["flush chain inet f own", "flush chain inet f input"];
-    let add = rules.iter().map(|rule| format!("add rule inet f {rule}"));
+    let add = rules.iter().map(|rule| spoken.rule(rule));
+    let add = add.map(|rule| format!("add rule inet f {rule}"));
     let commands = flush.map(str::to_owned).into_iter().chain(add);
     nft(&lab.host, &commands.collect::<Vec<_>>().join("\n"))?;
     let parts: &[&str] = match start {
         "ok bans" => &[],
         _ => &["inet f", "lo"],
     };
-    line(&lab.truepeer().check()?, start, parts).with_context(|| format!("{rules:?}"))
+    let said = lab.truepeer().args(spoken.args()).check()?;
+    line(&said, start, parts).with_context(|| format!("{rules:?}"))
 }
 
 /// In the words of iptables, which nft has only half of.
@@ -131,10 +172,20 @@ fn bans_of_legacy_iptables_are_not_called_ok() -> Result<()> {
     Ok(())
 }
 
-/// Docker's rules, which are about its own networks, need no word.
 #[test]
 fn nat_of_applications_packets() -> Result<()> {
+    nat_of(Spoken::Tcp, "open")
+}
+
+#[test]
+fn nat_of_applications_packets_of_udp() -> Result<()> {
+    nat_of(Spoken::Udp, "for the client itself")
+}
+
+/// Docker's rules, which are about its own networks, need no word, nor do those for another protocol.
+fn nat_of(spoken: Spoken, consequence: &str) -> Result<()> {
     let (lab, _apps) = healthy()?;
+    let check = || lab.truepeer().args(spoken.args()).check();
     nft(&lab.host, "add table ip n; add table ip6 n")?;
     for family in ["ip", "ip6"] {
         nft(
@@ -146,20 +197,21 @@ fn nat_of_applications_packets() -> Result<()> {
         &lab.host,
         "add rule ip n post ip saddr 172.17.0.0/16 masquerade",
     )?;
-    line(&lab.truepeer().check()?, "ok nat", &[])?;
+    let other = spoken.rule("ip n post meta l4proto udp masquerade");
+    nft(&lab.host, &format!("add rule {other}"))?;
+    line(&check()?, "ok nat", &[])?;
     for (family, steer) in [("ip", "169.254.80.80/28"), ("ip6", "fd74:7275:6570::/112")] {
-        nft(
-            &lab.host,
-            &format!("add rule {family} n post oif edge masquerade"),
-        )?;
-        let said = lab.truepeer().check()?;
-        line(&said, "warn nat", &[&format!("{family} n post"), steer])?;
+        let rule = spoken.rule("n post oif edge meta l4proto tcp masquerade");
+        nft(&lab.host, &format!("add rule {family} {rule}"))?;
+        let said = check()?;
+        let parts = [&format!("{family} n post"), steer, consequence];
+        line(&said, "warn nat", &parts)?;
         let next = said.text.lines().find(|line| line.starts_with("warn nat"));
         let next = next
             .and_then(|line| line.split_once("nft "))
             .context("a next step")?;
         nft(&lab.host, next.1)?;
-        line(&lab.truepeer().check()?, "ok nat", &[])?;
+        line(&check()?, "ok nat", &[])?;
     }
     Ok(())
 }

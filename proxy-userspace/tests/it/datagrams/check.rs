@@ -1,19 +1,23 @@
 //! What `check -p udp` says of an app, and of what is in its way.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::rows;
 use super::site::Plan;
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::datagram::{self, Echo};
+use crate::lab::path::Path;
 use crate::lab::truepeer::Said;
+use crate::steering::site::nft;
 
 rows! {
     an_app_that_answers;
     an_app_at_the_host_s_address;
     no_app;
     a_firewall_before_the_app;
+    a_policy_before_the_app;
+    a_rule_that_sees_nothing;
     an_app_that_is_silent;
     a_listen_address_that_is_taken;
 }
@@ -74,17 +78,78 @@ fn no_app(plan: Plan<'_>) -> Result<()> {
 fn a_firewall_before_the_app(plan: Plan<'_>) -> Result<()> {
     let lab = Lab::new()?;
     let _app = app(&plan, &lab)?;
-    lab.host.run("nft add table inet filter")?;
-    lab.host
-        .run("nft add chain inet filter input { type filter hook input priority 0; }")?;
-    lab.host.run(&format!(
-        "nft add rule inet filter input udp dport {APP_PORT} drop"
-    ))?;
+    nft(
+        &lab.host,
+        &format!(
+            "add table inet f
+             add chain inet f input {{ type filter hook input priority 0 ; }}
+             add rule inet f input tcp dport {APP_PORT} drop"
+        ),
+    )?;
+    checked(&plan, &lab)?.expect(0, &["ok firewall", "reached its socket"])?;
+    let rule = format!("udp dport {APP_PORT} drop");
+    nft(&lab.host, &format!("add rule inet f input {rule}"))?;
     let said = checked(&plan, &lab)?;
     said.expect(
         1,
-        &["didn't reach its socket", "let the firewall accept UDP"],
+        &[
+            "warn firewall",
+            &rule,
+            "didn't reach its socket",
+            "let the firewall accept UDP",
+        ],
     )
+}
+
+/// What check says to do about it is enough.
+fn a_policy_before_the_app(plan: Plan<'_>) -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = app(&plan, &lab)?;
+    // Others would have no neighbours in IPv6.
+    nft(
+        &lab.host,
+        "add table inet f
+         add chain inet f input { type filter hook input priority 0 ; policy drop ; }
+         add rule inet f input meta l4proto ipv6-icmp accept
+         add rule inet f input iif lo meta l4proto tcp accept",
+    )?;
+    let said = checked(&plan, &lab)?;
+    said.expect(
+        1,
+        &["inet f input drops by default", "didn't reach its socket"],
+    )?;
+    let warned = said
+        .text
+        .lines()
+        .find(|line| line.starts_with("warn firewall"));
+    let next = warned.and_then(|line| line.split_once("next: nft "));
+    nft(&lab.host, next.context("a rule to insert")?.1)?;
+    checked(&plan, &lab)?.expect(0, &["ok firewall", "its answer came back"])
+}
+
+/// What the programs take is gone before netfilter.
+fn a_rule_that_sees_nothing(plan: Plan<'_>) -> Result<()> {
+    let lab = Lab::new()?;
+    let _app = app(&plan, &lab)?;
+    let rule = format!("udp dport {TRUEPEER_PORT} drop");
+    nft(
+        &lab.host,
+        &format!(
+            "add table inet f
+             add chain inet f input {{ type filter hook input priority 0 ; }}
+             add rule inet f input tcp dport {TRUEPEER_PORT} drop
+             add rule inet f input {rule}"
+        ),
+    )?;
+    let said = checked(&plan, &lab)?;
+    said.expect(0, &["reached its socket"])?;
+    let blind = said.text.lines().filter(|line| line.contains("sees no"));
+    let blind: Vec<_> = blind.collect();
+    match plan.path {
+        Path::Direct => ensure!(blind.len() == 1 && blind[0].contains(&rule), "{blind:?}"),
+        _ => ensure!(blind.is_empty(), "{blind:?}"),
+    }
+    Ok(())
 }
 
 fn an_app_that_is_silent(plan: Plan<'_>) -> Result<()> {
