@@ -9,6 +9,14 @@ use crate::{
     verdict::{Action, Verdict},
 };
 
+/// In by a device by which alone the application hears; `deliver` knows it there by the mark.
+#[inline(always)]
+pub fn enter_by(ctx: &TcContext, device: u32, what: Counter) -> Result<Verdict, Unreadable> {
+    ctx::set_macs(ctx, LO_MAC)?;
+    ctx.set_mark(maps::mark());
+    Ok(Verdict::to(Action::In, device, what))
+}
+
 /// In by `lo`, or by the veth, where the mark tells it from what comes out of the spoof namespace.
 #[inline(always)]
 pub fn enter(ctx: &TcContext, what: Counter) -> Result<Verdict, Unreadable> {

@@ -9,11 +9,12 @@
 
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
-use proxy_common::{Counter, LO, LO_MAC};
+use proxy_common::{Counter, LO};
 
 use super::deliver;
 use crate::{
     ctx::{self, Link, Version},
+    enter::enter_by,
     lookup::route,
     maps,
     verdict::{Action, Verdict},
@@ -50,11 +51,8 @@ pub fn inject(ctx: &TcContext) -> Verdict {
             return deliver::to_app(ctx, version);
         }
     };
-    if ctx::set_macs(ctx, LO_MAC).is_err() {
-        return Verdict::drop(Counter::InjectFailed);
-    }
-    ctx.set_mark(maps::mark());
-    Verdict::to(Action::In, device, Counter::InjectSteered)
+    let entered = enter_by(ctx, device, Counter::InjectSteered);
+    entered.unwrap_or(Verdict::drop(Counter::InjectFailed))
 }
 
 /// Whether it is one for an application that is sent to by its own address.
@@ -79,8 +77,8 @@ fn bound(ctx: &TcContext, version: Version) -> Option<u32> {
     }
     let segment = &mut maps::scratch()?.segment;
     match segment::read(ctx, version, Link::Ethernet, segment) {
-        Kind::Tcp => maps::bound_to(&segment.tuple.destination()),
-        _ => None,
+        Kind::Tcp | Kind::Udp => maps::bound_to(&segment.tuple.destination()),
+        Kind::Icmp | Kind::Other => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Counter, Steered,
+    Counter, Endpoint, Steered,
     datagram::{First, Flow, Receiver, Traffic},
     flow::Tuple,
 };
@@ -11,8 +11,8 @@ use proxy_common::{
 use super::{beyond, failed, way};
 use crate::{
     clock,
-    ctx::{self, Link, Version},
-    enter::enter,
+    ctx::{self, Link, Unreadable, Version},
+    enter::{enter, enter_by},
     maps::{self, Scratch},
     segmenter::{self, Hook},
     verdict::{Action, Verdict},
@@ -151,7 +151,7 @@ fn straight_on(
         ctx.set_mark(maps::mark());
     }
     match scratch.device {
-        0 => enter(ctx, Counter::DatagramUp).map_err(failed),
+        0 => in_to(ctx, &steered.steer).map_err(failed),
         device => Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramUp)),
     }
 }
@@ -204,6 +204,20 @@ fn note_given(scratch: &mut Scratch) {
         if flow.back.is_reverse_of(&scratch.segment.tuple) {
             flow.daemon_up = clock::seconds();
         }
+    }
+}
+
+/// To an application on this host.
+#[inline(always)]
+fn in_to(ctx: &TcContext, aim: &Endpoint) -> Result<Verdict, Unreadable> {
+    let bound = if maps::any_is_bound() {
+        maps::bound_to(aim)
+    } else {
+        None
+    };
+    match bound {
+        Some(device) => enter_by(ctx, device, Counter::DatagramUp),
+        None => enter(ctx, Counter::DatagramUp),
     }
 }
 

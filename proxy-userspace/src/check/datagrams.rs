@@ -13,11 +13,12 @@ use proxy_common::{Steered, datagram::Receiver};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{sync::oneshot, time::sleep};
 
-use super::{Finding, routes::NOBODY, steering::Steering};
+use super::{Finding, routes::NOBODY, steering::Steering, targets::by_one_device};
 use crate::{
     config::{CloseAfter, Config},
+    facts::Bound,
     kernel::{Datagrams, FlowEnds},
-    netns::{SpoofNs, UdpSockets, Way, way_to},
+    netns::{Entrance, SpoofNs, UdpSockets, Way, has_route_by, way_to},
     relay::udp::{Catchers, Forwarder, Probe},
 };
 
@@ -27,7 +28,11 @@ const SPOOFED: &str = "spoofed";
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Of all services; the programs are there.
-pub async fn check(config: &Config, steering: &mut Steering) -> Result<Vec<Finding>> {
+pub async fn check(
+    config: &Config,
+    steering: &mut Steering,
+    bound: &Bound,
+) -> Result<Vec<Finding>> {
     let services = config.services.iter().filter(|service| service.is_udp());
     let each = services.flat_map(|service| service.targets().map(move |at| (service, at)));
     let mut ways = Vec::new();
@@ -46,7 +51,8 @@ pub async fn check(config: &Config, steering: &mut Steering) -> Result<Vec<Findi
     let maps = Arc::new(maps);
     let mut findings = Vec::new();
     for (service, target, aim) in ways {
-        let found = of_target(steering, &maps, target, aim).await?;
+        let entrance = bound.get(&target).map(|app| &app.entrance);
+        let found = of_target(steering, &maps, (target, aim), entrance).await?;
         let found = found.into_iter();
         findings.extend(found.map(|finding| finding.of(&service.name, Some(target))));
     }
@@ -56,8 +62,8 @@ pub async fn check(config: &Config, steering: &mut Steering) -> Result<Vec<Findi
 async fn of_target(
     steering: &Steering,
     maps: &Arc<Datagrams>,
-    target: SocketAddr,
-    aim: SocketAddr,
+    (target, aim): (SocketAddr, SocketAddr),
+    entrance: Option<&Entrance>,
 ) -> Result<Vec<Finding>> {
     let beyond = match way_to(target.ip()).await? {
         Way::Out(hop) => Some(hop.device),
@@ -86,13 +92,37 @@ async fn of_target(
     {
         return Ok(vec![beyond_answer(client, &device, answered)]);
     }
-    let listens = Finding::ok("target", "the application has a UDP socket there");
     let has_lost = sockets.lost_at(target)?.iter().sum::<u32>() > before.iter().sum();
-    let spoofed = spoofed(client, heard, has_lost);
-    Ok([listens, spoofed]
+    let may_answer = may_answer(client.ip(), entrance).await;
+    let spoofed = match entrance {
+        Some(entrance) if !heard || !may_answer => by_one_device(entrance, client.ip()).await,
+        _ => spoofed(client, heard, has_lost),
+    };
+    Ok([listens(entrance), spoofed]
         .into_iter()
-        .chain(heard.then(|| reply(target, answered)))
+        .chain((heard && may_answer).then(|| reply(target, answered)))
         .collect())
+}
+
+fn listens(entrance: Option<&Entrance>) -> Finding {
+    let there = "the application has a UDP socket there";
+    Finding::ok(
+        "target",
+        match entrance {
+            Some(Entrance { name, .. }) => format!("{there}, by {name} alone"),
+            None => there.into(),
+        },
+    )
+}
+
+/// Of IPv4, the kernel takes anybody for a neighbour at a device that a socket is bound to.
+async fn may_answer(client: IpAddr, entrance: Option<&Entrance>) -> bool {
+    match entrance {
+        Some(entrance) if client.is_ipv6() => {
+            matches!(has_route_by(client, entrance.index).await, Ok(true))
+        }
+        _ => true,
+    }
 }
 
 /// Of an application beyond this host, where nobody can look into its socket.

@@ -77,7 +77,7 @@ async fn steer(config: &Config, host: &mut Host, bound: &Bound) -> Result<Vec<Fi
         format!("device {device} and the programs work"),
     )];
     findings.extend(path::check(config, device).await);
-    findings.extend(datagrams::check(config, &mut steering).await?);
+    findings.extend(datagrams::check(config, &mut steering, bound).await?);
     for service in tcp(config) {
         findings.extend(targets::spoofed(service, &steering, bound).await);
     }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{
     app::setup::SetUp,
@@ -14,7 +14,10 @@ use crate::{
 };
 
 /// Gone when dropped, however that comes to be.
-pub struct Steering(SetUp);
+pub struct Steering {
+    set_up: SetUp,
+    datagrams: Option<Datagrams>,
+}
 
 impl Steering {
     pub async fn new(config: &Config, host: &mut Host, bound: &Bound) -> Result<Self> {
@@ -28,31 +31,36 @@ impl Steering {
         set_up.attach(&config)?;
         let routed = netns::routed_devices().await?;
         set_up.follow(&mut host.links, routed.as_ref());
+        // Before whoever takes the map that they share with it.
+        let datagrams = set_up.kernel.datagrams()?;
         let entrances = set_up.routes.entrances(bound);
         if !entrances.is_empty() {
             set_up.kernel.enter_by(&entrances)?;
             set_up.kernel.direct()?.set_bound(true)?;
         }
         set_up.open().await?;
-        Ok(Self(set_up))
+        Ok(Self {
+            set_up,
+            datagrams: Some(datagrams),
+        })
     }
 
-    /// What the programs know of datagrams; sockets tell of those that they get.
+    /// What the programs know of datagrams, once; sockets tell of those that they get.
     pub fn datagrams(&mut self) -> Result<Datagrams> {
-        self.0.kernel.tell_heard()?;
-        self.0.kernel.datagrams()
+        self.set_up.kernel.tell_heard()?;
+        self.datagrams.take().context("datagrams, a second time")
     }
 
     pub fn spoof(&self) -> &Arc<SpoofNs> {
-        &self.0.spoof
+        &self.set_up.spoof
     }
 
     pub fn device(&self) -> &str {
-        &self.0.spoof.device.name
+        &self.set_up.spoof.device.name
     }
 
     pub fn route(&self, target: SocketAddr) -> Option<Route> {
-        Some(self.0.routes.to(target)?.route())
+        Some(self.set_up.routes.to(target)?.route())
     }
 }
 

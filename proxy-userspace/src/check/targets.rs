@@ -83,7 +83,7 @@ async fn attempt(service: &Service, steering: &Steering, route: Route, bound: &B
 }
 
 /// Why clients don't reach an application that hears by `device` alone.
-async fn by_one_device(device: &Entrance, client: IpAddr) -> Finding {
+pub async fn by_one_device(device: &Entrance, client: IpAddr) -> Finding {
     let Entrance { name, index } = device;
     let (cause, next) = match way_to(client).await {
         Ok(Way::Out(hop)) if client.is_ipv4() && hop.device != *name && is_strict_at(name) => (

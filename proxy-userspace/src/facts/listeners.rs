@@ -9,8 +9,8 @@ use anyhow::Result;
 use rtnetlink::Handle;
 
 use crate::{
-    config::Config,
-    netns::{Entrance, TcpSockets, device_name},
+    config::{Config, Transport},
+    netns::{Entrance, TcpSockets, UdpSockets, device_name},
 };
 
 /// Applications that hear by one device alone, by target.
@@ -25,37 +25,52 @@ pub struct BoundApp {
 
 /// What asking for them takes, of the network namespace that [`Self::new`] was called in.
 pub struct Listeners {
-    sockets: TcpSockets,
-    targets: Vec<SocketAddr>,
+    tcp: TcpSockets,
+    udp: UdpSockets,
+    targets: Vec<(Transport, SocketAddr)>,
 }
 
 impl Listeners {
     pub fn new(config: &Config) -> Result<Self> {
         let services = config.services.iter();
         Ok(Self {
-            sockets: TcpSockets::open()?,
-            targets: services.flat_map(|service| service.targets()).collect(),
+            tcp: TcpSockets::open()?,
+            udp: UdpSockets::open()?,
+            targets: services
+                .flat_map(|service| service.targets().map(|at| (service.transport(), at)))
+                .collect(),
         })
     }
 
     /// Targets whose listener has Multipath TCP. Where nobody listens now it is as it was `before`:
     /// an application that is started anew changes no path.
     pub fn multipath(&mut self, before: &BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
-        let has = |target: &SocketAddr| {
+        let mut has = |target: &SocketAddr| {
             // Where it can't be told, the programs find out by each connection.
-            let has = known(*target, self.sockets.has_multipath_listener(*target));
+            let has = known(*target, self.tcp.has_multipath_listener(*target));
             has.unwrap_or_else(|| before.contains(target))
         };
-        self.targets.iter().copied().filter(has).collect()
+        let of_tcp = self
+            .targets
+            .iter()
+            .filter(|(transport, _)| *transport == Transport::Tcp);
+        of_tcp
+            .map(|(_, target)| *target)
+            .filter(|target| has(target))
+            .collect()
     }
 
-    /// Targets whose listener is bound to a device, in the same way.
+    /// Targets whose listener, or socket, is bound to a device, in the same way.
     pub async fn bound(&mut self, netlink: &Handle, before: &Bound) -> Bound {
         let mut bound = Bound::new();
-        for target in &self.targets {
+        for (transport, target) in &self.targets {
             let before = before.get(target).map(|before| before.entrance.clone());
             let device = before.as_ref().map_or(0, |before| before.index);
-            let found = known(*target, self.sockets.device_of_listener(*target, device));
+            let found = match transport {
+                Transport::Tcp => self.tcp.device_of_listener(*target, device),
+                Transport::Udp => self.udp.device_at(*target, device),
+            };
+            let found = known(*target, found);
             let entrance = match (found, before) {
                 (Some(0), _) => None,
                 (Some(index), before) if before.as_ref().is_none_or(|it| it.index != index) => {
@@ -89,7 +104,8 @@ mod tests {
     #[test]
     fn nobody_changes_nothing() {
         let mut listeners = Listeners {
-            sockets: TcpSockets::open().expect("sock_diag"),
+            tcp: TcpSockets::open().expect("sock_diag"),
+            udp: UdpSockets::open().expect("sock_diag"),
             targets: Vec::new(),
         };
         let [nowhere, mut at] = ["127.0.80.10:1", "127.0.80.10:0"]
@@ -105,7 +121,7 @@ mod tests {
                 .expect("an address")
                 .as_socket()
                 .expect("of IP");
-            listeners.targets = vec![nowhere, at];
+            listeners.targets = [nowhere, at].map(|at| (Transport::Tcp, at)).into();
             for who in [Some(socket), None] {
                 known = listeners.multipath(&known);
                 assert!(known.contains(&nowhere));

@@ -30,7 +30,7 @@ pub struct Devices {
     protocols: Protocols,
     behind: Option<Behind>,
     /// On devices by which alone some application hears.
-    entrances: HashMap<u32, Attachment>,
+    entrances: HashMap<u32, Vec<Attachment>>,
     bound: MapOf<MapData, Endpoint, u32>,
 }
 
@@ -124,24 +124,32 @@ impl Devices {
         let Entry::Vacant(free) = self.entrances.entry(*index) else {
             return Ok(self.bound.insert(steer, index, 0)?);
         };
-        let (program, hook) = match *index {
-            LO => (name::REPLY, TcAttachType::Egress),
-            _ => (name::DELIVER, TcAttachType::Ingress),
+        let Protocols { tcp, udp, .. } = self.protocols;
+        let programs = match *index {
+            LO => [(tcp, name::REPLY), (udp, name::DATAGRAMS_OUT)],
+            _ => [(true, name::DELIVER), (false, "")],
         };
-        let on = On {
-            name,
-            index: *index,
+        let hook = match *index {
+            LO => TcAttachType::Egress,
+            _ => TcAttachType::Ingress,
         };
-        match tc.attach(ebpf, program, on, hook) {
-            Ok(attachment) => {
-                free.insert(attachment);
-                self.bound.insert(steer, index, 0)?;
-            }
-            Err(error) => {
-                tracing::warn!("clients don't reach an application by {name}: {error:#}");
+        let mut attached = Vec::new();
+        for (_, program) in programs.into_iter().filter(|(is_needed, _)| *is_needed) {
+            let on = On {
+                name,
+                index: *index,
+            };
+            match tc.attach(ebpf, program, on, hook) {
+                Ok(attachment) => attached.push(attachment),
+                Err(error) => {
+                    tracing::warn!("clients don't reach an application by {name}: {error:#}");
+                    tc.release(attached);
+                    return Ok(());
+                }
             }
         }
-        Ok(())
+        free.insert(attached);
+        Ok(self.bound.insert(steer, index, 0)?)
     }
 
     /// By steer address the devices that clients come in by.
@@ -155,7 +163,7 @@ impl Devices {
         let _ = self.bound.remove(steer);
     }
 
-    fn leave(&mut self, index: u32) -> Option<Attachment> {
+    fn leave(&mut self, index: u32) -> Vec<Attachment> {
         let by_it = |(at, device)| (device == index).then_some(at);
         let left: Vec<Endpoint> = self
             .bound
@@ -166,7 +174,7 @@ impl Devices {
             // Whatever comes of it, nobody is there any more.
             let _ = self.bound.remove(&at);
         }
-        self.entrances.remove(&index)
+        self.entrances.remove(&index).unwrap_or_default()
     }
 
     pub fn is_behind(&self) -> bool {
@@ -196,7 +204,7 @@ impl Devices {
         }
         match event {
             LinkEvent::Gone { index } => {
-                let mut attached = Vec::from_iter(self.leave(index));
+                let mut attached = self.leave(index);
                 if let Some((_, others)) = self.attached.remove(&index) {
                     attached.extend(others);
                 }

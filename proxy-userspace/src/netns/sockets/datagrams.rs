@@ -25,6 +25,24 @@ impl UdpSockets {
     /// How many datagrams each socket has lost, as it had no room for them, that hears anybody at `local`.
     pub fn lost_at(&mut self, local: SocketAddr) -> Result<Vec<u32>> {
         let mut lost = Vec::new();
+        self.hearing(local, |found| lost.push(drops(found)))?;
+        Ok(lost)
+    }
+
+    /// The device that whoever hears anybody at `local` is bound to, as its index, in the same way as
+    /// [`TcpSockets::device_of_listener`](super::TcpSockets::device_of_listener).
+    pub fn device_at(&mut self, local: SocketAddr, before: u32) -> Result<Option<u32>> {
+        let mut devices = Vec::new();
+        self.hearing(local, |found| {
+            let id = &found.header.socket_id;
+            let device = id.interface_id;
+            let is_any = id.source_address.to_canonical().is_unspecified();
+            devices.push((device != 0, device != before, is_any, device));
+        })?;
+        Ok(devices.into_iter().min().map(|(.., device)| device))
+    }
+
+    fn hearing(&mut self, local: SocketAddr, mut found: impl FnMut(&InetResponse)) -> Result<()> {
         for family in [AF_INET, AF_INET6] {
             let dump = Dump {
                 request: InetRequest {
@@ -37,13 +55,15 @@ impl UdpSockets {
                 filter: local_is_one_of(&[Local::Port(local.port())]),
             };
             self.0
-                .dump(dump, |found| {
-                    lost.extend(hears(&found, local).then(|| drops(&found)));
+                .dump(dump, |socket| {
+                    if hears(&socket, local) {
+                        found(&socket);
+                    }
                 })
                 .or_else(|error| if_there_is(family, error))
                 .context("listing UDP sockets (kernel module udp_diag)")?;
         }
-        Ok(lost)
+        Ok(())
     }
 }
 

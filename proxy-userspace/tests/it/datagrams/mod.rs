@@ -3,6 +3,7 @@
 //! that it names, and if anything leaks: each ends with [`Site::end`].
 
 mod apps;
+mod bound;
 mod check;
 mod clients;
 pub mod counted;

@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{BindToDevice, UdpGsoSegment};
 use socket2::{Domain, Socket, Type};
 
 use super::header;
@@ -117,7 +119,18 @@ pub struct Echo {
 
 impl Echo {
     pub fn listen(netns: &Netns, bind: SocketAddr, kind: Kind) -> Result<Self> {
+        Self::open(netns, shared(netns, bind)?, kind)
+    }
+
+    /// By one device alone.
+    pub fn by_device(netns: &Netns, bind: SocketAddr, device: &str) -> Result<Self> {
         let socket = shared(netns, bind)?;
+        netns.enter(|| setsockopt(&socket, BindToDevice, &device.into()))?;
+        Self::open(netns, socket, Kind::Unconnected)
+    }
+
+    fn open(netns: &Netns, socket: UdpSocket, kind: Kind) -> Result<Self> {
+        let bind = socket.local_addr()?;
         let same = socket.try_clone()?;
         let (tell, seen) = channel();
         let ends = Arc::new(AtomicBool::new(false));
@@ -191,12 +204,7 @@ impl Drop for Echo {
 
 /// What is sent by one call leaves as datagrams of this size.
 pub fn segment(socket: &UdpSocket, size: u16) -> Result<()> {
-    nix::sys::socket::setsockopt(
-        socket,
-        nix::sys::socket::sockopt::UdpGsoSegment,
-        &size.into(),
-    )
-    .context("UDP_SEGMENT")
+    setsockopt(socket, UdpGsoSegment, &size.into()).context("UDP_SEGMENT")
 }
 
 pub fn is_timeout(error: &io::Error) -> bool {
