@@ -84,6 +84,34 @@ impl Receiver {
     }
 }
 
+/// What clients' datagrams for an application are sent to, and it answers from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aim {
+    at: Endpoint,
+    flags: u32,
+}
+
+impl Aim {
+    /// Nobody but balancers' clients and this host is answered from there.
+    pub const EXCLUSIVE: u32 = 1;
+
+    #[must_use]
+    pub const fn new(at: Endpoint, flags: u32) -> Self {
+        Self { at, flags }
+    }
+
+    #[must_use]
+    pub const fn at(&self) -> &Endpoint {
+        &self.at
+    }
+
+    #[must_use]
+    pub const fn is_exclusive(&self) -> bool {
+        self.flags & Self::EXCLUSIVE != 0
+    }
+}
+
 /// What has gone one way.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,6 +266,7 @@ pub mod spp {
 
 layout! {
     Receiver = 92,
+    Aim = 24,
     Traffic = 16,
     Flow = 144,
     Way = 16,

@@ -30,7 +30,8 @@ mod service;
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};
 pub use service::{
-    Host, LAYOUT, Life, Listener, PORT_WORDS, Steered, datagram_port_bit, keep_alive, port_bit,
+    Host, LAYOUT, Life, Listener, PORT_WORDS, Steered, datagram_port_bit, exclusive_port_bit,
+    keep_alive, port_bit,
 };
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own

@@ -2,8 +2,9 @@
 
 use crate::{Endpoint, cookie};
 
-/// Words of the bitmap of ports that services listen at: TCP's, and then UDP's.
-pub const PORT_WORDS: u32 = 2 * UDP_WORDS;
+/// Words of the bitmap of ports: those that services of TCP listen at, and then those of UDP, and those that
+/// UDP applications answer balancers' clients alone from.
+pub const PORT_WORDS: u32 = 3 * UDP_WORDS;
 const UDP_WORDS: u32 = (u16::MAX as u32 + 1) / u32::BITS;
 
 /// Where a port is in that bitmap: the word, and the bit in it.
@@ -18,6 +19,13 @@ pub const fn port_bit(port: u16) -> (u32, u32) {
 pub const fn datagram_port_bit(port: u16) -> (u32, u32) {
     let (word, bit) = port_bit(port);
     (UDP_WORDS + word, bit)
+}
+
+/// The same of [`Aim::EXCLUSIVE`](crate::datagram::Aim::EXCLUSIVE) ones.
+#[must_use]
+pub const fn exclusive_port_bit(port: u16) -> (u32, u32) {
+    let (word, bit) = port_bit(port);
+    (2 * UDP_WORDS + word, bit)
 }
 
 /// What the programs know of a listen address.

@@ -12,10 +12,10 @@ use aya_ebpf::{
 use proxy_common::{
     Addr, Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
     datagram::{
-        First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, MAX_REVERSE_PATHS, Receiver,
+        Aim, First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, MAX_REVERSE_PATHS, Receiver,
         ReversePath,
     },
-    datagram_port_bit,
+    datagram_port_bit, exclusive_port_bit,
     flow::{Piece, Tuple},
 };
 
@@ -32,7 +32,7 @@ static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(MAX_DATAGRA
 static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
 #[map(name = "aims")]
-static AIMS: HashMap<Endpoint, Endpoint> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
+static AIMS: HashMap<Endpoint, Aim> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
 /// The socket of an application that doesn't hear its steer address by itself, by that address. The kernel
 /// takes it out when it closes.
 #[map(name = "datagram_apps")]
@@ -40,7 +40,7 @@ static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
 /// When an application was last found to hear its steer address by itself.
 #[map(name = "hearing")]
 static HEARING: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
-/// Since when replies in pieces belong to a flow, of which the first piece has told; the oldest go.
+/// What becomes of an application's pieces, of which the first one has told, and since when; the oldest go.
 #[map(name = "reply_pieces")]
 static PIECES: LruHashMap<Piece, u32> = LruHashMap::with_max_entries(MAX_DATAGRAM_PIECES, 0);
 /// What the daemon has found out of balancers that come by another device than the way back's.
@@ -105,7 +105,7 @@ pub fn leads(path: &ReversePath) -> Option<bool> {
 
 /// Where datagrams go for the application that has this address, or any, and this port.
 #[inline(always)]
-pub fn aim(application: &Endpoint) -> Option<Endpoint> {
+pub fn aim(application: &Endpoint) -> Option<Aim> {
     // SAFETY: nothing writes one in place; a replaced value is a new element.
     unsafe { AIMS.get(application) }.copied()
 }
@@ -153,22 +153,44 @@ pub fn is_target_address(addr: Addr) -> bool {
 /// Whether datagrams for an application go there.
 #[inline(always)]
 pub fn is_aim(at: &Endpoint) -> bool {
-    aim(at).is_some_and(|aim| aim == *at)
+    aim(at).is_some_and(|aim| aim.at() == at)
 }
 
-/// A reply in pieces is a flow's.
+/// Whether balancers' clients alone are answered from there.
 #[inline(always)]
-pub fn remember_reply(piece: &Piece) {
+pub fn is_exclusive(at: &Endpoint) -> bool {
+    has_port(exclusive_port_bit(at.port() as u16))
+        // SAFETY: as above.
+        && unsafe { AIMS.get(at) }.is_some_and(|aim| aim.is_exclusive() && aim.at() == at)
+}
+
+/// What an application has sent in pieces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// To a flow's client.
+    Reply,
+    /// To somebody who isn't to get it.
+    Orphan,
+}
+
+#[inline(always)]
+pub fn remember_sent(piece: &Piece, sent: Sent) {
     // Whatever comes of it: without it its other pieces are dropped, as nobody knows whose they are.
-    let _ = PIECES.insert(piece, clock::seconds(), 0);
+    let _ = PIECES.insert(piece, clock::seconds() << 1 | sent as u32, 0);
 }
 
 #[inline(always)]
-pub fn is_of_reply(piece: &Piece) -> bool {
+pub fn sent_in_pieces(piece: &Piece) -> Option<Sent> {
     /// The numbers of pieces come again.
     const LIFE: u32 = 30;
-    let since = load_word(PIECES.get_ptr(piece));
-    since != 0 && clock::seconds().wrapping_sub(since) < LIFE
+    let known = load_word(PIECES.get_ptr(piece));
+    if known == 0 || clock::seconds().wrapping_sub(known >> 1) >= LIFE {
+        return None;
+    }
+    Some(match known & 1 {
+        0 => Sent::Reply,
+        _ => Sent::Orphan,
+    })
 }
 
 /// Hands a reply to the daemon; false when it isn't there.

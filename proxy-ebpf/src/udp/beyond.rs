@@ -57,8 +57,7 @@ pub fn reply(
     }
     match kind {
         Kind::Udp => {
-            let reply = scratch.segment.tuple;
-            is_applications(ctx, version, &reply)?;
+            is_applications(ctx, version, &scratch.segment.tuple)?;
             outbound::datagram(ctx, version, link, scratch, Hook::Ingress)
         }
         Kind::Icmp => {
@@ -80,6 +79,10 @@ pub fn reply(
 /// By any other device than the one that leads to the application, anybody could answer in its name.
 #[inline(always)]
 fn is_applications(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
+    if outbound::is_orphan(reply) && outbound::find(reply).is_none() {
+        // By whichever device it came, it goes nowhere.
+        return Ok(());
+    }
     if !maps::is_remote(&reply.source()) || !is_beyond(reply.addresses()[0]) {
         return Err(Verdict::FOREIGN);
     }

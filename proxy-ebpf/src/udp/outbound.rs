@@ -13,7 +13,7 @@ use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
     lookup::route,
-    maps::{self, Scratch},
+    maps::{self, Scratch, Sent},
     segmenter::{self, Hook},
     steer::{neighbour, reply},
     verdict::{Action, Verdict},
@@ -68,6 +68,15 @@ fn of_no_flow(source: &Addr) -> Verdict {
     }
 }
 
+/// Whether what is of no flow leaves from where an application answers clients of balancers alone.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn is_orphan(datagram: &Tuple) -> bool {
+    let [_, to] = datagram.addresses();
+    maps::is_exclusive(&datagram.source()) && !to.is_martian() && maps::is_local(to).is_none()
+}
+
 #[inline(always)]
 pub fn find(reply: &Tuple) -> Option<&'static mut Flow> {
     let flow = maps::find_datagram_flow(reply)?;
@@ -87,6 +96,9 @@ pub fn datagram(
 ) -> Result<Verdict, Verdict> {
     let tuple = &scratch.segment.tuple;
     let Some(flow) = find(tuple) else {
+        if is_orphan(tuple) {
+            return Ok(Verdict::drop(Counter::DatagramOrphan));
+        }
         return Ok(of_no_flow(tuple.addresses()[0]));
     };
     if flow.is_denied() {
@@ -202,6 +214,16 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     ))
 }
 
+/// What a first piece is of. What comes behind it follows it.
+#[inline(always)]
+fn sent(datagram: &Tuple) -> Option<Sent> {
+    if let Some(flow) = find(datagram) {
+        flow.daemon_down = clock::seconds();
+        return Some(Sent::Reply);
+    }
+    is_orphan(datagram).then_some(Sent::Orphan)
+}
+
 /// A reply in pieces: the daemon puts it together. From a steer address nothing else comes.
 #[inline(always)]
 pub fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
@@ -210,25 +232,19 @@ pub fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
         return Ok(of_no_flow(&source));
     };
     let of = &piece.piece;
-    let is_replys = match piece.is_first {
-        false => maps::is_of_reply(of),
+    let sent = match piece.is_first {
+        false => maps::sent_in_pieces(of),
         true => {
-            let flow = find(&piece.tuple(ctx).map_err(failed)?);
-            let is_flows = flow.is_some();
-            if let Some(flow) = flow {
-                maps::remember_reply(of);
-                flow.daemon_down = clock::seconds();
+            let sent = sent(&piece.tuple(ctx).map_err(failed)?);
+            if let Some(sent) = sent {
+                maps::remember_sent(of, sent);
             }
-            is_flows
+            sent
         }
     };
-    if !is_replys {
-        return Ok(of_no_flow(&of.addresses[0]));
-    }
-    Ok(reply::steer(
-        ctx,
-        link,
-        version,
-        Counter::DatagramReplyPiece,
-    ))
+    Ok(match sent {
+        Some(Sent::Reply) => reply::steer(ctx, link, version, Counter::DatagramReplyPiece),
+        Some(Sent::Orphan) => Verdict::drop(Counter::DatagramOrphan),
+        None => of_no_flow(&of.addresses[0]),
+    })
 }

@@ -59,8 +59,8 @@ pub fn v6(ctx: &SockAddrContext) -> bool {
 }
 
 /// Where this client's datagrams for the application of this socket are sent to, if there is a flow. Where
-/// that is a steer address, the application's port is for clients of balancers alone: what it still has to
-/// say to one that is forgotten leaves from there as well, and doesn't get far.
+/// the application is for clients of balancers alone, what it still has to say to one that is forgotten leaves
+/// from there as well, and doesn't get far.
 #[inline(always)]
 fn aim(ctx: &SockAddrContext, source: Addr, client: Addr) -> Option<Addr> {
     if !maps::any_is_receiving() || !is_hosts(ctx) {
@@ -79,8 +79,8 @@ fn aim(ctx: &SockAddrContext, source: Addr, client: Addr) -> Option<Addr> {
     };
     let aim = maps::aim(&Endpoint::new(source, port))?;
     let to = Endpoint::new(client, u16::from_be(client_port));
-    let is_clients = maps::find_datagram_flow(&Tuple::new(aim, to)).is_some();
+    let is_clients = maps::find_datagram_flow(&Tuple::new(*aim.at(), to)).is_some();
     let is_anybodys =
-        !maps::is_steer(&aim.addr()) || client.is_martian() || maps::is_local(&client).is_some();
-    (is_clients || !is_anybodys).then_some(aim.addr())
+        !aim.is_exclusive() || client.is_martian() || maps::is_local(&client).is_some();
+    (is_clients || !is_anybodys).then_some(aim.at().addr())
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
-use proxy_common::{datagram, datagram_port_bit};
+use proxy_common::{datagram, datagram_port_bit, exclusive_port_bit};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -43,7 +43,12 @@ impl Datagrams {
         let mut maps = kernel.datagrams()?;
         for service in config.services.iter().filter(|service| service.is_udp()) {
             for application in routes.of(service).into_iter().flatten() {
-                maps.add_aim(application.target.0, application.steer)?;
+                let (target, aim) = (application.target.0, application.steer);
+                let is_exclusive = service.is_exclusive(target);
+                if is_exclusive {
+                    kernel.claim_port(exclusive_port_bit(aim.port()))?;
+                }
+                maps.add_aim(target, aim, is_exclusive)?;
             }
             if let Some(receiver) = receiver(config, service, routes) {
                 for listen in &service.listen {
@@ -178,6 +183,7 @@ fn receiver(
     let Protocol::Udp {
         framing,
         close_after,
+        ..
     } = service.protocol
     else {
         return None;

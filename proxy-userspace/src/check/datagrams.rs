@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::{Finding, routes::NOBODY, steering::Steering, targets::by_one_device};
 use crate::{
-    config::{CloseAfter, Config},
+    config::{CloseAfter, Config, Protocol, Service},
     facts::Bound,
     kernel::{Datagrams, FlowEnds},
     netns::{Entrance, SpoofNs, UdpSockets, Way, has_route_by, way_to},
@@ -46,17 +46,39 @@ pub async fn check(
     }
     let mut maps = steering.datagrams()?;
     for (_, target, aim) in &ways {
-        maps.add_aim(*target, *aim)?;
+        // The host stays as it is.
+        maps.add_aim(*target, *aim, false)?;
     }
     let maps = Arc::new(maps);
     let mut findings = Vec::new();
     for (service, target, aim) in ways {
         let entrance = bound.get(&target).map(|app| &app.entrance);
         let found = of_target(steering, &maps, (target, aim), entrance).await?;
-        let found = found.into_iter();
+        let found = found.into_iter().chain(outsiders(service, target).await?);
         findings.extend(found.map(|finding| finding.of(&service.name, Some(target))));
     }
     Ok(findings)
+}
+
+/// Who hasn't chosen is told what there is to choose.
+async fn outsiders(service: &Service, target: SocketAddr) -> Result<Option<Finding>> {
+    let is_open = matches!(
+        service.protocol,
+        Protocol::Udp {
+            outsiders: None,
+            ..
+        }
+    );
+    if !is_open || target.ip().is_loopback() || !matches!(way_to(target.ip()).await?, Way::Here) {
+        return Ok(None);
+    }
+    Ok(Some(Finding::warn(
+        "outsiders",
+        "others than balancers' clients reach the application too, so that what it still has to say to a \
+         client that is forgotten leaves for the client itself",
+        "--outsiders refuse, if nobody but balancers' clients and this host uses it; --outsiders app, if it is \
+         to stay so",
+    )))
 }
 
 async fn of_target(

@@ -13,7 +13,7 @@ use nix::unistd::Group;
 
 use super::address;
 use crate::{
-    config::{CloseAfter, Direct, parse_prefix},
+    config::{CloseAfter, Direct, Outsiders, parse_prefix},
     header::Policy,
     netns::SteerNet,
     relay::{Fallback, OnLocal},
@@ -90,6 +90,10 @@ pub struct RunArgs {
     /// UDP: how long a client may be silent, and be answered to, before it is forgotten [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = close_after)]
     pub close_after: Option<CloseAfter>,
+    /// UDP: whom the application may answer besides balancers' clients and this host itself [default: refuse
+    /// for a target at a loopback address, app for others]
+    #[arg(long, value_enum)]
+    pub outsiders: Option<Outsiders>,
     /// How long a balancer may take for the whole header, from accept on
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub header_timeout: Duration,

@@ -27,6 +27,9 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
 }
 
 fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
+    if args.protocol == args::Protocol::Tcp && args.outsiders.is_some() {
+        return Err(ConfigError::OutsidersOfTcp);
+    }
     let framing = match (args.protocol, args.header) {
         (args::Protocol::Tcp, HeaderVersions::V2First) => {
             return Err(ConfigError::HeaderOfUdp("v2-first"));
@@ -49,6 +52,7 @@ fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
     Ok(Protocol::Udp {
         framing,
         close_after: args.close_after.unwrap_or(CloseAfter::MINUTE),
+        outsiders: args.outsiders,
     })
 }
 

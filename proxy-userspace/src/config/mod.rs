@@ -57,7 +57,17 @@ pub enum Protocol {
         framing: Framing,
         /// Without a datagram either way, a client is forgotten after this.
         close_after: CloseAfter,
+        outsiders: Option<Outsiders>,
     },
+}
+
+/// Whether anybody else than balancers' clients and this host itself is answered by an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Outsiders {
+    /// Nobody: so nothing can get to a client that is forgotten
+    Refuse,
+    /// Whoever could without truepeer
+    App,
 }
 
 /// What carries a service's data.
@@ -139,6 +149,18 @@ impl Service {
 
     pub fn is_udp(&self) -> bool {
         self.transport() == Transport::Udp
+    }
+
+    /// Whether only balancers' clients are answered by the application there. Who is at a loopback address has
+    /// hardly anybody else.
+    pub fn is_exclusive(&self, target: SocketAddr) -> bool {
+        match self.protocol {
+            Protocol::Tcp => false,
+            Protocol::Udp { outsiders, .. } => match outsiders {
+                Some(outsiders) => outsiders == Outsiders::Refuse,
+                None => target.ip().is_loopback(),
+            },
+        }
     }
 
     pub fn is_v2_first(&self) -> bool {
@@ -246,6 +268,8 @@ pub enum ConfigError {
         "{0} unspoofed is for TCP: with -p udp such a client's datagrams are dropped, so leave it out"
     )]
     UnspoofedUdp(&'static str),
+    #[error("--outsiders is for -p udp only so far: leave it out")]
+    OutsidersOfTcp,
 }
 
 /// What an address is that nobody can connect to.

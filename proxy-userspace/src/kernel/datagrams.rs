@@ -14,7 +14,7 @@ use aya::{
 };
 use proxy_common::{
     Endpoint, Life,
-    datagram::{First, Flow, Receiver, ReversePath, Traffic},
+    datagram::{Aim, First, Flow, Receiver, ReversePath, Traffic},
     flow::Tuple,
     map,
 };
@@ -24,7 +24,7 @@ use super::{life, load::take};
 /// The maps of UDP, but for the ports.
 pub struct Datagrams {
     receivers: HashMap<MapData, Endpoint, Receiver>,
-    aims: HashMap<MapData, Endpoint, Endpoint>,
+    aims: HashMap<MapData, Endpoint, Aim>,
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
     catchers: Mutex<SockMap<MapData>>,
@@ -91,8 +91,14 @@ impl Datagrams {
     }
 
     /// There is an application at `target`, whose datagrams go to `aim`. It answers from there, if it is on
-    /// this host with a socket at that address or at a wildcard one.
-    pub fn add_aim(&mut self, target: SocketAddr, aim: SocketAddr) -> Result<()> {
+    /// this host with a socket at that address or at a wildcard one. Whether nobody but balancers' clients is
+    /// answered by it depends on the port's bit as well.
+    pub fn add_aim(
+        &mut self,
+        target: SocketAddr,
+        aim: SocketAddr,
+        is_exclusive: bool,
+    ) -> Result<()> {
         const SERVED: u64 = 1;
         const MAYBE_BEYOND: u64 = 2;
         let known = self.life.get(&(Life::Datagrams as u32), 0)?;
@@ -103,9 +109,11 @@ impl Datagrams {
             IpAddr::V6(_) => IpAddr::from([0; 16]),
         };
         let any = SocketAddr::new(any, target.port());
+        let flags = if is_exclusive { Aim::EXCLUSIVE } else { 0 };
+        let known = Aim::new(aim.into(), flags);
         for at in [target, aim, any, SocketAddr::new(target.ip(), 0)] {
             self.aims
-                .insert(Endpoint::from(at), Endpoint::from(aim), 0)
+                .insert(Endpoint::from(at), known, 0)
                 .with_context(|| format!("too many targets at {target}"))?;
         }
         Ok(())

@@ -108,6 +108,23 @@ fn no_service_listens_where_a_target_is() -> Result<()> {
     lab.no_device_left()
 }
 
+/// What is for UDP is no flag of TCP's, nor the other way round.
+#[test]
+fn flags_of_one_protocol() -> Result<()> {
+    let lab = Lab::new()?;
+    for (flags, part) in [
+        (&["--header", "spp"][..], "--header spp is for UDP"),
+        (&["--outsiders", "app"], "--outsiders is for -p udp only"),
+        (&["--outsiders", "refuse"], "--outsiders is for -p udp only"),
+        (&["-p", "udp", "--header", "v1"], "v1 has no word for UDP"),
+    ] {
+        let line = ["run", "-l", "198.51.100.2:7000", "-4", "127.0.0.1:8080"];
+        let line = [&line[..], &["--allow", "198.51.100.1"], flags].concat();
+        lab.truepeer_raw(&line)?.expect(2, &[part])?;
+    }
+    Ok(())
+}
+
 /// No client's connection goes to a listener of truepeer's, whichever instance's it is.
 #[test]
 fn no_other_instance_listens_where_a_target_is() -> Result<()> {

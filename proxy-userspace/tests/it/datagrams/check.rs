@@ -23,6 +23,10 @@ rows! {
 }
 
 fn checked(plan: &Plan<'_>, lab: &Lab) -> Result<Said> {
+    checked_with(plan, lab, &[])
+}
+
+fn checked_with(plan: &Plan<'_>, lab: &Lab, args: &[&str]) -> Result<Said> {
     let target = (plan.family)(plan.target, APP_PORT);
     let flag = if target.is_ipv4() {
         "--target4"
@@ -35,6 +39,7 @@ fn checked(plan: &Plan<'_>, lab: &Lab) -> Result<Said> {
         .args([flag, &target.to_string()])
         .args(plan.path.args())
         .args(plan.framing.args())
+        .args(args)
         .check()
 }
 
@@ -59,11 +64,25 @@ fn an_app_that_answers(plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whoever has not chosen who may use it is asked to.
 fn an_app_at_the_host_s_address(plan: Plan<'_>) -> Result<()> {
-    an_app_that_answers(Plan {
+    let plan = Plan {
         target: HOST,
         ..plan
-    })
+    };
+    let lab = Lab::new()?;
+    let app = app(&plan, &lab)?;
+    let asks = |args: &[&str]| -> Result<bool> {
+        let said = checked_with(&plan, &lab, args)?;
+        said.expect(0, &["its answer came back"])?;
+        app.next()?;
+        Ok(said.text.contains("warn outsiders"))
+    };
+    ensure!(asks(&[])?);
+    for choice in ["refuse", "app"] {
+        ensure!(!asks(&["--outsiders", choice])?, "{choice}");
+    }
+    Ok(())
 }
 
 fn no_app(plan: Plan<'_>) -> Result<()> {

@@ -14,6 +14,7 @@ mod floods;
 mod links;
 mod lives;
 mod name_servers;
+mod outsiders;
 mod quic;
 mod quic_peers;
 mod scripts;

@@ -216,7 +216,7 @@ pub fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// Others may be at the same address.
-fn shared(netns: &Netns, bind: SocketAddr) -> Result<UdpSocket> {
+pub fn shared(netns: &Netns, bind: SocketAddr) -> Result<UdpSocket> {
     let socket = netns.enter(|| -> io::Result<_> {
         let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, None)?;
         socket.set_reuse_address(true)?;

@@ -239,6 +239,50 @@ fn datagrams_behind(joint: Joint, forwarding: Forwarding, client: SocketAddr) ->
     Ok(())
 }
 
+#[test]
+fn outsiders_of_a_container_v4() -> Result<()> {
+    outsiders_behind(CLIENT.v4(CLIENT_PORT))
+}
+
+#[test]
+fn outsiders_of_a_container_v6() -> Result<()> {
+    outsiders_behind(CLIENT.v6(CLIENT_PORT))
+}
+
+/// Told to refuse them, the app answers balancers' clients and its host.
+fn outsiders_behind(client: SocketAddr) -> Result<()> {
+    let site = Site::new(bridge, freely_and_masqueraded)?;
+    let bind = WILDCARD.like(client, APP_PORT);
+    let app = datagram::Echo::listen(&site.container, bind, Kind::Unconnected)?;
+    let leaks = Leaks::watch(&site.lab.edge)?;
+    let refuse = ["--outsiders", "refuse", "--close-after", "1s"];
+    let truepeer = site.truepeer().args(Framing::V2.args()).args(refuse);
+    let _truepeer = truepeer.start()?;
+    datagrams::sees(&site.lab, HOST.like(client, TRUEPEER_PORT), &app, client)?;
+    let orphans = || -> Result<u64> {
+        let count = site.lab.shown("status")?["kernel"]["datagram_orphan"].as_u64();
+        Ok(count.unwrap_or_default())
+    };
+    poll::until("the client to be forgotten", || {
+        let shown = site.lab.shown("connections")?;
+        Ok((shown.as_array().context("an array")?.is_empty()).then_some(()))
+    })?;
+    // What the daemon takes for now is half a second behind.
+    std::thread::sleep(Duration::from_secs(1));
+    for (port, words) in [(0, &b"late"[..]), (2, b"unasked"), (3, &[7; 4000])] {
+        let before = orphans()?;
+        let to = SocketAddr::new(client.ip(), client.port() + port);
+        app.say(to, words)?;
+        poll::until("an answer to be dropped", || {
+            Ok((orphans()? > before).then_some(()))
+        })?;
+    }
+    let host = datagram::socket(&site.lab.host, WILDCARD.like(client, 0))?;
+    host.send_to(b"hello", behind(client))?;
+    datagram::receive(&host).context("the host's own answer")?;
+    leaks.saw_none()
+}
+
 /// The app's socket may live on for a moment, in a process that another test is just starting.
 fn hears_that_nobody_is_there(balancer: &UdpSocket, client: SocketAddr) -> Result<()> {
     let header = Framing::V2.header(client, FRONT.like(client, FRONT_PORT));
