@@ -131,6 +131,10 @@ counters! {
     DatagramDown => "datagram_down",
     /// A datagram was the first one of a flow.
     DatagramOpened => "datagram_opened",
+    /// An idle flow made room for a new one, as there were as many as there may be.
+    DatagramEvicted => "datagram_evicted",
+    /// A datagram of a new flow was dropped: as many as there may be, and none that was looked at is idle.
+    DatagramFull => "datagram_full",
     /// A datagram from outside the allowlist was dropped.
     DatagramRefused => "datagram_refused",
     /// A datagram of a client that is denied, or an answer to one, was dropped.

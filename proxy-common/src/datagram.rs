@@ -2,9 +2,9 @@
 //!
 //! "Up" is from the balancer to the application, "down" the way back.
 
-use crate::{Addr, Endpoint, Steered, flow::Tuple};
+use crate::{Addr, Endpoint, Steered, flow::Tuple, shares::Limits};
 
-/// Entries of the flow table, of which the oldest idle ones make room for new ones.
+/// Entries of the flow table. [`shares`](crate::shares) has who gets them.
 pub const MAX_DATAGRAM_FLOWS: u32 = 1 << 17;
 /// Datagrams in pieces whose later pieces are still to come; the oldest go.
 pub const MAX_DATAGRAM_PIECES: u32 = 1 << 12;
@@ -20,6 +20,7 @@ pub struct Receiver {
     flags: u32,
     /// Seconds without a datagram after which a flow counts as none; they fit 16 bits.
     close_after: u32,
+    limits: Limits,
     target4: Steered,
     target6: Steered,
 }
@@ -41,6 +42,7 @@ impl Receiver {
         service: u32,
         flags: u32,
         close_after: u16,
+        limits: Limits,
         target4: Steered,
         target6: Steered,
     ) -> Self {
@@ -48,6 +50,7 @@ impl Receiver {
             service,
             flags,
             close_after: close_after as u32,
+            limits,
             target4,
             target6,
         }
@@ -71,6 +74,11 @@ impl Receiver {
     #[must_use]
     pub const fn close_after(&self) -> u32 {
         self.close_after
+    }
+
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     #[must_use]
@@ -138,6 +146,8 @@ pub struct Flow {
     pub close_after: u16,
     /// Where the client has sent to, as its header says.
     pub stated: Endpoint,
+    /// Its [`Slot`](crate::shares::Slot).
+    pub slot: u64,
     pub up: Traffic,
     pub down: Traffic,
     /// When the daemon was last given a datagram that the programs can't send on, each way; 0: never.
@@ -193,7 +203,7 @@ impl ReversePath {
 }
 
 impl Flow {
-    /// One with traffic this young isn't taken over by another balancer.
+    /// One with traffic this young isn't taken over by another balancer, and doesn't make room for others.
     const BUSY: u32 = 5;
 
     /// Of `flags`: its client has been denied since its last datagram. It stays, so that nothing of what its
@@ -219,7 +229,7 @@ impl Flow {
         given != 0 && now.saturating_sub(given) <= 1
     }
 
-    /// Whether another balancer can't have it.
+    /// Whether another balancer can't have it, nor its place.
     #[must_use]
     pub const fn is_busy(&self, now: u32) -> bool {
         now.saturating_sub(self.last) < Self::BUSY
@@ -265,10 +275,10 @@ pub mod spp {
 }
 
 layout! {
-    Receiver = 92,
+    Receiver = 100,
     Aim = 24,
     Traffic = 16,
-    Flow = 144,
+    Flow = 152,
     Way = 16,
     ReversePath = 20,
     First = 44,

@@ -26,6 +26,7 @@ pub mod given;
 pub mod header;
 mod names;
 mod service;
+pub mod shares;
 
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};

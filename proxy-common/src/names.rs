@@ -27,6 +27,7 @@ pub mod program {
     pub const DATAGRAMS_OUT: &str = "datagrams_out";
     pub const DATAGRAMS_OUT_L3: &str = "datagrams_out_l3";
     pub const DATAGRAMS_OUT_OWN: &str = "datagrams_out_own";
+    pub const PLACE: &str = "place";
     pub const CATCH: &str = "catch";
     pub const HEARD: &str = "heard";
 }
@@ -61,6 +62,10 @@ pub mod map {
     pub const LAST_RESORT: &str = "last_resort";
     pub const RECEIVERS: &str = "receivers";
     pub const DATAGRAM_FLOWS: &str = "datagram_flows";
+    pub const DATAGRAM_SLOTS: &str = "datagram_slots";
+    pub const DATAGRAM_SHARES: &str = "datagram_shares";
+    pub const DATAGRAM_LOCK: &str = "datagram_lock";
+    pub const PLACING: &str = "placing";
     pub const FIRSTS: &str = "firsts";
     pub const AIMS: &str = "aims";
     pub const CATCHERS: &str = "catchers";

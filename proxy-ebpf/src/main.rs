@@ -166,6 +166,13 @@ pub fn sweep(ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
+/// Run by the daemon, which has a flow of datagrams for the table.
+#[classifier]
+pub fn place(_ctx: TcContext) -> i32 {
+    udp::place_daemons();
+    TCX_NEXT
+}
+
 #[classifier]
 pub fn inject(ctx: TcContext) -> i32 {
     act(steer::inject::inject(&ctx))

@@ -24,10 +24,10 @@ use crate::clock;
 
 #[map(name = "receivers")]
 static RECEIVERS: HashMap<Endpoint, Receiver> = HashMap::with_max_entries(MAX_LISTENERS, 0);
-/// By the application's replies; the oldest idle ones go.
+/// By the application's replies. Each has a slot, and who makes one takes the lock for that.
 #[map(name = "datagram_flows")]
-static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
-/// By the balancers' datagrams; the same.
+static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
+/// By the balancers' datagrams; the oldest idle ones go.
 #[map(name = "firsts")]
 static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
@@ -85,6 +85,11 @@ pub fn find_datagram_flow(reply: &Tuple) -> Option<*mut Flow> {
 #[inline(always)]
 pub fn insert_datagram_flow(reply: &Tuple, flow: &Flow) -> bool {
     FLOWS.insert(reply, flow, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn forget_datagram_flow(reply: &Tuple) {
+    let _ = FLOWS.remove(reply);
 }
 
 #[inline(always)]

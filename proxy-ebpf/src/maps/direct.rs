@@ -15,6 +15,7 @@ use proxy_common::{
     datagram,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
     given, header,
+    shares::Place,
 };
 
 use super::{load_word, store_word};
@@ -97,6 +98,7 @@ pub struct Scratch {
     /// Where a datagram's client has sent to, as its header says.
     pub stated: Endpoint,
     pub datagram_flow: datagram::Flow,
+    pub place: Place,
     /// Leads to a datagram's application, where that is beyond this host.
     pub device: u32,
     /// Other addresses and ports for a datagram.

@@ -3,6 +3,7 @@
 mod admit;
 mod datagrams;
 mod direct;
+mod slots;
 mod steer;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
@@ -13,9 +14,9 @@ pub use admit::{
 };
 pub use datagrams::{
     Sent, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
-    find_datagram_flow, find_first, finds_datagram_app, insert_datagram_flow, insert_first, is_aim,
-    is_exclusive, is_receiving, is_target_address, leads, note_hearing, receiver_at,
-    remember_datagram_app, remember_sent, sent_in_pieces,
+    find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, insert_datagram_flow,
+    insert_first, is_aim, is_exclusive, is_receiving, is_target_address, leads, note_hearing,
+    receiver_at, remember_datagram_app, remember_sent, sent_in_pieces,
 };
 pub use direct::{
     Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,
@@ -24,6 +25,7 @@ pub use direct::{
     life, note_fragments, note_given, pending, pieces, remember_pieces, scratch, secret, set_life,
     spend, tell, was_given,
 };
+pub use slots::{forget_share_of, insert_share, lock_slots, placing, share, slot, unlock_slots};
 pub use steer::{
     any_is_bound, assign_app, bound_to, has_route, is_last_resort, is_remote, is_steered,
     is_unmapped, remember_app, target,

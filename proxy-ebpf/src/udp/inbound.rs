@@ -6,9 +6,10 @@ use proxy_common::{
     Counter, Endpoint, Steered,
     datagram::{First, Flow, Receiver, Traffic},
     flow::Tuple,
+    shares::Placed,
 };
 
-use super::{beyond, failed, way};
+use super::{beyond, failed, place::place, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -316,15 +317,33 @@ fn fit<'a>(
 }
 
 /// Has replies find their way back, and `scratch.device` tell which way the datagram goes on.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 fn remember(
     ctx: &TcContext,
     version: Version,
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<(), Verdict> {
+    if is_known(ctx, version, scratch, receiver)? {
+        return Ok(());
+    }
+    match place(&mut scratch.datagram_flow, &mut scratch.place) {
+        Placed::InTable => Ok(()),
+        Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
+        Placed::Failed => Err(Verdict::drop(Counter::DatagramFailed)),
+    }
+}
+
+/// Whether the datagram is of a flow that is there. Otherwise what is to be placed is in `scratch`.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_known(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<bool, Verdict> {
     let now = clock::seconds();
     let bytes = u64::from(scratch.segment.payload - scratch.proxy.len);
     let reply = scratch.rewrite.to.reversed();
@@ -347,7 +366,7 @@ fn remember(
             flow.flags = receiver.flags() as u16;
             flow.up.datagrams += 1;
             flow.up.bytes += bytes;
-            return Ok(());
+            return Ok(true);
         }
         let [[_, before], [_, after]] = [flow.back.addresses(), back.addresses()];
         let is_others = before != after || flow.service != receiver.service();
@@ -372,9 +391,7 @@ fn remember(
     let flow = &mut scratch.datagram_flow;
     way::is_balancers(ctx, version, flow)?;
     scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
-    if !maps::insert_datagram_flow(&reply, &scratch.datagram_flow) {
-        return Err(Verdict::drop(Counter::DatagramFailed));
-    }
-    maps::count(Counter::DatagramOpened);
-    Ok(())
+    scratch.place.reply = reply;
+    scratch.place.limits = receiver.limits();
+    Ok(false)
 }

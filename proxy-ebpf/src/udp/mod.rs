@@ -6,6 +6,7 @@ pub mod catch;
 pub mod heard;
 mod inbound;
 mod outbound;
+mod place;
 pub mod source;
 mod way;
 
@@ -13,6 +14,7 @@ use proxy_common::Counter;
 
 pub use inbound::inbound;
 pub use outbound::{outbound, outbound_own};
+pub use place::place_daemons;
 
 use crate::{ctx::Unreadable, verdict::Verdict};
 

@@ -20,15 +20,15 @@ pub fn maps(pids: &[String]) -> Result<u64> {
 /// Bytes that the maps with room for so many flows have for each, whether it is there or not: a table
 /// from which the oldest go is there as a whole from the start.
 pub fn reserved(pids: &[String], flows: u32) -> Result<f64> {
-    const LRU_HASH: u64 = 9;
-    let is_one = |map: &&Map| map.kind == LRU_HASH && map.entries == u64::from(flows);
+    let is_one = |map: &&Map| map.is_allocated && map.entries == u64::from(flows);
     let maps = all_maps(pids)?;
     let bytes: u64 = maps.iter().filter(is_one).map(|map| map.bytes).sum();
     Ok(bytes as f64 / f64::from(flows))
 }
 
 struct Map {
-    kind: u64,
+    /// As a whole, from the start: TCP's tables of that size aren't.
+    is_allocated: bool,
     entries: u64,
     bytes: u64,
 }
@@ -41,7 +41,7 @@ fn all_maps(pids: &[String]) -> Result<Vec<Map>> {
             let info = fs::read_to_string(fd?.path()).unwrap_or_default();
             let map = || {
                 let map = Map {
-                    kind: field(&info, "map_type:")?,
+                    is_allocated: info.lines().any(|line| line == "map_flags:\t0x0"),
                     entries: field(&info, "max_entries:")?,
                     bytes: field(&info, "memlock:")?,
                 };

@@ -32,6 +32,8 @@ pub struct ServiceStatus {
     pub targets: Vec<SocketAddr>,
     /// Which path its connections take, by IP family.
     pub paths: Vec<PathStatus>,
+    /// Of UDP.
+    pub clients: Option<ClientLimits>,
     /// Counts of both paths, nested ones under their own names.
     pub connections: serde_json::Value,
 }
@@ -50,6 +52,13 @@ pub struct ReasonStatus {
     pub name: String,
     /// For people.
     pub text: String,
+}
+
+/// How many clients are remembered.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ClientLimits {
+    pub most: u32,
+    pub most_per_balancer: u32,
 }
 
 /// How many connections there are, and may be.
@@ -96,6 +105,9 @@ impl Display for Status {
             for path in &service.paths {
                 writeln!(f, "  {path}")?;
             }
+            if let Some(clients) = &service.clients {
+                writeln!(f, "  {clients}")?;
+            }
             write_counts(f, &service.connections)?;
         }
         writeln!(f, "{}", self.limits)?;
@@ -122,6 +134,19 @@ impl Display for Limits {
             Some(both) => write!(f, ", {both} of both together"),
             None => Ok(()),
         }
+    }
+}
+
+impl Display for ClientLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            most,
+            most_per_balancer,
+        } = self;
+        write!(
+            f,
+            "limits: {most} clients, {most_per_balancer} of each balancer"
+        )
     }
 }
 

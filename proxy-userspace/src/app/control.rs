@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     connections::{self, Open},
     continuity,
-    datagrams::Datagrams,
+    datagrams::{self, Datagrams},
     direct::Direct,
     lists::{self, Lists},
     setup::Entrance,
@@ -325,6 +325,7 @@ impl Control<'_> {
             listen: service.listen.clone(),
             targets: service.targets().collect(),
             paths: self.direct.paths(self.config, index),
+            clients: datagrams::limits(service),
             connections: counts(self.telemetry.counts(&service.name)),
         };
         Status {

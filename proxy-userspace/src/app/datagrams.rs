@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
-use proxy_common::{datagram, datagram_port_bit, exclusive_port_bit};
+use proxy_common::{datagram, datagram_port_bit, exclusive_port_bit, shares::Limits};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     workers::{Workers, on_thread},
 };
 use crate::{
-    admin::ConnectionStatus,
+    admin::{ClientLimits, ConnectionStatus},
     check,
     config::{self, Config, Protocol, Transport},
     drain::Draining,
@@ -183,6 +183,7 @@ fn receiver(
     let Protocol::Udp {
         framing,
         close_after,
+        limits,
         ..
     } = service.protocol
     else {
@@ -203,9 +204,24 @@ fn receiver(
         service.id,
         framing | direct,
         seconds,
+        Limits {
+            service: limits.service,
+            balancer: limits.balancer,
+        },
         v4,
         v6,
     ))
+}
+
+/// How many clients are remembered; none if it is of TCP.
+pub fn limits(service: &config::Service) -> Option<ClientLimits> {
+    let Protocol::Udp { limits, .. } = service.protocol else {
+        return None;
+    };
+    Some(ClientLimits {
+        most: limits.service,
+        most_per_balancer: limits.balancer,
+    })
 }
 
 /// The same of all, by the services' names.

@@ -127,9 +127,13 @@ pub struct RunArgs {
     /// Continue the instance that runs: no connection is cut, and its daemon ends
     #[arg(long)]
     pub take_over: bool,
-    /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows]
+    /// Most connections at one time; more wait to be accepted [default: what the limit of open files allows].
+    /// UDP: most clients that are remembered; a new one takes the place of an idle one [default: 131071]
     #[arg(long, value_name = "N", value_parser = count)]
     pub maxconn: Option<NonZeroUsize>,
+    /// UDP: the same of each balancer's address [default: 65536, or --maxconn]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub maxconn_per_balancer: Option<NonZeroUsize>,
     /// Have the kernel make the application's connection of the balancer's by itself
     #[arg(long, value_enum, default_value_t)]
     pub direct: Direct,

@@ -7,7 +7,10 @@ use anyhow::Result;
 use super::args::{self, FallbackChoice, HeaderVersions, RunArgs};
 use crate::{
     app,
-    config::{CloseAfter, Config, ConfigError, HeaderOptions, PrefixSource, Protocol, Service},
+    config::{
+        ClientLimits, CloseAfter, Config, ConfigError, HeaderOptions, MAX_CLIENTS, PrefixSource,
+        Protocol, Service,
+    },
     header::{Policy, Versions},
     netns::SteerNets,
     relay::{ClientPolicy, udp::Framing},
@@ -22,6 +25,18 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     if args.close_after.is_some() && args.protocol == args::Protocol::Tcp {
         tracing::info!("--close-after does nothing: TCP connections end by themselves");
     }
+    let given = [
+        ("--maxconn", args.maxconn),
+        ("--maxconn-per-balancer", args.maxconn_per_balancer),
+    ];
+    let is_udp = args.protocol == args::Protocol::Udp;
+    for (flag, wanted) in given.into_iter().filter(|_| is_udp) {
+        if let Some(wanted) = wanted.filter(|wanted| wanted.get() > MAX_CLIENTS as usize) {
+            tracing::warn!(
+                "{flag} {wanted} is cut to {MAX_CLIENTS}, which UDP's table has room for"
+            );
+        }
+    }
     app::run(&resolve(args)?, &log)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -29,6 +44,9 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
 fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
     if args.protocol == args::Protocol::Tcp && args.outsiders.is_some() {
         return Err(ConfigError::OutsidersOfTcp);
+    }
+    if args.protocol == args::Protocol::Tcp && args.maxconn_per_balancer.is_some() {
+        return Err(ConfigError::PerBalancerTcp);
     }
     let framing = match (args.protocol, args.header) {
         (args::Protocol::Tcp, HeaderVersions::V2First) => {
@@ -53,6 +71,7 @@ fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
         framing,
         close_after: args.close_after.unwrap_or(CloseAfter::MINUTE),
         outsiders: args.outsiders,
+        limits: ClientLimits::new(args.maxconn, args.maxconn_per_balancer),
     })
 }
 
@@ -99,7 +118,8 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
     Ok(Config {
         instance: args.instance.instance,
         workers: args.workers.unwrap_or_else(one_per_core),
-        maxconn: args.maxconn,
+        // UDP's is the service's.
+        maxconn: args.maxconn.filter(|_| protocol == Protocol::Tcp),
         drain_timeout: args.drain_timeout,
         orphan_timeout: args.orphan_timeout,
         status_group: args.status_group,

@@ -1,5 +1,6 @@
 //! What was typed, resolved: checked as far as that goes without touching the system.
 
+mod limits;
 mod prefixes;
 
 use std::{
@@ -14,6 +15,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use thiserror::Error;
 
+pub use limits::{ClientLimits, MAX_CLIENTS};
 pub use prefixes::{PrefixSource, misread, parse_prefix};
 
 use crate::{
@@ -58,6 +60,7 @@ pub enum Protocol {
         /// Without a datagram either way, a client is forgotten after this.
         close_after: CloseAfter,
         outsiders: Option<Outsiders>,
+        limits: ClientLimits,
     },
 }
 
@@ -270,6 +273,8 @@ pub enum ConfigError {
     UnspoofedUdp(&'static str),
     #[error("--outsiders is for -p udp only so far: leave it out")]
     OutsidersOfTcp,
+    #[error("--maxconn-per-balancer is for UDP: add -p udp, or leave it out")]
+    PerBalancerTcp,
 }
 
 /// What an address is that nobody can connect to.

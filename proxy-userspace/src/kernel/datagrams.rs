@@ -1,6 +1,7 @@
 //! Datagrams, as the programs have them: who receives them, and the flows of replies.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, SockMap},
+    maps::{Array, HashMap, MapData, MapError, SockMap},
 };
 use proxy_common::{
     Endpoint, Life,
@@ -19,13 +20,17 @@ use proxy_common::{
     map,
 };
 
-use super::{life, load::take};
+use super::{life, load::take, placer::Placer};
+
+/// Of bpf.h: only what is there is changed. A flow that has gone meanwhile has no place any more.
+const EXIST: u64 = 2;
 
 /// The maps of UDP, but for the ports.
 pub struct Datagrams {
     receivers: HashMap<MapData, Endpoint, Receiver>,
     aims: HashMap<MapData, Endpoint, Aim>,
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
+    placer: Mutex<Placer>,
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
     catchers: Mutex<SockMap<MapData>>,
     reverse_paths: Mutex<HashMap<MapData, ReversePath, u32>>,
@@ -67,6 +72,7 @@ impl Datagrams {
             receivers: take(ebpf, map::RECEIVERS)?.try_into()?,
             aims: take(ebpf, map::AIMS)?.try_into()?,
             flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
+            placer: Mutex::new(Placer::new(ebpf)?),
             firsts: Mutex::new(take(ebpf, map::FIRSTS)?.try_into()?),
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
             reverse_paths: Mutex::new(take(ebpf, map::REVERSE_PATHS)?.try_into()?),
@@ -149,10 +155,8 @@ impl Datagrams {
             // It may have gone meanwhile.
             if let Ok(mut flow) = flows.get(&reply, 0) {
                 flow.flags |= Flow::DENIED;
-                flows
-                    .insert(reply, flow, 0)
-                    .context("ending a flow of datagrams")?;
-                count += 1;
+                let ended = flows.insert(reply, flow, EXIST);
+                count += usize::from(is_there(ended).context("ending a flow of datagrams")?);
             }
         }
         Ok(count)
@@ -170,11 +174,12 @@ impl Datagrams {
         flow.down.datagrams += 1;
         flow.down.bytes += bytes;
         // Whatever comes of it: it may have made room for another one meanwhile.
-        let _ = flows.insert(reply, flow, 0);
+        let _ = flows.insert(reply, flow, EXIST);
         Some(described(&reply, &flow, now))
     }
 
-    /// One more datagram of `flow`, of so many bytes; false if another balancer speaks for its client.
+    /// One more datagram of `flow`, of so many bytes; false if another balancer speaks for its client, or there
+    /// are as many flows as there may be.
     pub fn note(&self, flow: &FlowEnds, receiver: &Receiver, bytes: u64) -> Result<bool> {
         let reply = Tuple::new(flow.aim.into(), flow.client.into());
         let (back, now) = (
@@ -203,10 +208,9 @@ impl Datagrams {
         noted.flags = u16::try_from(receiver.flags())?;
         noted.up.datagrams += 1;
         noted.up.bytes += bytes;
-        flows
-            .insert(reply, noted, 0)
-            .context("noting a flow of datagrams")?;
-        Ok(true)
+        let is_noted = same.is_some()
+            && is_there(flows.insert(reply, noted, EXIST)).context("noting a flow of datagrams")?;
+        Ok(is_noted || lock(&self.placer).place(&reply, &noted, receiver.limits())?)
     }
 
     /// Whether a route to the balancer goes by a device, for the programs to know for a while.
@@ -256,6 +260,16 @@ impl Datagrams {
         lock(&self.firsts)
             .insert(datagram, first, 0)
             .context("noting a balancer's socket")
+    }
+}
+
+/// Whether what was to be changed was still there.
+fn is_there(changed: Result<(), MapError>) -> Result<bool, MapError> {
+    match changed {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(false)
+        }
+        changed => changed.map(|()| true),
     }
 }
 

@@ -64,6 +64,8 @@ impl Protocols {
     fn unused_maps(self) -> impl Iterator<Item = &'static str> {
         let each = [
             (self.udp, map::DATAGRAM_FLOWS),
+            (self.udp, map::DATAGRAM_SLOTS),
+            (self.udp, map::DATAGRAM_SHARES),
             (self.v2_first, map::FIRSTS),
             (self.udp, map::REPLY_PIECES),
             (self.udp, map::REVERSE_PATHS),
@@ -313,7 +315,7 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
         .with_context(|| format!("the eBPF object has no map {name}"))
 }
 
-fn descriptor<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+pub(super) fn descriptor<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     let program = ebpf.program(name);
     let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
     Ok(program.fd()?.as_fd())
@@ -327,7 +329,12 @@ fn run(ebpf: &Ebpf, name: &str) -> Result<()> {
 fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
     let context = |name: &str| format!("the kernel refused program {name}");
     let Protocols { tcp, udp, .. } = placement.protocols;
-    let always = [program::INJECT, program::DELIVER, program::BEAT];
+    let always = [
+        program::INJECT,
+        program::DELIVER,
+        program::BEAT,
+        program::PLACE,
+    ];
     let steering = [
         program::REPLY,
         program::REPLY_L3,

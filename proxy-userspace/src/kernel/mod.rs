@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod low;
 mod pins;
+mod placer;
 mod prefixes;
 mod share;
 

@@ -36,7 +36,14 @@ const SHARED: [&str; 12] = [
     map::COUNTERS,
 ];
 /// The same of UDP, where what is served needs them: elsewhere they are without room.
-const OF_UDP: [&str; 2] = [map::DATAGRAM_FLOWS, map::FIRSTS];
+const OF_UDP: [&str; 4] = [
+    map::DATAGRAM_FLOWS,
+    map::DATAGRAM_SLOTS,
+    map::DATAGRAM_SHARES,
+    map::DATAGRAM_LOCK,
+];
+/// The same where headers are on first datagrams alone.
+const OF_V2_FIRST: [&str; 1] = [map::FIRSTS];
 
 /// What the keeper has to hear of.
 #[derive(Debug)]
@@ -59,8 +66,8 @@ pub fn map_name(name: &str) -> String {
 /// The map of this name for the keeper, if it is one that is adopted.
 pub fn shared_map(held: &str) -> Option<&str> {
     let name = held.strip_prefix("map:")?;
-    let is_shared = SHARED.contains(&name) || OF_UDP.contains(&name);
-    is_shared.then_some(name)
+    let mut all = SHARED.iter().chain(&OF_UDP).chain(&OF_V2_FIRST);
+    all.any(|shared| *shared == name).then_some(name)
 }
 
 pub const LINK: &str = "link:";
@@ -84,10 +91,17 @@ pub fn hold_maps(ebpf: &Ebpf, protocols: Protocols) -> Result<Vec<Change>> {
         let fd = map.fd().as_fd().try_clone_to_owned()?;
         Ok(Change::Hold(map_name(name), fd))
     };
-    let needed = [protocols.udp, protocols.v2_first];
-    let udp = OF_UDP.into_iter().zip(needed);
-    let udp = udp.filter_map(|(name, is_needed)| is_needed.then_some(name));
-    SHARED.into_iter().chain(udp).map(hold).collect()
+    let groups = [
+        (true, &SHARED[..]),
+        (protocols.udp, &OF_UDP),
+        (protocols.v2_first, &OF_V2_FIRST),
+    ];
+    let needed = groups.iter().filter(|(is_needed, _)| *is_needed);
+    needed
+        .flat_map(|(_, names)| *names)
+        .copied()
+        .map(hold)
+        .collect()
 }
 
 fn data(map: &Map) -> Option<&MapData> {

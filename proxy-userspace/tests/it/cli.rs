@@ -185,6 +185,7 @@ fn bad_values_are_named() -> Result<()> {
         ("--workers", "many"),
         ("--workers", "0"),
         ("--maxconn", "0"),
+        ("--maxconn-per-balancer", "0"),
         ("--instance", "../up"),
     ] {
         let said = lab.truepeer_raw(&run_with(flag, value))?;

@@ -275,7 +275,7 @@ fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {
     site.leaks.saw_none()
 }
 
-fn counted(site: &Site, name: &str, least: u64) -> Result<()> {
+pub fn counted(site: &Site, name: &str, least: u64) -> Result<()> {
     poll::until("a counter to count", || {
         let count = site.lab.shown("status")?["kernel"][name].as_u64();
         Ok((count.unwrap_or_default() >= least).then_some(()))

@@ -1,9 +1,11 @@
 //! What makes each of UDP's counters count.
 
 use std::net::UdpSocket;
+use std::thread::sleep;
 
 use anyhow::Result;
 
+use super::limits;
 use super::links;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
@@ -29,6 +31,10 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_to_daemon_long", Once, of_20_000_bytes),
     Row("datagram_to_daemon_order", AtLeast(1), behind_long_ones),
     Row("datagram_reply_piece", AtLeast(2), answered_in_pieces),
+];
+const LIMITED: &[Row<Site>] = &[
+    Row("datagram_full", Once, one_too_many),
+    Row("datagram_evicted", Once, in_an_idle_one_s_place),
 ];
 const SPP: &[Row<Site>] = &[
     Row("datagram_reply_long", Once, answered_without_room),
@@ -56,6 +62,7 @@ const WITHOUT_APP: &[Row<Site>] = &[Row("datagram_icmp", Once, to_nobody)];
 pub fn names() -> impl Iterator<Item = &'static str> {
     let all = [
         DIRECT,
+        LIMITED,
         SPP,
         STRICT,
         STRICT_SPP,
@@ -90,6 +97,8 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
         site.leaks.saw_none()
     };
     run(plan, DIRECT)?;
+    let args = &["--maxconn", "1"];
+    run(Plan { args, ..plan }, LIMITED)?;
     let framing = Framing::Spp;
     run(Plan { framing, ..plan }, SPP)?;
     let strict = Plan {
@@ -127,6 +136,16 @@ fn exchange(site: &Site, port: u16) -> Result<()> {
 fn send(site: &Site, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
     balancer.send(&[&site.header(port)[..], words].concat())?;
     Ok(())
+}
+
+fn one_too_many(site: &Site, port: u16) -> Result<()> {
+    exchange(site, port)?;
+    send(site, &site.balancer()?, port + 1, b"hello")
+}
+
+fn in_an_idle_one_s_place(site: &Site, port: u16) -> Result<()> {
+    sleep(limits::BUSY);
+    exchange(site, port)
 }
 
 fn from_a_stranger(site: &Site, port: u16) -> Result<()> {

@@ -11,6 +11,7 @@ mod differential;
 mod dns;
 mod dtls;
 mod floods;
+mod limits;
 mod links;
 mod lives;
 mod name_servers;

@@ -1,0 +1,81 @@
+//! Places of flows of datagrams, and whose they are. Only who has the lock changes them.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    macros::map,
+    maps::{Array, HashMap},
+};
+use proxy_common::{
+    datagram::MAX_DATAGRAM_FLOWS,
+    shares::{Holder, Placing, Share, Slot},
+};
+
+use super::load_word;
+use crate::clock;
+
+#[map(name = "datagram_slots")]
+static SLOTS: Array<Slot> = Array::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
+#[map(name = "datagram_shares")]
+static SHARES: HashMap<Holder, Share> = HashMap::with_max_entries(Holder::MOST, 0);
+/// Since when somebody has it, in seconds.
+#[map(name = "datagram_lock")]
+static LOCK: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+/// What the daemon has for the program `place`.
+#[map(name = "placing")]
+static PLACING: Array<Placing> = Array::with_max_entries(1, 0);
+
+#[inline(always)]
+pub fn placing() -> Option<&'static mut Placing> {
+    // SAFETY: the daemon, which has the program run, waits for it.
+    PLACING
+        .get_ptr_mut(0)
+        .map(|placing| unsafe { &mut *placing })
+}
+
+/// Has nobody else change slots and shares until `unlock_slots`. This target's compiler has no atomic
+/// exchange, but of two that insert into a map one fails.
+#[inline(always)]
+pub fn lock_slots() -> bool {
+    /// Others have it for some microseconds each.
+    const TRIES: u32 = 64;
+    for _ in 0..TRIES {
+        if LOCK.insert(0, clock::seconds(), BPF_NOEXIST.into()).is_ok() {
+            return true;
+        }
+    }
+    // Should the kernel once have failed to remove it.
+    if clock::seconds().wrapping_sub(load_word(LOCK.get_ptr(0))) > 2 {
+        unlock_slots();
+    }
+    false
+}
+
+#[inline(always)]
+pub fn unlock_slots() {
+    let _ = LOCK.remove(0);
+}
+
+#[inline(always)]
+pub fn slot(index: u32) -> Option<&'static mut Slot> {
+    // SAFETY: who has the lock is alone.
+    SLOTS.get_ptr_mut(index).map(|slot| unsafe { &mut *slot })
+}
+
+#[inline(always)]
+pub fn share(holder: &Holder) -> Option<&'static mut Share> {
+    // SAFETY: as above.
+    SHARES
+        .get_ptr_mut(holder)
+        .map(|share| unsafe { &mut *share })
+}
+
+/// False if there are too many.
+#[inline(always)]
+pub fn insert_share(holder: &Holder) -> bool {
+    SHARES.insert(holder, Share::default(), 0).is_ok()
+}
+
+#[inline(always)]
+pub fn forget_share_of(holder: &Holder) {
+    let _ = SHARES.remove(holder);
+}

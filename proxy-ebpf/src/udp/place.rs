@@ -1,0 +1,259 @@
+//! A new flow's place in the table, which may be an idle one's.
+
+use proxy_common::{
+    Counter,
+    datagram::Flow,
+    shares::{Holder, Limits, Links, Place, Placed, Ring, Share},
+};
+
+use crate::{clock, maps};
+
+/// Puts a flow into the table.
+#[inline(never)]
+pub fn place(flow: &mut Flow, place: &mut Place) -> Placed {
+    if !maps::lock_slots() {
+        return Placed::Failed;
+    }
+    let placed = placed(flow, place);
+    maps::unlock_slots();
+    match placed {
+        Ok(()) => {
+            maps::count(Counter::DatagramOpened);
+            Placed::InTable
+        }
+        Err(why) => why,
+    }
+}
+
+/// The daemon's. It can be interrupted by packets, whose programs have the scratch.
+#[inline(always)]
+pub fn place_daemons() {
+    let Some(placing) = maps::placing() else {
+        return;
+    };
+    let placed = place(&mut placing.flow, &mut placing.place);
+    if placed == Placed::Full {
+        // It is dropped there.
+        maps::count(Counter::DatagramFull);
+    }
+    placing.placed = placed as u64;
+}
+
+#[inline(always)]
+fn placed(flow: &mut Flow, place: &mut Place) -> Result<(), Placed> {
+    let balancer = flow.back.addresses()[1];
+    place.holder = Holder::balancer(flow.service, *balancer);
+    if let Some(known) = maps::find_datagram_flow(&place.reply) {
+        // SAFETY: who has the lock is alone with this.
+        let slot = unsafe { (*known).slot } as u32;
+        if holds(place, slot) {
+            flow.slot = slot.into();
+            return insert(place, flow);
+        }
+        release(place, slot);
+    }
+    make_share(place).ok_or(Placed::Failed)?;
+    let room = make_room(place);
+    let slot = if room.is_ok() { free_slot() } else { 0 };
+    if slot == 0 {
+        forget_if_empty(&place.holder);
+        return Err(room.err().unwrap_or(Placed::Full));
+    }
+    link(place, slot).ok_or(Placed::Failed)?;
+    flow.slot = slot.into();
+    insert(place, flow).inspect_err(|_| release(place, slot))
+}
+
+/// Whether the flow has this slot, in the right rings.
+#[inline(always)]
+fn holds(place: &Place, slot: u32) -> bool {
+    maps::slot(slot).is_some_and(|slot| slot.reply == place.reply && slot.holder == place.holder)
+}
+
+#[inline(always)]
+fn insert(place: &Place, flow: &Flow) -> Result<(), Placed> {
+    if maps::insert_datagram_flow(&place.reply, flow) {
+        Ok(())
+    } else {
+        Err(Placed::Failed)
+    }
+}
+
+/// Has the service and the balancer have shares. The surplus' is there from the service's first flow on, when
+/// there is room for it.
+#[inline(always)]
+fn make_share(place: &mut Place) -> Option<()> {
+    if maps::share(&place.holder.service()).is_none() {
+        let are_made = maps::insert_share(&place.holder.service())
+            && maps::insert_share(&place.holder.surplus());
+        if !are_made {
+            return None;
+        }
+    }
+    if maps::share(&place.holder).is_none() && !maps::insert_share(&place.holder) {
+        place.holder = place.holder.surplus();
+    }
+    Some(())
+}
+
+/// Where the balancer has as many as it may, or the service, the one goes that has been idle for longest of
+/// those looked at.
+#[inline(always)]
+fn make_room(place: &mut Place) -> Result<(), Placed> {
+    let of_balancer = maps::share(&place.holder).ok_or(Placed::Failed)?;
+    let of_service = maps::share(&place.holder.service()).ok_or(Placed::Failed)?;
+    let victim = if of_balancer.count >= place.limits.balancer {
+        oldest_idle(Ring::Balancer, of_balancer)
+    } else if of_service.count >= place.limits.service {
+        oldest_idle(Ring::Service, of_service)
+    } else {
+        return Ok(());
+    };
+    if victim == 0 {
+        return Err(Placed::Full);
+    }
+    release(place, victim);
+    Ok(())
+}
+
+/// Its slot, or 0. The hand passes by busy ones.
+#[inline(always)]
+fn oldest_idle(ring: Ring, share: &mut Share) -> u32 {
+    let now = clock::seconds();
+    let mut at = share.hand;
+    let (mut oldest, mut last, mut first) = (0, u32::MAX, 0);
+    for _ in 0..Limits::LOOKED_AT {
+        let Some(slot) = maps::slot(at) else {
+            return 0;
+        };
+        let Some(flow) = maps::find_datagram_flow(&slot.reply) else {
+            return at;
+        };
+        // SAFETY: times of one word each, which become later ones.
+        let flow = unsafe { &*flow };
+        if flow.is_over(now) {
+            return at;
+        }
+        if !flow.is_busy(now) {
+            if first == 0 {
+                first = at;
+            }
+            if flow.last < last {
+                (oldest, last) = (at, flow.last);
+            }
+        }
+        at = slot.links(ring).next;
+        if at == share.hand {
+            break;
+        }
+    }
+    share.hand = if first == 0 { at } else { first };
+    if oldest != 0 {
+        maps::count(Counter::DatagramEvicted);
+    }
+    oldest
+}
+
+/// Forgets the flow that has it, and leaves it free.
+#[inline(never)]
+fn release(place: &mut Place, index: u32) {
+    let Some(slot) = maps::slot(index) else {
+        return;
+    };
+    place.other = slot.reply;
+    place.others = slot.holder;
+    // Whatever comes of it: it may be gone.
+    maps::forget_datagram_flow(&place.other);
+    unlink(Ring::Service, &place.others.service(), index);
+    unlink(Ring::Balancer, &place.others, index);
+    if place.others != place.holder {
+        forget_if_empty(&place.others);
+    }
+    if let Some(free) = maps::slot(0) {
+        slot.in_service.next = free.in_service.next;
+        free.in_service.next = index;
+    }
+}
+
+#[inline(always)]
+fn forget_if_empty(holder: &Holder) {
+    let is_empty = maps::share(holder).is_some_and(|share| share.count == 0);
+    if is_empty && *holder != holder.surplus() {
+        maps::forget_share_of(holder);
+    }
+}
+
+/// One that no flow has, or 0.
+#[inline(always)]
+fn free_slot() -> u32 {
+    let Some(free) = maps::slot(0) else {
+        return 0;
+    };
+    let first = free.in_service.next;
+    if let Some(slot) = maps::slot(first)
+        && first != 0
+    {
+        free.in_service.next = slot.in_service.next;
+        return first;
+    }
+    if free.in_balancer.next >= Limits::MOST.service {
+        return 0;
+    }
+    free.in_balancer.next += 1;
+    free.in_balancer.next
+}
+
+/// Puts a slot into its rings.
+#[inline(never)]
+fn link(place: &Place, index: u32) -> Option<()> {
+    let slot = maps::slot(index)?;
+    slot.reply = place.reply;
+    slot.holder = place.holder;
+    enter(Ring::Service, &place.holder.service(), index)?;
+    enter(Ring::Balancer, &place.holder, index)
+}
+
+/// Into a ring right before its hand, which gets there last.
+#[inline(always)]
+fn enter(ring: Ring, holder: &Holder, index: u32) -> Option<()> {
+    let share = maps::share(holder)?;
+    if share.hand == 0 {
+        share.hand = index;
+        *maps::slot(index)?.links(ring) = Links {
+            before: index,
+            next: index,
+        };
+    } else {
+        let hand = maps::slot(share.hand)?.links(ring);
+        *maps::slot(index)?.links(ring) = Links {
+            before: hand.before,
+            next: share.hand,
+        };
+        maps::slot(hand.before)?.links(ring).next = index;
+        hand.before = index;
+    }
+    share.count += 1;
+    Some(())
+}
+
+#[inline(always)]
+fn unlink(ring: Ring, holder: &Holder, index: u32) {
+    let (Some(share), Some(slot)) = (maps::share(holder), maps::slot(index)) else {
+        return;
+    };
+    let Links { before, next } = *slot.links(ring);
+    share.count = share.count.saturating_sub(1);
+    if next == index {
+        share.hand = 0;
+        return;
+    }
+    if let Some(slot) = maps::slot(before) {
+        slot.links(ring).next = next;
+    }
+    if let Some(slot) = maps::slot(next) {
+        slot.links(ring).before = before;
+    }
+    if share.hand == index {
+        share.hand = next;
+    }
+}

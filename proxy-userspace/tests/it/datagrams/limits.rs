@@ -1,0 +1,191 @@
+//! As many clients as there may be, and who makes room for a new one.
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::clients::counted;
+use super::rows;
+use super::site::{Plan, Site};
+use crate::lab::Lab;
+use crate::lab::addr::NEIGHBOUR;
+
+rows! {
+    the_oldest_idle_one_makes_room;
+    silent_ones_make_room;
+    a_balancer_takes_nobody_else_s_place;
+    balancers_share_the_service_s;
+    a_client_that_moves_to_another_balancer;
+    a_new_daemon_goes_on_counting;
+}
+
+/// Until then a client counts as busy: five of the programs' seconds, which are a little longer.
+pub const BUSY: Duration = Duration::from_millis(6_500);
+/// What is so much older is older to the daemon as well.
+const OLDER: Duration = Duration::from_millis(2_200);
+
+fn the_oldest_idle_one_makes_room(plan: Plan<'_>) -> Result<()> {
+    let args = &["--maxconn", "3"];
+    let site = Plan { args, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    // Not the one that came first.
+    for port in [1002, 1001] {
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    sleep(OLDER);
+    for port in [1002, 1000] {
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    sleep(BUSY);
+    site.exchange(&balancer, 1000, b"again")?;
+    site.exchange(&balancer, 1003, b"hello")?;
+    listed(&site, &[1000, 1002, 1003])?;
+    site.exchange(&balancer, 1004, b"hello")?;
+    listed(&site, &[1000, 1003, 1004])?;
+    let evicted = counts(&site, "datagram_evicted")?;
+    ensure!(evicted == 2, "{evicted} made room");
+    refused(&site, &balancer, 1005)?;
+    for port in [1000, 1003, 1004] {
+        site.exchange(&balancer, port, b"still here")?;
+    }
+    site.end()
+}
+
+/// They are forgotten: nobody is evicted for the new ones, however young they are.
+fn silent_ones_make_room(plan: Plan<'_>) -> Result<()> {
+    let args = &["--maxconn", "20", "--close-after", "1s"];
+    let site = Plan { args, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    for port in 1000..1020 {
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    refused(&site, &balancer, 1020)?;
+    site.wait_forgotten()?;
+    // What the daemon takes for now is half a second behind.
+    sleep(Duration::from_secs(1));
+    for port in 1020..1040 {
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    let evicted = counts(&site, "datagram_evicted")?;
+    ensure!(evicted == 0, "{evicted} were evicted");
+    site.leaks.saw_none()
+}
+
+fn a_balancer_takes_nobody_else_s_place(plan: Plan<'_>) -> Result<()> {
+    let plan = Plan {
+        args: &["--maxconn-per-balancer", "2"],
+        allow: &[NEIGHBOUR],
+        ..plan
+    };
+    let site = plan.start()?;
+    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    for port in [1000, 1001] {
+        site.exchange(&other, port, b"hello")?;
+        site.exchange(&balancer, port + 100, b"hello")?;
+    }
+    // Nor by another socket, as limits are of addresses.
+    refused(&site, &site.balancer()?, 1102)?;
+    sleep(BUSY);
+    for port in [1103, 1104] {
+        site.exchange(&balancer, port, b"hello")?;
+    }
+    refused(&site, &balancer, 1105)?;
+    listed(&site, &[1000, 1001, 1103, 1104])?;
+    let shown = site.lab.shown("status")?["services"][0]["clients"].take();
+    ensure!(shown["most_per_balancer"] == 2, "{shown:#}");
+    site.end()
+}
+
+fn balancers_share_the_service_s(plan: Plan<'_>) -> Result<()> {
+    let plan = Plan {
+        args: &["--maxconn", "2"],
+        allow: &[NEIGHBOUR],
+        ..plan
+    };
+    let site = plan.start()?;
+    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    site.exchange(&other, 1000, b"hello")?;
+    sleep(OLDER);
+    site.exchange(&balancer, 1001, b"hello")?;
+    refused(&site, &balancer, 1002)?;
+    sleep(BUSY);
+    site.exchange(&balancer, 1003, b"hello")?;
+    listed(&site, &[1001, 1003])?;
+    site.exchange(&other, 1004, b"hello")?;
+    listed(&site, &[1003, 1004])?;
+    site.end()
+}
+
+/// He counts as the new one's, and no longer as the old one's.
+fn a_client_that_moves_to_another_balancer(plan: Plan<'_>) -> Result<()> {
+    let plan = Plan {
+        args: &["--maxconn-per-balancer", "1"],
+        allow: &[NEIGHBOUR],
+        ..plan
+    };
+    let site = plan.start()?;
+    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    site.exchange(&other, 1000, b"hello")?;
+    sleep(BUSY);
+    site.exchange(&balancer, 1000, b"hello")?;
+    refused(&site, &balancer, 1001)?;
+    site.exchange(&other, 1002, b"hello")?;
+    listed(&site, &[1000, 1002])?;
+    let evicted = counts(&site, "datagram_evicted")?;
+    ensure!(evicted == 0, "{evicted} were evicted");
+    site.end()
+}
+
+fn a_new_daemon_goes_on_counting(plan: Plan<'_>) -> Result<()> {
+    let plan = Plan {
+        args: &["--maxconn", "1"],
+        orphan_timeout: "10s",
+        ..plan
+    };
+    let mut site = plan.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let next = site.command.clone().args(["--take-over"]).start()?;
+    site.truepeer.wait_exit()?;
+    site.truepeer = next;
+    site.exchange(&balancer, 1000, b"hello")?;
+    refused(&site, &balancer, 1001)?;
+    site.end()
+}
+
+/// A connection of TCP takes nobody's place, and a limit that nothing keeps would be believed in.
+#[test]
+fn tcp_has_no_limit_per_balancer() -> Result<()> {
+    let line = "run -l 198.51.100.2:7000 -4 127.0.0.1:80 --allow 198.51.100.1";
+    let line: Vec<_> = line.split_whitespace().collect();
+    let said = Lab::new()?.truepeer_raw(&[&line[..], &["--maxconn-per-balancer", "3"]].concat())?;
+    said.expect(2, &["--maxconn-per-balancer", "-p udp"])
+}
+
+/// A datagram of a new client is dropped, and counted as one more.
+fn refused(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
+    let before = counts(site, "datagram_full")?;
+    balancer.send(&[&site.header(port)[..], b"too many"].concat())?;
+    counted(site, "datagram_full", before + 1)?;
+    site.app.saw_nobody()
+}
+
+fn counts(site: &Site, name: &str) -> Result<u64> {
+    let kernel = site.lab.shown("status")?["kernel"].take();
+    Ok(kernel[name].as_u64().unwrap_or_default())
+}
+
+fn listed(site: &Site, ports: &[u16]) -> Result<()> {
+    let shown = site.lab.shown("connections")?;
+    let all = shown.as_array().context("an array")?;
+    let clients: BTreeSet<_> = all.iter().map(|one| one["client"].to_string()).collect();
+    let expected = ports
+        .iter()
+        .map(|port| format!("\"{}\"", site.client(*port)));
+    let expected = expected.collect();
+    ensure!(clients == expected, "{clients:?} and not {expected:?}");
+    Ok(())
+}
