@@ -190,7 +190,7 @@ impl Asked<'_> {
 
 /// SipHash-2-4 of whole words.
 #[inline(always)]
-fn siphash<const N: usize>(key: &Key, words: &[u64; N]) -> u64 {
+pub(crate) fn siphash<const N: usize>(key: &Key, words: &[u64; N]) -> u64 {
     let [k0, k1] = *key;
     let mut v = [
         k0 ^ 0x736f_6d65_7073_6575,

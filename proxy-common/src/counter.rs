@@ -147,6 +147,8 @@ counters! {
     DatagramSegmented => "datagram_segmented",
     /// One of them.
     DatagramSegment => "datagram_segment",
+    /// A datagram was dropped, as whom its balancer's socket speaks for has been forgotten for others' sake.
+    DatagramForgotten => "datagram_forgotten",
     /// A datagram could not be rewritten and was dropped.
     DatagramFailed => "datagram_failed",
     /// What an application sent from a steer address, and no flow is there for, was dropped.

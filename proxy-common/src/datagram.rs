@@ -254,10 +254,10 @@ pub struct First {
 }
 
 impl First {
-    /// Whether the daemon has yet to tell.
+    /// Whether the daemon has yet to tell. A header may well name a client without a port.
     #[must_use]
-    pub const fn is_undecided(&self) -> bool {
-        self.client.port() == 0
+    pub fn is_undecided(&self) -> bool {
+        self.client == Endpoint::default()
     }
 
     /// Whether the socket has been silent for too long to speak for anybody.

@@ -27,6 +27,7 @@ pub mod header;
 mod names;
 mod service;
 pub mod shares;
+pub mod spoken;
 
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};

@@ -67,6 +67,7 @@ pub mod map {
     pub const DATAGRAM_LOCK: &str = "datagram_lock";
     pub const PLACING: &str = "placing";
     pub const FIRSTS: &str = "firsts";
+    pub const SPOKEN: &str = "spoken";
     pub const AIMS: &str = "aims";
     pub const CATCHERS: &str = "catchers";
     pub const REPLY_PIECES: &str = "reply_pieces";

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::bpf_sock,
     helpers::{bpf_map_lookup_elem, bpf_sk_release},
     macros::map,
-    maps::{HashMap, LruHashMap, SockHash, SockMap},
+    maps::{Array, HashMap, LruHashMap, SockHash, SockMap},
     programs::SkLookupContext,
 };
 use proxy_common::{
@@ -17,9 +17,10 @@ use proxy_common::{
     },
     datagram_port_bit, exclusive_port_bit,
     flow::{Piece, Tuple},
+    spoken::{self, Spoken},
 };
 
-use super::{admit::has_port, life, load_word, steer::insert_socket};
+use super::{admit::has_port, life, load_word, secret, steer::insert_socket, store_word};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -30,6 +31,9 @@ static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(MAX_DATAGRAM_FLOW
 /// By the balancers' datagrams; the oldest idle ones go.
 #[map(name = "firsts")]
 static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
+/// When each of the balancers' sockets last spoke for somebody. They share places.
+#[map(name = "spoken")]
+static SPOKEN: Array<u64> = Array::with_max_entries(spoken::LEN, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
 #[map(name = "aims")]
 static AIMS: HashMap<Endpoint, Aim> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
@@ -97,9 +101,29 @@ pub fn find_first(datagram: &Tuple) -> Option<*mut First> {
     FIRSTS.get_ptr_mut(datagram)
 }
 
+/// Without it, the next datagram of this socket has to have a header as well.
 #[inline(always)]
-pub fn insert_first(datagram: &Tuple, first: &First) -> bool {
-    FIRSTS.insert(datagram, first, 0).is_ok()
+pub fn insert_first(datagram: &Tuple, first: &First) {
+    let _ = FIRSTS.insert(datagram, first, 0);
+    note_spoken(datagram, first.last);
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn note_spoken(datagram: &Tuple, now: u32) {
+    if let Some(key) = secret() {
+        let spoken = Spoken::new(key, datagram);
+        store_word(SPOKEN.get_ptr_mut(spoken.place()), spoken.word(now));
+    }
+}
+
+/// Whether this socket has spoken for somebody not long ago.
+#[inline(never)]
+pub fn has_spoken(datagram: &Tuple, now: u32, close_after: u32) -> bool {
+    secret().is_some_and(|key| {
+        let spoken = Spoken::new(key, datagram);
+        spoken.is_in(load_word(SPOKEN.get_ptr(spoken.place())), now, close_after)
+    })
 }
 
 /// Whether a route to the balancer goes by this device, if the daemon has asked for it lately.

@@ -14,9 +14,10 @@ pub use admit::{
 };
 pub use datagrams::{
     Sent, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
-    find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, insert_datagram_flow,
-    insert_first, is_aim, is_exclusive, is_receiving, is_target_address, leads, note_hearing,
-    receiver_at, remember_datagram_app, remember_sent, sent_in_pieces,
+    find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, has_spoken,
+    insert_datagram_flow, insert_first, is_aim, is_exclusive, is_receiving, is_target_address,
+    leads, note_hearing, note_spoken, receiver_at, remember_datagram_app, remember_sent,
+    sent_in_pieces,
 };
 pub use direct::{
     Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,

@@ -86,6 +86,7 @@ fn piece(
                 return Err(Verdict::drop(Counter::DatagramReversePath));
             }
             if maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
+                find_first(&scratch.segment.tuple, receiver, clock::seconds())?;
                 leave_undecided(&scratch.segment.tuple, receiver);
                 scratch.segment.at = piece.at;
                 be_followed(ctx, version, link, scratch, receiver);
@@ -105,10 +106,14 @@ fn datagram(
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
     let verdict = straight_on(ctx, version, link, scratch, receiver);
-    if let Err(to_daemon) = &verdict
-        && to_daemon.action == Action::Pass
-    {
-        leave_undecided(&scratch.segment.tuple, receiver);
+    match &verdict {
+        Err(to_daemon) if to_daemon.action == Action::Pass => {
+            leave_undecided(&scratch.segment.tuple, receiver);
+        }
+        Err(dropped) if is_clients(dropped.why) && receiver.has(Receiver::V2_FIRST) => {
+            remember_refused(ctx, version, scratch);
+        }
+        _ => {}
     }
     verdict
 }
@@ -230,27 +235,42 @@ fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdic
         return Ok(false);
     }
     let now = clock::seconds();
-    let Some(first) = find_first(&scratch.segment.tuple, receiver, now) else {
+    let Some(first) = find_first(&scratch.segment.tuple, receiver, now)? else {
         return Ok(false);
     };
     if first.is_undecided() {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
-    first.last = now;
+    if first.last != now {
+        first.last = now;
+        maps::note_spoken(&scratch.segment.tuple, now);
+    }
     scratch.proxy.source = first.client;
     scratch.stated = first.stated;
     scratch.proxy.len = 0;
     Ok(true)
 }
 
-/// What is known of the balancer's socket, if it hasn't been silent for too long.
+/// What is known of the balancer's socket, if it hasn't been silent for too long. Nobody can tell whose payload
+/// it is if that was forgotten sooner, and what looks like a header may be his.
 #[inline(always)]
-fn find_first(datagram: &Tuple, receiver: &Receiver, now: u32) -> Option<&'static mut First> {
-    let first = maps::find_first(datagram)?;
+fn find_first(
+    datagram: &Tuple,
+    receiver: &Receiver,
+    now: u32,
+) -> Result<Option<&'static mut First>, Verdict> {
+    let close_after = receiver.close_after();
+    let Some(first) = maps::find_first(datagram) else {
+        if receiver.has(Receiver::V2_FIRST) && maps::has_spoken(datagram, now, close_after) {
+            maps::note_spoken(datagram, now);
+            return Err(Verdict::drop(Counter::DatagramForgotten));
+        }
+        return Ok(None);
+    };
     // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
     // element is in the map.
     let first = unsafe { &mut *first };
-    (!first.is_over(now, receiver.close_after())).then_some(first)
+    Ok((!first.is_over(now, close_after)).then_some(first))
 }
 
 /// The daemon may take its time. Without this, a client who can have his first datagram go there could have a
@@ -261,7 +281,7 @@ fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
         return;
     }
     let now = clock::seconds();
-    if find_first(datagram, receiver, now).is_some() {
+    if !matches!(find_first(datagram, receiver, now), Ok(None)) {
         return;
     }
     let undecided = First {
@@ -271,7 +291,6 @@ fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
     maps::insert_first(datagram, &undecided);
 }
 
-/// Without it, the next datagram of this socket has to have a header as well.
 #[inline(always)]
 fn remember_first(scratch: &Scratch) {
     let first = First {
@@ -280,6 +299,29 @@ fn remember_first(scratch: &Scratch) {
         last: clock::seconds(),
     };
     maps::insert_first(&scratch.segment.tuple, &first);
+}
+
+/// Whether a datagram is dropped for what its header says, or for how many there are.
+#[inline(always)]
+fn is_clients(why: Counter) -> bool {
+    use Counter::{DatagramDenied, DatagramFailed, DatagramFull, DatagramTaken, InjectNoRoute};
+    matches!(
+        why,
+        DatagramDenied | DatagramFailed | DatagramFull | DatagramTaken | InjectNoRoute
+    )
+}
+
+/// No other header counts for that: it would be the client's own.
+#[inline(never)]
+fn remember_refused(ctx: &TcContext, version: Version, scratch: &mut Scratch) {
+    let back = scratch.segment.tuple.reversed();
+    scratch.datagram_flow = Flow {
+        back,
+        ..Flow::default()
+    };
+    if way::is_balancers(ctx, version, &mut scratch.datagram_flow).is_ok() {
+        remember_first(scratch);
+    }
 }
 
 #[inline(always)]

@@ -22,18 +22,19 @@ use crate::{
     check,
     config::{self, Config, Protocol, Transport},
     drain::Draining,
-    kernel::{self, FlowEnds, Kernel, List, Prefixes},
+    kernel::{self, Firsts, FlowEnds, Kernel, List, Prefixes},
     netns::{SpoofNs, has_route_by},
     privileges::{self, Role},
     relay::{
         Balancer, Client, Service, Shared,
-        udp::{self, Catchers, Flow, Flows, Forwarder, Framing, Receiver},
+        udp::{self, Catchers, Flow, Flows, Forwarder, Framing, Receiver, Speaks},
     },
 };
 
 /// What is known of UDP services.
 pub struct Datagrams {
     maps: Arc<kernel::Datagrams>,
+    firsts: Arc<Firsts>,
     routes: Routes,
 }
 
@@ -59,6 +60,7 @@ impl Datagrams {
         }
         Ok(Self {
             maps: Arc::new(maps),
+            firsts: Arc::new(kernel.firsts()?),
             routes: routes.clone(),
         })
     }
@@ -114,6 +116,7 @@ impl Datagrams {
         }
         let known = Known {
             maps: self.maps.clone(),
+            firsts: self.firsts.clone(),
             allowed: Prefixes::open(&config.instance, List::Allow)?,
             receivers: known(config, &self.routes),
             host: Handle::current(),
@@ -237,6 +240,7 @@ fn known(config: &Config, routes: &Routes) -> Vec<(String, datagram::Receiver)> 
 /// What the programs know, for the relay.
 struct Known {
     maps: Arc<kernel::Datagrams>,
+    firsts: Arc<Firsts>,
     allowed: Prefixes,
     receivers: Vec<(String, datagram::Receiver)>,
     /// Its threads are on the host.
@@ -301,15 +305,26 @@ impl Flows for Known {
         service: &Service,
         balancer: Balancer,
         received_at: SocketAddr,
-    ) -> Option<(Client, SocketAddr)> {
-        let close_after = self.of(service).ok()?.close_after();
-        let [client, stated] = self.maps.first((balancer.0, received_at), close_after)?;
-        Some((Client(client), stated))
+    ) -> io::Result<Speaks> {
+        let close_after = self.of(service)?.close_after();
+        let found = self.firsts.find((balancer.0, received_at), close_after);
+        Ok(match found {
+            Ok(Some([client, stated])) => Speaks::For(Client(client), stated),
+            Ok(None) => Speaks::Nobody,
+            Err(kernel::Forgotten) => Speaks::Forgotten,
+        })
     }
 
-    fn note_first(&self, flow: &Flow) -> io::Result<()> {
-        let socket = (flow.balancer.0, flow.received_at);
-        let noted = self.maps.note_first(socket, [flow.client.0, flow.stated]);
+    fn note_first(
+        &self,
+        balancer: Balancer,
+        received_at: SocketAddr,
+        client: Client,
+        stated: SocketAddr,
+    ) -> io::Result<()> {
+        let noted = self
+            .firsts
+            .note((balancer.0, received_at), [client.0, stated]);
         noted.map_err(io::Error::other)
     }
 }

@@ -15,7 +15,7 @@ use aya::{
 };
 use proxy_common::{
     Endpoint, Life,
-    datagram::{Aim, First, Flow, Receiver, ReversePath, Traffic},
+    datagram::{Aim, Flow, Receiver, ReversePath, Traffic},
     flow::Tuple,
     map,
 };
@@ -31,7 +31,6 @@ pub struct Datagrams {
     aims: HashMap<MapData, Endpoint, Aim>,
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
     placer: Mutex<Placer>,
-    firsts: Mutex<HashMap<MapData, Tuple, First>>,
     catchers: Mutex<SockMap<MapData>>,
     reverse_paths: Mutex<HashMap<MapData, ReversePath, u32>>,
     life: Array<MapData, u64>,
@@ -73,7 +72,6 @@ impl Datagrams {
             aims: take(ebpf, map::AIMS)?.try_into()?,
             flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
             placer: Mutex::new(Placer::new(ebpf)?),
-            firsts: Mutex::new(take(ebpf, map::FIRSTS)?.try_into()?),
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
             reverse_paths: Mutex::new(take(ebpf, map::REVERSE_PATHS)?.try_into()?),
             life,
@@ -224,43 +222,6 @@ impl Datagrams {
             .insert(path, judgement, 0)
             .context("noting a balancer's reverse path")
     }
-
-    /// Whom a balancer's socket speaks for, as its first datagram has said, and where that was sent to.
-    pub fn first(
-        &self,
-        (balancer, received_at): (SocketAddr, SocketAddr),
-        close_after: u32,
-    ) -> Option<[SocketAddr; 2]> {
-        let (datagram, now) = (
-            Tuple::new(balancer.into(), received_at.into()),
-            life::now(&self.life),
-        );
-        let mut firsts = lock(&self.firsts);
-        let mut first = firsts.get(&datagram, 0).ok()?;
-        if first.is_over(now, close_after) || first.is_undecided() {
-            return None;
-        }
-        first.last = now;
-        // As of a reply.
-        let _ = firsts.insert(datagram, first, 0);
-        Some([first.client.into(), first.stated.into()])
-    }
-
-    pub fn note_first(
-        &self,
-        (balancer, received_at): (SocketAddr, SocketAddr),
-        [client, stated]: [SocketAddr; 2],
-    ) -> Result<()> {
-        let first = First {
-            client: client.into(),
-            stated: stated.into(),
-            last: life::now(&self.life),
-        };
-        let datagram = Tuple::new(balancer.into(), received_at.into());
-        lock(&self.firsts)
-            .insert(datagram, first, 0)
-            .context("noting a balancer's socket")
-    }
 }
 
 /// Whether what was to be changed was still there.
@@ -291,6 +252,6 @@ fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
 }
 
 /// A panic elsewhere can't leave a map in a state that matters.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,6 +22,7 @@ use super::{
     datagrams::Datagrams,
     devices::Devices,
     direct::Direct,
+    firsts::Firsts,
     heart::Heart,
     kfunc,
     last_resort::LastResort,
@@ -67,6 +68,7 @@ impl Protocols {
             (self.udp, map::DATAGRAM_SLOTS),
             (self.udp, map::DATAGRAM_SHARES),
             (self.v2_first, map::FIRSTS),
+            (self.v2_first, map::SPOKEN),
             (self.udp, map::REPLY_PIECES),
             (self.udp, map::REVERSE_PATHS),
         ];
@@ -274,6 +276,11 @@ impl Kernel {
     /// Before [`Self::direct`], which takes what both know of the daemon's life.
     pub fn datagrams(&mut self) -> Result<Datagrams> {
         Datagrams::new(&mut self.ebpf)
+    }
+
+    /// Of UDP as well, and before it too.
+    pub fn firsts(&mut self) -> Result<Firsts> {
+        Firsts::new(&mut self.ebpf)
     }
 
     /// The same with what is known of the service by now.

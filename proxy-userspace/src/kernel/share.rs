@@ -43,7 +43,7 @@ const OF_UDP: [&str; 4] = [
     map::DATAGRAM_LOCK,
 ];
 /// The same where headers are on first datagrams alone.
-const OF_V2_FIRST: [&str; 1] = [map::FIRSTS];
+const OF_V2_FIRST: [&str; 2] = [map::FIRSTS, map::SPOKEN];
 
 /// What the keeper has to hear of.
 #[derive(Debug)]

@@ -50,6 +50,11 @@ pub enum End {
         "no route to the balancer goes by device {device}, which its datagram came by: see `ip route get {balancer}`"
     )]
     ReversePath { balancer: IpAddr, device: u32 },
+    #[error(
+        "whom the balancer's port speaks for was forgotten for others' sake, and a header may be that \
+         client's own: it counts again after --close-after of silence"
+    )]
+    Forgotten,
     #[error("client {0} has no target of its family: give one with {flag}", flag = flag(.0))]
     NoTarget(Client),
     #[error("the application at {target} took longer than the connect timeout")]
@@ -122,6 +127,7 @@ names! {
     Local => "local_refused",
     Denied => "client_denied",
     ReversePath => "reverse_path",
+    Forgotten => "forgotten",
     NoTarget => "no_target",
     ConnectTimeout => "connect_timeout",
     Connect => "connect_failed",

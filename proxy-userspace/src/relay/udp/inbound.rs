@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::io::unix::AsyncFd;
 
-use super::{At, Flow, Framing, LARGEST, Listener, socket};
+use super::{At, Flow, Framing, LARGEST, Listener, Speaks, socket};
 use crate::{
     header::{self, Header, Refusal, spp},
     relay::{Balancer, Client, End, Martian, Service, policy::Way},
@@ -75,13 +75,11 @@ fn forward(
         bytes,
         ..
     } = *datagram;
-    let known = match framing {
-        Framing::V2First => at.flows.first(service, balancer, received_at),
-        Framing::V2 | Framing::Spp => None,
-    };
+    let known = speaks_for(at, service, framing, datagram)?;
     let (claimed, stated, payload) = match known {
-        Some((client, stated)) => (Some(client), stated, bytes),
-        None => match read(service, framing, bytes) {
+        Speaks::For(client, stated) => (Some(client), stated, bytes),
+        Speaks::Forgotten => return Ok(Err(End::Forgotten)),
+        Speaks::Nobody => match read(service, framing, bytes) {
             Ok((header, len)) => {
                 let endpoints = header.endpoints;
                 let stated = endpoints.map_or(received_at, |it| it.destination);
@@ -91,6 +89,13 @@ fn forward(
             Err(refusal) => return Ok(Err(End::Header(refusal))),
         },
     };
+    // Before the client is judged: should he be refused, what he sends next is payload all the same.
+    if framing == Framing::V2First
+        && known == Speaks::Nobody
+        && let Some(client) = claimed
+    {
+        at.flows.note_first(balancer, received_at, client, stated)?;
+    }
     let way = match Way::find(claimed, balancer, service, &*at.shared.own) {
         Ok(way) => way,
         Err(end) => return Ok(Err(end)),
@@ -112,12 +117,28 @@ fn forward(
     if !at.flows.note(service, &flow, payload.len())? {
         return Ok(Ok(()));
     }
-    if framing == Framing::V2First && known.is_none() && claimed.is_some() {
-        at.flows.note_first(&flow)?;
-    }
     let is_beyond = at.shared.own.find(&flow.aim.ip()).is_none();
     at.injector.send(client.0, flow.aim, payload, is_beyond)?;
     Ok(Ok(()))
+}
+
+fn speaks_for(
+    at: &At,
+    service: &Service,
+    framing: Framing,
+    datagram: &Datagram<'_>,
+) -> io::Result<Speaks> {
+    match framing {
+        Framing::V2First => {
+            let Datagram {
+                balancer,
+                received_at,
+                ..
+            } = *datagram;
+            at.flows.first(service, balancer, received_at)
+        }
+        Framing::V2 | Framing::Spp => Ok(Speaks::Nobody),
+    }
 }
 
 fn martian(way: &Way) -> Option<Martian> {

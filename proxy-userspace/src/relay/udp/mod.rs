@@ -68,8 +68,25 @@ pub trait Flows: Send + Sync {
         service: &Service,
         balancer: Balancer,
         received_at: SocketAddr,
-    ) -> Option<(Client, SocketAddr)>;
-    fn note_first(&self, flow: &Flow) -> io::Result<()>;
+    ) -> io::Result<Speaks>;
+    fn note_first(
+        &self,
+        balancer: Balancer,
+        received_at: SocketAddr,
+        client: Client,
+        stated: SocketAddr,
+    ) -> io::Result<()>;
+}
+
+/// Whom a balancer's socket speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// A client, and where he has sent to.
+    For(Client, SocketAddr),
+    /// A header has to say.
+    Nobody,
+    /// For somebody who was forgotten for others' sake.
+    Forgotten,
 }
 
 /// A service's socket on the host.

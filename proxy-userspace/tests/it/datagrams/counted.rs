@@ -5,9 +5,8 @@ use std::thread::sleep;
 
 use anyhow::Result;
 
-use super::limits;
-use super::links;
 use super::site::{Plan, Site};
+use super::{firsts, limits, links};
 use crate::lab::Lab;
 use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair};
 use crate::lab::datagram::{self, Framing};
@@ -36,6 +35,7 @@ const LIMITED: &[Row<Site>] = &[
     Row("datagram_full", Once, one_too_many),
     Row("datagram_evicted", Once, in_an_idle_one_s_place),
 ];
+const V2_FIRST: &[Row<Site>] = &[Row("datagram_forgotten", Once, behind_an_eviction)];
 const SPP: &[Row<Site>] = &[
     Row("datagram_reply_long", Once, answered_without_room),
     Row(
@@ -63,6 +63,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let all = [
         DIRECT,
         LIMITED,
+        V2_FIRST,
         SPP,
         STRICT,
         STRICT_SPP,
@@ -99,6 +100,8 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
     run(plan, DIRECT)?;
     let args = &["--maxconn", "1"];
     run(Plan { args, ..plan }, LIMITED)?;
+    let framing = Framing::V2First;
+    run(Plan { framing, ..plan }, V2_FIRST)?;
     let framing = Framing::Spp;
     run(Plan { framing, ..plan }, SPP)?;
     let strict = Plan {
@@ -146,6 +149,13 @@ fn one_too_many(site: &Site, port: u16) -> Result<()> {
 fn in_an_idle_one_s_place(site: &Site, port: u16) -> Result<()> {
     sleep(limits::BUSY);
     exchange(site, port)
+}
+
+fn behind_an_eviction(site: &Site, port: u16) -> Result<()> {
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, port, b"hello")?;
+    firsts::evict(&site.truepeer)?;
+    send(site, &balancer, port + 1, b"hello")
 }
 
 fn from_a_stranger(site: &Site, port: u16) -> Result<()> {

@@ -10,6 +10,7 @@ pub mod counted;
 mod differential;
 mod dns;
 mod dtls;
+mod firsts;
 mod floods;
 mod limits;
 mod links;
