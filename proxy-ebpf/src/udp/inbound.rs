@@ -4,12 +4,12 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
     Counter, Endpoint, Steered,
-    datagram::{First, Flow, Receiver, Traffic},
+    datagram::{Flow, Receiver, Traffic},
     flow::Tuple,
     shares::Placed,
 };
 
-use super::{beyond, failed, place::place, way};
+use super::{beyond, failed, first, place::place, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -86,8 +86,8 @@ fn piece(
                 return Err(Verdict::drop(Counter::DatagramReversePath));
             }
             if maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
-                find_first(&scratch.segment.tuple, receiver, clock::seconds())?;
-                leave_undecided(&scratch.segment.tuple, receiver);
+                first::find(&scratch.segment.tuple, receiver, clock::seconds())?;
+                first::leave_undecided(&scratch.segment.tuple, receiver);
                 scratch.segment.at = piece.at;
                 be_followed(ctx, version, link, scratch, receiver);
             }
@@ -108,10 +108,10 @@ fn datagram(
     let verdict = straight_on(ctx, version, link, scratch, receiver);
     match &verdict {
         Err(to_daemon) if to_daemon.action == Action::Pass => {
-            leave_undecided(&scratch.segment.tuple, receiver);
+            first::leave_undecided(&scratch.segment.tuple, receiver);
         }
-        Err(dropped) if is_clients(dropped.why) && receiver.has(Receiver::V2_FIRST) => {
-            remember_refused(ctx, version, scratch);
+        Err(dropped) if first::is_clients(dropped.why) && receiver.has(Receiver::V2_FIRST) => {
+            first::remember_refused(ctx, version, scratch);
         }
         _ => {}
     }
@@ -127,7 +127,7 @@ fn straight_on(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
-    let known = speaks_for(scratch, receiver)?;
+    let known = first::speaks_for(scratch, receiver)?;
     if !known {
         if ctx::is_many(ctx) {
             let to_daemon = Counter::DatagramToDaemonMany;
@@ -145,7 +145,7 @@ fn straight_on(
     remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if !known && receiver.has(Receiver::V2_FIRST) {
-        remember_first(scratch);
+        first::remember(scratch);
     }
     let written = match known {
         true => datagram::rewrite(ctx, version, scratch),
@@ -190,7 +190,7 @@ fn be_followed(
     let Segment { tuple, at, .. } = scratch.segment;
     scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
     let noted = (|| {
-        if !speaks_for(scratch, receiver)? {
+        if !first::speaks_for(scratch, receiver)? {
             read_header(ctx, link, scratch, receiver)?;
         }
         let steered = target(version, receiver);
@@ -224,103 +224,6 @@ fn in_to(ctx: &TcContext, aim: &Endpoint) -> Result<Verdict, Unreadable> {
     match bound {
         Some(device) => enter_by(ctx, device, Counter::DatagramUp),
         None => enter(ctx, Counter::DatagramUp),
-    }
-}
-
-/// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
-/// payload from its beginning on, whatever it looks like.
-#[inline(always)]
-fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdict> {
-    if !receiver.has(Receiver::V2_FIRST) {
-        return Ok(false);
-    }
-    let now = clock::seconds();
-    let Some(first) = find_first(&scratch.segment.tuple, receiver, now)? else {
-        return Ok(false);
-    };
-    if first.is_undecided() {
-        return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
-    }
-    if first.last != now {
-        first.last = now;
-        maps::note_spoken(&scratch.segment.tuple, now);
-    }
-    scratch.proxy.source = first.client;
-    scratch.stated = first.stated;
-    scratch.proxy.len = 0;
-    Ok(true)
-}
-
-/// What is known of the balancer's socket, if it hasn't been silent for too long. Nobody can tell whose payload
-/// it is if that was forgotten sooner, and what looks like a header may be his.
-#[inline(always)]
-fn find_first(
-    datagram: &Tuple,
-    receiver: &Receiver,
-    now: u32,
-) -> Result<Option<&'static mut First>, Verdict> {
-    let close_after = receiver.close_after();
-    let Some(first) = maps::find_first(datagram) else {
-        if receiver.has(Receiver::V2_FIRST) && maps::has_spoken(datagram, now, close_after) {
-            maps::note_spoken(datagram, now);
-            return Err(Verdict::drop(Counter::DatagramForgotten));
-        }
-        return Ok(None);
-    };
-    // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
-    // element is in the map.
-    let first = unsafe { &mut *first };
-    Ok((!first.is_over(now, close_after)).then_some(first))
-}
-
-/// The daemon may take its time. Without this, a client who can have his first datagram go there could have a
-/// header of his own taken for the first one meanwhile.
-#[inline(always)]
-fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
-    if !receiver.has(Receiver::V2_FIRST) {
-        return;
-    }
-    let now = clock::seconds();
-    if !matches!(find_first(datagram, receiver, now), Ok(None)) {
-        return;
-    }
-    let undecided = First {
-        last: now,
-        ..First::default()
-    };
-    maps::insert_first(datagram, &undecided);
-}
-
-#[inline(always)]
-fn remember_first(scratch: &Scratch) {
-    let first = First {
-        client: scratch.proxy.source,
-        stated: scratch.stated,
-        last: clock::seconds(),
-    };
-    maps::insert_first(&scratch.segment.tuple, &first);
-}
-
-/// Whether a datagram is dropped for what its header says, or for how many there are.
-#[inline(always)]
-fn is_clients(why: Counter) -> bool {
-    use Counter::{DatagramDenied, DatagramFailed, DatagramFull, DatagramTaken, InjectNoRoute};
-    matches!(
-        why,
-        DatagramDenied | DatagramFailed | DatagramFull | DatagramTaken | InjectNoRoute
-    )
-}
-
-/// No other header counts for that: it would be the client's own.
-#[inline(never)]
-fn remember_refused(ctx: &TcContext, version: Version, scratch: &mut Scratch) {
-    let back = scratch.segment.tuple.reversed();
-    scratch.datagram_flow = Flow {
-        back,
-        ..Flow::default()
-    };
-    if way::is_balancers(ctx, version, &mut scratch.datagram_flow).is_ok() {
-        remember_first(scratch);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod beyond;
 pub mod catch;
+mod first;
 pub mod heard;
 mod inbound;
 mod outbound;
