@@ -91,7 +91,7 @@ pub fn remember(scratch: &Scratch) {
 
 /// Whether a datagram is dropped for what its header says, or for how many there are.
 #[inline(always)]
-pub fn is_clients(why: Counter) -> bool {
+pub fn is_refusal(why: Counter) -> bool {
     use Counter::{DatagramDenied, DatagramFailed, DatagramFull, DatagramTaken, InjectNoRoute};
     matches!(
         why,

@@ -110,7 +110,7 @@ fn datagram(
         Err(to_daemon) if to_daemon.action == Action::Pass => {
             first::leave_undecided(&scratch.segment.tuple, receiver);
         }
-        Err(dropped) if first::is_clients(dropped.why) && receiver.has(Receiver::V2_FIRST) => {
+        Err(dropped) if first::is_refusal(dropped.why) && receiver.has(Receiver::V2_FIRST) => {
             first::remember_refused(ctx, version, scratch);
         }
         _ => {}

@@ -19,7 +19,6 @@ rows! {
     a_balancer_takes_nobody_else_s_place;
     balancers_share_the_service_s;
     a_client_that_moves_to_another_balancer;
-    a_new_daemon_goes_on_counting;
 }
 
 /// Until then a client counts as busy: five of the programs' seconds, which are a little longer.
@@ -139,23 +138,6 @@ fn a_client_that_moves_to_another_balancer(plan: Plan<'_>) -> Result<()> {
     site.end()
 }
 
-fn a_new_daemon_goes_on_counting(plan: Plan<'_>) -> Result<()> {
-    let plan = Plan {
-        args: &["--maxconn", "1"],
-        orphan_timeout: "10s",
-        ..plan
-    };
-    let mut site = plan.start()?;
-    let balancer = site.balancer()?;
-    site.exchange(&balancer, 1000, b"hello")?;
-    let next = site.command.clone().args(["--take-over"]).start()?;
-    site.truepeer.wait_exit()?;
-    site.truepeer = next;
-    site.exchange(&balancer, 1000, b"hello")?;
-    refused(&site, &balancer, 1001)?;
-    site.end()
-}
-
 /// A connection of TCP takes nobody's place, and a limit that nothing keeps would be believed in.
 #[test]
 fn tcp_has_no_limit_per_balancer() -> Result<()> {
@@ -166,7 +148,7 @@ fn tcp_has_no_limit_per_balancer() -> Result<()> {
 }
 
 /// A datagram of a new client is dropped, and counted as one more.
-fn refused(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
+pub fn refused(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
     let before = counts(site, "datagram_full")?;
     balancer.send(&[&site.header(port)[..], b"too many"].concat())?;
     counted(site, "datagram_full", before + 1)?;

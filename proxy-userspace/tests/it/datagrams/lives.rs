@@ -3,14 +3,15 @@
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use super::rows;
 use super::site::Plan;
+use super::{limits, rows};
 use crate::lab::addr::{APP_PORT, HOST};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::poll;
 
 rows! {
     the_next_daemon_goes_on;
+    the_next_daemon_goes_on_counting;
     a_daemon_that_is_killed_leaves_nothing;
     a_daemon_that_is_told_to_end;
 }
@@ -34,6 +35,23 @@ fn the_next_daemon_goes_on(plan: Plan<'_>) -> Result<()> {
     let shown = site.lab.shown("connections")?;
     ensure!(shown[0]["datagrams"]["up"] == 2, "{shown:#}");
     site.truepeer = next;
+    site.end()
+}
+
+fn the_next_daemon_goes_on_counting(plan: Plan<'_>) -> Result<()> {
+    let plan = Plan {
+        args: &["--maxconn", "1"],
+        orphan_timeout: "10s",
+        ..plan
+    };
+    let mut site = plan.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let next = site.command.clone().args(["--take-over"]).start()?;
+    site.truepeer.wait_exit()?;
+    site.truepeer = next;
+    site.exchange(&balancer, 1000, b"hello")?;
+    limits::refused(&site, &balancer, 1001)?;
     site.end()
 }
 
