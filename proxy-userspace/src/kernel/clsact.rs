@@ -14,7 +14,7 @@ use aya::programs::{
         TcHandle,
     },
 };
-use proxy_common::program::{REFUSE, REFUSE_L3};
+use proxy_common::program::{DATAGRAMS_IN, DATAGRAMS_IN_L3, REFUSE, REFUSE_L3};
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
@@ -36,7 +36,7 @@ const PRIORITIES: std::ops::RangeInclusive<u16> = 1..=16;
 
 /// In a handle: the qdisc is ours as well. The next start knows it by this.
 const WITH_QDISC: u32 = 1;
-/// In a handle: the filter is `refuse`, which may stand beside another one of ours.
+/// In a handle: the filter is one that may stand beside another one of ours, as `refuse` beside `deliver`.
 const SECOND: u32 = 2;
 
 const KIND: &str = "clsact";
@@ -65,7 +65,7 @@ impl Clsact {
         name: &str,
     ) -> Result<SchedClassifierLinkId> {
         self.ensure_qdisc(on)?;
-        let which = if [REFUSE, REFUSE_L3].contains(&name) {
+        let which = if [REFUSE, REFUSE_L3, DATAGRAMS_IN, DATAGRAMS_IN_L3].contains(&name) {
             SECOND
         } else {
             0
