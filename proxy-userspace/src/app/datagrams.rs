@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
-use proxy_common::{datagram, datagram_port_bit, exclusive_port_bit, shares::Limits};
+use proxy_common::{datagram, datagram_port_bit, exclusive_port_bit};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -207,10 +207,7 @@ fn receiver(
         service.id,
         framing | direct,
         seconds,
-        Limits {
-            service: limits.service,
-            balancer: limits.balancer,
-        },
+        limits,
         v4,
         v6,
     ))

@@ -8,8 +8,8 @@ use super::args::{self, FallbackChoice, HeaderVersions, RunArgs};
 use crate::{
     app,
     config::{
-        ClientLimits, CloseAfter, Config, ConfigError, HeaderOptions, MAX_CLIENTS, PrefixSource,
-        Protocol, Service,
+        CloseAfter, Config, ConfigError, HeaderOptions, MAX_CLIENTS, PrefixSource, Protocol,
+        Service, client_limits,
     },
     header::{Policy, Versions},
     netns::SteerNets,
@@ -71,7 +71,7 @@ fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
         framing,
         close_after: args.close_after.unwrap_or(CloseAfter::MINUTE),
         outsiders: args.outsiders,
-        limits: ClientLimits::new(args.maxconn, args.maxconn_per_balancer),
+        limits: client_limits(args.maxconn, args.maxconn_per_balancer),
     })
 }
 

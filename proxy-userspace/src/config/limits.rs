@@ -8,23 +8,15 @@ use proxy_common::shares::Limits;
 pub const MAX_CLIENTS: u32 = Limits::MOST.service;
 
 /// Of a service, and of each of its balancers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientLimits {
-    pub service: u32,
-    pub balancer: u32,
-}
-
-impl ClientLimits {
-    pub fn new(service: Option<NonZeroUsize>, balancer: Option<NonZeroUsize>) -> Self {
-        let or = |given: Option<NonZeroUsize>, default| {
-            given.map_or(default, |given| {
-                u32::try_from(given.get()).unwrap_or(u32::MAX)
-            })
-        };
-        let service = or(service, MAX_CLIENTS).min(MAX_CLIENTS);
-        Self {
-            service,
-            balancer: or(balancer, Limits::OF_BALANCER).min(service),
-        }
+pub fn client_limits(service: Option<NonZeroUsize>, balancer: Option<NonZeroUsize>) -> Limits {
+    let or = |given: Option<NonZeroUsize>, default| {
+        given.map_or(default, |given| {
+            u32::try_from(given.get()).unwrap_or(u32::MAX)
+        })
+    };
+    let service = or(service, MAX_CLIENTS).min(MAX_CLIENTS);
+    Limits {
+        service,
+        balancer: or(balancer, Limits::OF_BALANCER).min(service),
     }
 }

@@ -13,9 +13,10 @@ use std::{
 
 use clap::ValueEnum;
 use ipnet::IpNet;
+use proxy_common::shares::Limits;
 use thiserror::Error;
 
-pub use limits::{ClientLimits, MAX_CLIENTS};
+pub use limits::{MAX_CLIENTS, client_limits};
 pub use prefixes::{PrefixSource, misread, parse_prefix};
 
 use crate::{
@@ -60,7 +61,7 @@ pub enum Protocol {
         /// Without a datagram either way, a client is forgotten after this.
         close_after: CloseAfter,
         outsiders: Option<Outsiders>,
-        limits: ClientLimits,
+        limits: Limits,
     },
 }
 
