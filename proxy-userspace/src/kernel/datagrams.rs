@@ -200,6 +200,8 @@ impl Datagrams {
             opened: now,
             close_after: u16::try_from(receiver.close_after())?,
             stated: flow.stated.into(),
+            // What comes behind this one isn't to overtake it.
+            daemon_up: now,
             ..Flow::default()
         });
         noted.last = now;

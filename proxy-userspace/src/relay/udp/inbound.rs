@@ -89,13 +89,27 @@ fn forward(
             Err(refusal) => return Ok(Err(End::Header(refusal))),
         },
     };
-    // Before the client is judged: should he be refused, what he sends next is payload all the same.
+    let forwarded = send_on(at, service, datagram, claimed, stated, payload);
+    // Should the client be refused, what he sends next is payload all the same. The flow is noted before, lest
+    // the programs send on what comes behind this one first.
     if framing == Framing::V2First
         && known == Speaks::Nobody
         && let Some(client) = claimed
     {
         at.flows.note_first(balancer, received_at, client, stated)?;
     }
+    forwarded
+}
+
+fn send_on(
+    at: &At,
+    service: &Service,
+    datagram: &Datagram<'_>,
+    claimed: Option<Client>,
+    stated: SocketAddr,
+    payload: &[u8],
+) -> io::Result<Result<(), End>> {
+    let balancer = datagram.balancer;
     let way = match Way::find(claimed, balancer, service, &*at.shared.own) {
         Ok(way) => way,
         Err(end) => return Ok(Err(end)),
@@ -109,7 +123,7 @@ fn forward(
     }
     let flow = Flow {
         balancer,
-        received_at,
+        received_at: datagram.received_at,
         client,
         aim: way.route.steered,
         stated,
