@@ -5,6 +5,7 @@ mod build;
 mod build_ebpf;
 mod demo;
 mod fuzz;
+mod grace;
 mod kernel;
 mod lint;
 mod privilege;

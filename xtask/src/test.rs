@@ -8,6 +8,7 @@ use std::thread::available_parallelism;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::grace::Short;
 use crate::privilege::{require, run_as_root};
 use crate::proc::{cargo, step, succeed};
 use crate::traces::Traces;
@@ -25,7 +26,19 @@ const THREADS: &str = "RUST_TEST_THREADS";
 /// others may still look at: devices, namespaces, attached programs.
 const THREADS_PER_CPU: usize = 2;
 
-/// With `all`, in full: up to an hour.
+/// In names of tests that look at what happens while programs and devices go or are handed on. Short
+/// grace periods would leave them little to look at.
+const AT_THE_KERNELS_PACE: [&str; 7] = [
+    "deaths",
+    "take_over::",
+    "leaks::",
+    "lives::",
+    "killed::",
+    "untouched::",
+    "come_last::",
+];
+
+/// With `all`, in full: up to an hour, and at the kernel's own pace.
 pub fn run(filter: &[String], all: bool) -> Result<()> {
     require("test")?;
     let peers = setup::for_tests()?;
@@ -36,14 +49,23 @@ pub fn run(filter: &[String], all: bool) -> Result<()> {
     parts.envs(full);
     succeed(parts.arg("--").args(filter), "tests failed")?;
     step("tests of the daemon, as root, in network namespaces");
-    leaving_no_trace(|| {
+    let daemon = |args: &[String]| {
         let mut daemon = cargo_test(&["--test", "it"]);
         if env::var_os(THREADS).is_none() {
             let cpus = available_parallelism().map_or(1, usize::from);
             daemon.env(THREADS, (cpus * THREADS_PER_CPU).to_string());
         }
-        run_as_root(daemon.envs(full).env(PEERS, peers));
-        succeed(daemon.arg("--").args(filter), "tests of the daemon failed")
+        run_as_root(daemon.envs(full).env(PEERS, &peers));
+        succeed(daemon.arg("--").args(args), "tests of the daemon failed")
+    };
+    leaving_no_trace(|| match filter {
+        [] if !all => {
+            let paced = daemon(&AT_THE_KERNELS_PACE.map(str::to_owned));
+            let others = AT_THE_KERNELS_PACE.map(|name| format!("--skip={name}"));
+            let _short = Short::hold()?;
+            paced.and(daemon(&others))
+        }
+        _ => daemon(filter),
     })
 }
 
