@@ -25,30 +25,35 @@ struct NextKey {
 
 /// Waits until none is left, in either direction, of all that this daemon knows.
 pub fn wait_none(truepeer: &Proc) -> Result<()> {
+    let tables = tables(truepeer)?;
     let mut left = [0; 2];
     poll::until("the kernel to forget its flows", || {
-        left = count(truepeer)?;
+        left = lengths(&tables)?;
         Ok((left == [0, 0]).then_some(()))
     })
     .with_context(|| format!("left are {left:?} of {MAPS:?}"))
 }
 
-/// How many entries each of the two tables has.
-pub fn count(truepeer: &Proc) -> Result<[usize; 2]> {
-    let mut counts = [None; 2];
+/// Looking for them asks for the lock of all network devices.
+fn tables(truepeer: &Proc) -> Result<[MapInfo; 2]> {
+    let mut found = [None, None];
     for id in truepeer.fd_info("map_id")? {
         let info = MapInfo::from_id(u32::try_from(id)?)?;
-        if let Some(at) = MAPS
-            .iter()
-            .position(|name| info.name_as_str() == Some(name))
-        {
-            counts[at] = Some(keys(info.fd()?.as_fd(), info.key_size())?);
+        let name = info.name_as_str();
+        if let Some(at) = MAPS.iter().position(|map| name == Some(map)) {
+            found[at] = Some(info);
         }
     }
-    let [Some(up), Some(down)] = counts else {
-        bail!("the daemon has no {MAPS:?}: {counts:?}");
+    let [Some(up), Some(down)] = found else {
+        bail!("the daemon has no {MAPS:?}");
     };
     Ok([up, down])
+}
+
+/// How many entries each has.
+fn lengths([up, down]: &[MapInfo; 2]) -> Result<[usize; 2]> {
+    let length = |table: &MapInfo| keys(table.fd()?.as_fd(), table.key_size());
+    Ok([length(up)?, length(down)?])
 }
 
 /// Has the programs forget which connections were given to the daemon, as they do after a minute.

@@ -9,16 +9,22 @@ use anyhow::{Result, bail};
 /// not a measurement, and two tests share two cores.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Between two questions. The longer the answer has taken already, the less it matters when it is
+/// heard, and asking keeps others from their work: many a question starts a process.
+const SOON: Duration = Duration::from_millis(1);
+const LATER: Duration = Duration::from_millis(100);
+
 /// Asks until the answer is there; `what` completes "waited in vain for …".
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let start = Instant::now();
     loop {
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
-        if Instant::now() > deadline {
+        let waited = start.elapsed();
+        if waited > PATIENCE {
             bail!("waited in vain for {what}");
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep((waited / 8).clamp(SOON, LATER));
     }
 }
