@@ -123,6 +123,18 @@ impl Talk {
         })
     }
 
+    /// `length` bytes from each at once, and neither stream ends.
+    pub fn both_ways(&self, length: usize) -> Result<()> {
+        let payload = &Payload::new(self.balancer.local_addr()?.port().into());
+        thread::scope(|scope| {
+            let down = scope.spawn(move || self.part(Side::App, payload, 0, length));
+            self.part(Side::Balancer, payload, 0, length)
+                .context("to the app")?;
+            let down = down.join().expect("no panic on the way");
+            down.context("from the app")
+        })
+    }
+
     /// `length` bytes from each of `senders`, all at once and to the end of their streams.
     pub fn transfer(&self, senders: &[Side], length: usize) -> Result<()> {
         thread::scope(|scope| {

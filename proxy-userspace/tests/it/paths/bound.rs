@@ -1,5 +1,7 @@
 //! An application that hears by one device alone: clients come in there, and replies leave by it.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
 use super::site::Site;
@@ -129,6 +131,8 @@ fn has(said: &Said, start: &str, parts: &[&str]) -> Result<()> {
 }
 
 const UPLINK: &str = "edge";
+/// Until the second of them has had its time as well.
+const TWO_SYNS: Duration = Duration::from_secs(3);
 
 fn an_app_bound_to_the_uplink(plan: Plan<'_>) -> Result<()> {
     let site = Plan {
@@ -141,7 +145,8 @@ fn an_app_bound_to_the_uplink(plan: Plan<'_>) -> Result<()> {
     // Others at that link are no balancers.
     let (to, by) = (steered.ip(), site.service().ip());
     site.lab.edge.ip(&format!("route add {to} via {by}"))?;
-    let stranger = site.lab.edge.connect_from(site.balancer(), steered);
+    let edge = &site.lab.edge;
+    let stranger = edge.connect_within(site.balancer(), steered, TWO_SYNS);
     ensure!(stranger.is_err(), "the application was reached");
     site.app.saw_nobody()?;
     site.app.stop()?;

@@ -155,9 +155,9 @@ fn big_tcp(plan: Plan<'_>) -> Result<()> {
     }
     .start()?;
     let socket = raw::tap(&site.lab.edge)?;
-    site.warm(CLIENT_PORT)?
-        .transfer(&Side::BOTH, 16 * MIB)
-        .context("in bulk")?;
+    let talk = site.warm(CLIENT_PORT)?;
+    talk.both_ways(16 * MIB).context("in bulk")?;
+    talk.close(Side::Balancer)?;
     let largest = largest(&socket)?;
     ensure!(largest > least, "the largest packet has {largest} bytes");
     carries(&site)
@@ -209,7 +209,8 @@ pub fn carries(site: &Site) -> Result<()> {
     let mut talk = site.warm(CLIENT_PORT + 1)?;
     talk.ping_pong(64, 100).context("messages")?;
     talk.ping_pong(4, 20_000).context("long messages")?;
-    talk.transfer(&Side::BOTH, 4 * MIB).context("in bulk")?;
-    drop(talk);
+    talk.both_ways(4 * MIB).context("in bulk")?;
+    // The application's end is in no TIME_WAIT then, for which flows stay a while.
+    talk.close(Side::Balancer).context("an end")?;
     site.no_flow_left()
 }
