@@ -120,20 +120,28 @@ impl Netns {
 
     /// Runs a batch of `ip` commands here, one a line.
     pub fn ip(&self, batch: &str) -> Result<()> {
-        let mut command = Command::new("ip");
-        command
-            .args(["-batch", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped());
+        self.batch("ip", &["-batch", "-"], batch)
+    }
+
+    /// Runs a program here that reads what to do, one a line.
+    pub fn batch(&self, program: &str, args: &[&str], batch: &str) -> Result<()> {
+        let mut command = Command::new(program);
+        command.args(args);
+        command.stdin(Stdio::piped()).stderr(Stdio::piped());
         self.place(&mut command);
-        let mut child = command.spawn().context("starting ip")?;
-        let mut stdin = child.stdin.take().context("ip has a stdin")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("starting {program}"))?;
+        let mut stdin = child.stdin.take().context("it has a stdin")?;
         stdin.write_all(batch.as_bytes())?;
         drop(stdin);
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            bail!("ip in {} failed: {stderr}in the batch\n{batch}", self.name);
+            bail!(
+                "{program} in {} failed: {stderr}in the batch\n{batch}",
+                self.name
+            );
         }
         Ok(())
     }

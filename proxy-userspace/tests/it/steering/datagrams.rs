@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Bound, has};
+use super::{Bound, changed, has};
 use crate::lab::Lab;
 use crate::lab::addr::{BALANCER, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT};
 use crate::lab::datagram::{self, Echo, Framing, Kind};
@@ -14,25 +14,25 @@ use crate::lab::scale::scaled;
 
 /// The row: an app on a host that `set_up` has changed, by the kernel; with full counts, by the daemon too.
 pub fn hold(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
+    let lab = changed(set_up)?;
     let paths = scaled(&[Path::Direct][..], &Path::BOTH);
     for &path in paths {
-        holds_by(path, app, &set_up).with_context(|| format!("told {path:?}"))?;
+        holds_by(path, app, &lab).with_context(|| format!("told {path:?}"))?;
+        lab.leaves_no_trace()?;
     }
     Ok(())
 }
 
-fn holds_by(told: Path, app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
-    let lab = Lab::new()?;
-    set_up(&lab).context("setting the host up")?;
+fn holds_by(told: Path, app: Bound, lab: &Lab) -> Result<()> {
     let echo = Echo::listen(&lab.host, app.to, Kind::Unconnected)?;
     let truepeer = lab.truepeer().targets_for(app.to).args(told.args());
-    let services = services(&lab);
+    let services = services(lab);
     let truepeer = truepeer.args(Framing::V2.args()).listen(services.clone());
     let leaks = Leaks::watch(&lab.edge)?;
     let _truepeer = truepeer.start()?;
     services
         .into_iter()
-        .try_for_each(|service| sees(&lab, service, &echo, app.client))?;
+        .try_for_each(|service| sees(lab, service, &echo, app.client))?;
     leaks.saw_none()
 }
 

@@ -15,12 +15,9 @@ pub fn sysctl(netns: &Netns, key: &str, value: &str) -> Result<()> {
         .with_context(|| format!("setting {path} to {value}"))
 }
 
-/// Runs nft commands, one a line.
+/// Runs nft commands, one a line: all of them or none.
 pub fn nft(netns: &Netns, commands: &str) -> Result<()> {
-    for command in commands.lines().map(str::trim) {
-        netns.run(&format!("nft {command}"))?;
-    }
-    Ok(())
+    netns.batch("nft", &["-f", "-"], commands)
 }
 
 /// Runs `ip` with each of the lines, which may name a family.
