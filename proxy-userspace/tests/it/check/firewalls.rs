@@ -104,10 +104,13 @@ fn bans_behind(spoken: Spoken) -> Result<()> {
     for (lets_in, bans) in &LETS_IN[..forms] {
         let rule = format!("input {lets_in}");
         for ban in *bans {
-            let ban = format!("input {ban}");
-            says(&[&rule, &ban], "warn bans")?;
-            says(&[&ban, &rule], "ok bans")?;
+            says(&[&rule, &format!("input {ban}")], "warn bans")?;
         }
+    }
+    let [(lets_in, bans), ..] = LETS_IN;
+    for ban in bans {
+        let [ban, rule] = [ban, lets_in].map(|rule| format!("input {rule}"));
+        says(&[&ban, &rule], "ok bans")?;
     }
     // A chain of the operator's own, which packets of lo leave again.
     let jump = "input jump own";
@@ -116,10 +119,9 @@ fn bans_behind(spoken: Spoken) -> Result<()> {
     says(&[jump, "own iif edge return", &ban], "ok bans")?;
     let input = format!("input {BAN}");
     says(&[jump, "own iif lo return", &input], "ok bans")?;
-    for others in LETS_NOT_ALL_IN {
-        says(&[&format!("input {others}"), &input], "ok bans")?;
-    }
-    Ok(())
+    let others = LETS_NOT_ALL_IN.map(|rule| format!("input {rule}"));
+    let others = others.iter().chain([&input]).map(String::as_str);
+    says(&others.collect::<Vec<_>>(), "ok bans")
 }
 
 /// Fails unless, with these rules in [`TABLE`], a line of the check begins so.
