@@ -28,14 +28,13 @@ const THREADS_PER_CPU: usize = 2;
 
 /// In names of tests that look at what happens while programs and devices go or are handed on. Short
 /// grace periods would leave them little to look at.
-const AT_THE_KERNELS_PACE: [&str; 7] = [
+const AT_THE_KERNELS_PACE: [&str; 6] = [
     "deaths",
     "take_over::",
     "leaks::",
     "lives::",
     "killed::",
     "untouched::",
-    "come_last::",
 ];
 
 /// With `all`, in full: up to an hour, and at the kernel's own pace.
