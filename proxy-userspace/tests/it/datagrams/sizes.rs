@@ -1,5 +1,7 @@
 //! Payloads of all sizes, behind headers of all lengths: every byte is right.
 
+use std::sync::LazyLock;
+
 use anyhow::{Context, Result, ensure};
 
 use super::rows;
@@ -25,7 +27,8 @@ const MTU: usize = 1500;
 const LARGEST: usize = 65_535 - 40 - 8;
 
 fn words_of(size: usize) -> Vec<u8> {
-    Payload::new(80).piece(0, size).to_vec()
+    static WORDS: LazyLock<Payload> = LazyLock::new(|| Payload::new(80));
+    WORDS.piece(0, size).to_vec()
 }
 
 fn sizes(headers: usize) -> Vec<usize> {

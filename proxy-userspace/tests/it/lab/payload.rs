@@ -25,11 +25,15 @@ impl Payload {
 
     fn of_period(period: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let byte = |_| {
-            let [byte, ..] = random.next().to_le_bytes();
-            byte
-        };
-        Self((0..period).map(byte).collect())
+        // A small seed has small numbers at first, with one byte as good as another.
+        for _ in 0..u64::BITS {
+            random.next();
+        }
+        let mut bytes = vec![0; period];
+        for word in bytes.chunks_mut(size_of::<u64>()) {
+            word.copy_from_slice(&random.next().to_le_bytes()[..word.len()]);
+        }
+        Self(bytes)
     }
 
     pub fn send(&self, to: &mut impl Write, length: usize) -> Result<()> {
