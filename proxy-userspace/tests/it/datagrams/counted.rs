@@ -1,7 +1,6 @@
 //! What makes each of UDP's counters count.
 
 use std::net::UdpSocket;
-use std::thread::sleep;
 
 use anyhow::Result;
 
@@ -10,6 +9,7 @@ use super::{firsts, limits, links};
 use crate::lab::Lab;
 use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair};
 use crate::lab::datagram::{self, Framing};
+use crate::lab::flows::age;
 use crate::lab::path::Path;
 use crate::paths::counted::Times::{AtLeast, Once};
 use crate::paths::counted::{self, Row};
@@ -147,7 +147,7 @@ fn one_too_many(site: &Site, port: u16) -> Result<()> {
 }
 
 fn in_an_idle_one_s_place(site: &Site, port: u16) -> Result<()> {
-    sleep(limits::BUSY);
+    age(&site.truepeer, limits::BUSY)?;
     exchange(site, port)
 }
 

@@ -12,6 +12,7 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::NEIGHBOUR;
+use crate::lab::flows::age;
 
 rows! {
     the_oldest_idle_one_makes_room;
@@ -21,10 +22,12 @@ rows! {
     a_client_that_moves_to_another_balancer;
 }
 
-/// Until then a client counts as busy: five of the programs' seconds, which are a little longer.
-pub const BUSY: Duration = Duration::from_millis(6_500);
+/// Of the programs' seconds: for so long a client counts as busy, and one more.
+pub const BUSY: u32 = 6;
+/// The same, as it passes; the programs' seconds are a little longer.
+const BUSY_ONES: Duration = Duration::from_millis(6_500);
 /// What is so much older is older to the daemon as well.
-const OLDER: Duration = Duration::from_millis(2_200);
+const OLDER: u32 = 2;
 
 fn the_oldest_idle_one_makes_room(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn", "3"];
@@ -34,11 +37,11 @@ fn the_oldest_idle_one_makes_room(plan: Plan<'_>) -> Result<()> {
     for port in [1002, 1001] {
         site.exchange(&balancer, port, b"hello")?;
     }
-    sleep(OLDER);
+    age(&site.truepeer, OLDER)?;
     for port in [1002, 1000] {
         site.exchange(&balancer, port, b"hello")?;
     }
-    sleep(BUSY);
+    age(&site.truepeer, BUSY)?;
     site.exchange(&balancer, 1000, b"again")?;
     site.exchange(&balancer, 1003, b"hello")?;
     listed(&site, &[1000, 1002, 1003])?;
@@ -87,7 +90,7 @@ fn a_balancer_takes_nobody_else_s_place(plan: Plan<'_>) -> Result<()> {
     }
     // Nor by another socket, as limits are of addresses.
     refused(&site, &site.balancer()?, 1102)?;
-    sleep(BUSY);
+    age(&site.truepeer, BUSY)?;
     for port in [1103, 1104] {
         site.exchange(&balancer, port, b"hello")?;
     }
@@ -107,10 +110,10 @@ fn balancers_share_the_service_s(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
     let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
     site.exchange(&other, 1000, b"hello")?;
-    sleep(OLDER);
+    age(&site.truepeer, OLDER)?;
     site.exchange(&balancer, 1001, b"hello")?;
     refused(&site, &balancer, 1002)?;
-    sleep(BUSY);
+    age(&site.truepeer, BUSY)?;
     site.exchange(&balancer, 1003, b"hello")?;
     listed(&site, &[1001, 1003])?;
     site.exchange(&other, 1004, b"hello")?;
@@ -128,7 +131,8 @@ fn a_client_that_moves_to_another_balancer(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
     let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
     site.exchange(&other, 1000, b"hello")?;
-    sleep(BUSY);
+    // Here time itself passes.
+    sleep(BUSY_ONES);
     site.exchange(&balancer, 1000, b"hello")?;
     refused(&site, &balancer, 1001)?;
     site.exchange(&other, 1002, b"hello")?;

@@ -1,11 +1,14 @@
-//! The kernel's own table of direct connections, whatever the daemon says of them.
+//! The programs' own tables of direct connections and of datagrams, whatever the daemon says of them.
 
 use std::ffi::c_long;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Array, Map, MapData, MapInfo};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
+use proxy_common::datagram::Flow;
+use proxy_common::flow::Tuple;
+use proxy_common::map::DATAGRAM_FLOWS;
 
 use super::poll;
 use super::proc::Proc;
@@ -67,6 +70,27 @@ pub fn forget_given(truepeer: &Proc) -> Result<()> {
         }
     }
     bail!("the daemon has no such map")
+}
+
+/// Has all flows of datagrams be so many seconds older, and silent for as long.
+pub fn age(truepeer: &Proc, seconds: u32) -> Result<()> {
+    const EXIST: u64 = 2;
+    for id in truepeer.fd_info("map_id")? {
+        let id = u32::try_from(id)?;
+        if MapInfo::from_id(id)?.name_as_str() == Some(DATAGRAM_FLOWS) {
+            let map = Map::HashMap(MapData::from_id(id)?);
+            let mut flows: HashMap<_, Tuple, Flow> = map.try_into()?;
+            let all = flows.iter().collect::<Result<Vec<_>, _>>()?;
+            ensure!(!all.is_empty(), "there is none");
+            for (reply, mut flow) in all {
+                flow.opened -= seconds;
+                flow.last -= seconds;
+                flows.insert(reply, flow, EXIST)?;
+            }
+            return Ok(());
+        }
+    }
+    bail!("the daemon has no {DATAGRAM_FLOWS}")
 }
 
 /// Entries that go meanwhile make it begin anew, which is why it has an end.
