@@ -1,11 +1,14 @@
 //! Wherever the app is, and however it has its sockets.
 
-use anyhow::Result;
+use std::net::UdpSocket;
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail, ensure};
 
 use super::rows;
-use super::site::Plan;
-use crate::lab::addr::{HOST, WILDCARD};
-use crate::lab::datagram::{Framing, Kind};
+use super::site::{Plan, Site};
+use crate::lab::addr::{HOST, LOOPBACK, WILDCARD};
+use crate::lab::datagram::{Echo, Framing, Kind};
 
 rows! {
     on_loopback;
@@ -13,6 +16,7 @@ rows! {
     on_the_host_s_address;
     on_a_wildcard_address_by_the_host_s;
     with_a_socket_for_each_client;
+    with_sockets_that_share_a_port;
 }
 
 /// In each framing.
@@ -77,4 +81,54 @@ fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
         site.end()?;
     }
     Ok(())
+}
+
+/// Each client stays with one of them (SO_REUSEPORT), and with the other once that has closed. No program can
+/// assign a datagram to such a socket before Linux 6.6.
+fn with_sockets_that_share_a_port(plan: Plan<'_>) -> Result<()> {
+    // All with one of two would be a coin's 31 in a row.
+    const CLIENTS: Range<u16> = 1000..1032;
+    for (target, bind) in [(LOOPBACK, LOOPBACK), (LOOPBACK, WILDCARD), (HOST, HOST)] {
+        let plan = Plan {
+            target,
+            bind,
+            ..plan
+        };
+        let mut site = plan.serve(|host, bind| {
+            let both = [(); 2].iter().map(|()| Echo::one_of_several(host, bind));
+            both.collect::<Result<Vec<_>>>()
+        })?;
+        let mut clients = Vec::new();
+        for port in CLIENTS {
+            let balancer = site.balancer()?;
+            let by = answered_by(&site, &balancer, port)?;
+            clients.push((port, balancer, by));
+        }
+        let of_one = clients.iter().filter(|(_, _, by)| *by == 0).count();
+        ensure!((1..clients.len()).contains(&of_one), "one has {of_one}");
+        for (port, balancer, before) in &clients {
+            let by = answered_by(&site, balancer, *port)?;
+            ensure!(by == *before, "{port} came to {before}, and then to {by}");
+        }
+        site.app.pop();
+        for (port, balancer, _) in &clients {
+            answered_by(&site, balancer, *port)
+                .with_context(|| format!("{port}, to who is left"))?;
+        }
+        site.end()?;
+    }
+    Ok(())
+}
+
+/// Which of the sockets has answered this client.
+fn answered_by(site: &Site<Vec<Echo>>, balancer: &UdpSocket, port: u16) -> Result<usize> {
+    balancer.send(&[&site.header(port)[..], b"hello"].concat())?;
+    site.answered(balancer, port, b"hello")?;
+    let told = site.app.iter().map(Echo::next_now).enumerate();
+    let told: Vec<_> = told.filter_map(|(by, told)| Some((by, told?.0))).collect();
+    let [(by, client)] = told[..] else {
+        bail!("heard: {told:?}");
+    };
+    ensure!(client == site.client(port), "the app sees {client}");
+    Ok(by)
 }

@@ -129,6 +129,12 @@ impl Echo {
         Self::open(netns, socket, Kind::Unconnected)
     }
 
+    /// One of several at the same address, among which the kernel shares out clients (SO_REUSEPORT).
+    pub fn one_of_several(netns: &Netns, bind: SocketAddr) -> Result<Self> {
+        let socket = open(netns, bind, |socket| socket.set_reuse_port(true))?;
+        Self::open(netns, socket, Kind::Unconnected)
+    }
+
     fn open(netns: &Netns, socket: UdpSocket, kind: Kind) -> Result<Self> {
         let bind = socket.local_addr()?;
         let same = socket.try_clone()?;
@@ -174,6 +180,11 @@ impl Echo {
         next.context("the app gets a datagram")
     }
 
+    /// The same without waiting for one.
+    pub fn next_now(&self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.seen.try_recv().ok()
+    }
+
     /// Says something unasked.
     pub fn say(&self, client: SocketAddr, words: &[u8]) -> Result<()> {
         self.socket.send_to(words, client)?;
@@ -187,8 +198,8 @@ impl Echo {
 
     /// Whether it has got none that [`Self::next`] hasn't told of.
     pub fn saw_nobody(&self) -> Result<()> {
-        let next = self.seen.try_recv();
-        ensure!(next.is_err(), "the app got {next:?}");
+        let next = self.next_now();
+        ensure!(next.is_none(), "the app got {next:?}");
         Ok(())
     }
 }
@@ -217,9 +228,17 @@ pub fn is_timeout(error: &io::Error) -> bool {
 
 /// Others may be at the same address.
 pub fn shared(netns: &Netns, bind: SocketAddr) -> Result<UdpSocket> {
+    open(netns, bind, |socket| socket.set_reuse_address(true))
+}
+
+fn open(
+    netns: &Netns,
+    bind: SocketAddr,
+    share: fn(&Socket) -> io::Result<()>,
+) -> Result<UdpSocket> {
     let socket = netns.enter(|| -> io::Result<_> {
         let socket = Socket::new(Domain::for_address(bind), Type::DGRAM, None)?;
-        socket.set_reuse_address(true)?;
+        share(&socket)?;
         socket.bind(&bind.into())?;
         Ok(UdpSocket::from(socket))
     })?;
