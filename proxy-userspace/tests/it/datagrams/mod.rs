@@ -17,6 +17,7 @@ mod links;
 mod lives;
 mod name_servers;
 mod outsiders;
+mod pieces;
 mod quic;
 mod quic_peers;
 mod scripts;
