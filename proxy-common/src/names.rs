@@ -82,6 +82,7 @@ pub mod global {
     pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
     pub const VIA_LO: &str = "VIA_LO";
     pub const HOST_NETNS: &str = "HOST_NETNS";
+    pub const STAYS: &str = "STAYS";
 }
 
 /// Calls of kernel functions, by a number that no helper has: the daemon puts their ids in before it

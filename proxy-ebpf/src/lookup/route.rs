@@ -45,6 +45,22 @@ fn own_address_or_none(ctx: &TcContext, neighbour: u32) -> u32 {
     unsafe { fib.__bindgen_anon_3.ipv4_src }
 }
 
+/// Whether a device is there.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn is_there(ctx: &TcContext, device: u32) -> bool {
+    const ENODEV: i32 = -19;
+    // SAFETY: made of integers.
+    let mut fib: Fib = unsafe { zeroed() };
+    fib.family = AF_INET;
+    fib.ifindex = device;
+    let len = size_of_val(&fib) as i32;
+    // SAFETY: `fib` lives on this stack, and the kernel gets its length.
+    let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, 0) };
+    found as i32 != ENODEV
+}
+
 /// The way of a packet from the spoof namespace. Its neighbour is the kernel's to find.
 #[derive(Clone, Copy, Default)]
 pub struct Way {

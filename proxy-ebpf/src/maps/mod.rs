@@ -46,6 +46,9 @@ static SPOOF_NETNS: Global<u32> = Global::new(0);
 /// Whether packets enter the host by `lo` (1) or by the veth itself (0).
 #[unsafe(no_mangle)]
 static VIA_LO: Global<u32> = Global::new(1);
+/// Whether a program stays on its device when the daemon is killed (1), as a filter of tc does.
+#[unsafe(no_mangle)]
+static STAYS: Global<u32> = Global::new(0);
 
 /// This namespace's, which other programs of the machine know it by as well.
 #[unsafe(no_mangle)]
@@ -65,6 +68,12 @@ pub fn is_steer(addr: &Addr) -> bool {
 #[inline(always)]
 pub fn device() -> u32 {
     DEVICE.load()
+}
+
+/// Whether there may be no daemon any more, nor anybody else who would take this program away.
+#[inline(always)]
+pub fn may_be_left() -> bool {
+    STAYS.load() != 0
 }
 
 /// What `inject` puts on a packet for this instance's `deliver`, `direct` on one that `inject` is to

@@ -79,7 +79,7 @@ pub fn reply(
 /// By any other device than the one that leads to the application, anybody could answer in its name.
 #[inline(always)]
 fn is_applications(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
-    if outbound::is_orphan(reply) && outbound::find(reply).is_none() {
+    if outbound::is_orphan(ctx, reply) && outbound::find(reply).is_none() {
         // By whichever device it came, it goes nowhere.
         return Ok(());
     }

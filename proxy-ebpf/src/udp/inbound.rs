@@ -9,7 +9,7 @@ use proxy_common::{
     shares::Placed,
 };
 
-use super::{beyond, failed, first, place::place, way};
+use super::{beyond, failed, first, is_left, place::place, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -27,6 +27,9 @@ use crate::{
 #[inline(always)]
 pub fn inbound(ctx: &TcContext, link: Link) -> Verdict {
     match incoming(ctx, link) {
+        Ok(verdict) | Err(verdict) if verdict.action == Action::Drop && is_left(ctx) => {
+            Verdict::FOREIGN
+        }
         Ok(verdict) | Err(verdict) => verdict,
     }
 }

@@ -8,7 +8,7 @@ use proxy_common::{
     flow::Tuple,
 };
 
-use super::{failed, way};
+use super::{failed, is_left, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -72,9 +72,12 @@ fn of_no_flow(source: &Addr) -> Verdict {
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-pub fn is_orphan(datagram: &Tuple) -> bool {
+pub fn is_orphan(ctx: &TcContext, datagram: &Tuple) -> bool {
     let [_, to] = datagram.addresses();
-    maps::is_exclusive(&datagram.source()) && !to.is_martian() && maps::is_local(to).is_none()
+    maps::is_exclusive(&datagram.source())
+        && !to.is_martian()
+        && maps::is_local(to).is_none()
+        && !is_left(ctx)
 }
 
 #[inline(always)]
@@ -96,7 +99,7 @@ pub fn datagram(
 ) -> Result<Verdict, Verdict> {
     let tuple = &scratch.segment.tuple;
     let Some(flow) = find(tuple) else {
-        if is_orphan(tuple) {
+        if is_orphan(ctx, tuple) {
             return Ok(Verdict::drop(Counter::DatagramOrphan));
         }
         return Ok(of_no_flow(tuple.addresses()[0]));
@@ -216,12 +219,12 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
 
 /// What a first piece is of. What comes behind it follows it.
 #[inline(always)]
-fn sent(datagram: &Tuple) -> Option<Sent> {
+fn sent(ctx: &TcContext, datagram: &Tuple) -> Option<Sent> {
     if let Some(flow) = find(datagram) {
         flow.daemon_down = clock::seconds();
         return Some(Sent::Reply);
     }
-    is_orphan(datagram).then_some(Sent::Orphan)
+    is_orphan(ctx, datagram).then_some(Sent::Orphan)
 }
 
 /// A reply in pieces: the daemon puts it together. From a steer address nothing else comes.
@@ -235,7 +238,7 @@ pub fn piece(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     let sent = match piece.is_first {
         false => maps::sent_in_pieces(of),
         true => {
-            let sent = sent(&piece.tuple(ctx).map_err(failed)?);
+            let sent = sent(ctx, &piece.tuple(ctx).map_err(failed)?);
             if let Some(sent) = sent {
                 maps::remember_sent(of, sent);
             }

@@ -1,8 +1,9 @@
 //! Kernels before 6.6 have no tcx. There, programs are filters of a device's clsact qdisc, which no
 //! file descriptor holds: after kill -9 they stay, and the next start takes them over.
 //!
-//! What stays does nothing: `deliver` waits for a mark that nobody sets any more, and `reply` for
-//! packets from an address that went with the veth.
+//! What stays does nothing: `deliver` waits for a mark that nobody sets any more, `reply` for packets from
+//! an address that went with the veth, and the programs that drop or refuse ask whether they were left
+//! (`STAYS`).
 
 use std::{collections::BTreeSet, io};
 

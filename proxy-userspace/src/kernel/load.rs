@@ -22,6 +22,7 @@ use super::{
     datagrams::Datagrams,
     devices::Devices,
     direct::Direct,
+    features::{Feature, has_tcx},
     firsts::Firsts,
     heart::Heart,
     kfunc,
@@ -119,6 +120,7 @@ impl Kernel {
         let steer = |net: Option<SteerNet>| net.map_or(unset, |net| net.for_programs());
         let (steer4, steer6) = (steer(placement.steer.v4), steer(placement.steer.v6));
         let via_lo = u32::from(placement.via_lo);
+        let stays = u32::from(!matches!(has_tcx(), Feature::Present));
         let host_netns =
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
         for name in placement.protocols.unused_maps() {
@@ -134,6 +136,7 @@ impl Kernel {
             .override_global(global::SPOOF_NETNS, &placement.spoof_netns, true)
             .override_global(global::VIA_LO, &via_lo, true)
             .override_global(global::HOST_NETNS, &host_netns, true)
+            .override_global(global::STAYS, &stays, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
         load_programs(&mut ebpf, placement)?;

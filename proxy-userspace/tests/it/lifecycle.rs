@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK};
-use crate::lab::app::Echo;
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::app::{App, Echo};
 use crate::lab::header::Version;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
@@ -186,6 +188,21 @@ fn kill_leaves_nothing_and_the_next_start_works_at_once() -> Result<()> {
         let left = count_existing("prog", &programs)? + count_existing("link", &links)?;
         Ok((left == 0).then_some(()))
     })
+}
+
+/// Whatever it has left, once the programs know that it is gone.
+#[test]
+fn a_killed_daemon_stands_in_nobody_s_way() -> Result<()> {
+    let served = Served::new()?;
+    let mut truepeer = served.start(&[])?;
+    drop(served.open(41000)?);
+    truepeer.signal(Signal::KILL)?;
+    truepeer.wait_exit()?;
+    served.lab.no_device_left()?;
+    sleep(Duration::from_secs(3));
+    let other = App::listen(&served.lab.host, HOST.v4(TRUEPEER_PORT))?;
+    let _balancer = served.lab.balancer(b"hello")?;
+    other.accept().map(drop)
 }
 
 /// The namespaces that the host has a number for: those at the other end of a device of its own.

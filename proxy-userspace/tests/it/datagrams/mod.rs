@@ -23,6 +23,7 @@ mod quic_peers;
 mod scripts;
 mod site;
 mod sizes;
+mod take_over;
 
 /// Rows by both paths, of functions that take a [`site::Plan`].
 macro_rules! rows {
