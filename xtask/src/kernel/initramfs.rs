@@ -103,6 +103,9 @@ impl Contents {
         for names in ["/etc/protocols", "/etc/group", "/etc/passwd"].map(Path::new) {
             self.add(names, names)?;
         }
+        // Without it, openssl makes no certificates.
+        let settings = Path::new("/usr/lib/ssl/openssl.cnf");
+        self.add(settings, settings)?;
         self.modules(kernel)?;
         self.archive.file("init", INIT)?;
         self.archive.file("load", LOAD)?;
