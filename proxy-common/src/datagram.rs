@@ -147,7 +147,9 @@ pub struct Flow {
     /// Where the client has sent to, as its header says.
     pub stated: Endpoint,
     /// Its [`Slot`](crate::shares::Slot).
-    pub slot: u64,
+    pub slot: u32,
+    /// When the last datagram for the application took the longer way, by `lo`; 0: never.
+    pub by_lo: u32,
     pub up: Traffic,
     pub down: Traffic,
     /// When the daemon was last given a datagram that the programs can't send on, each way; 0: never.
@@ -223,7 +225,7 @@ impl Flow {
         self.flags & Self::DENIED != 0
     }
 
-    /// Whether a datagram follows one that the daemon was given then, lest it overtakes that.
+    /// Whether a datagram follows one that took a longer way then, lest it overtakes that.
     #[must_use]
     pub const fn follows(given: u32, now: u32) -> bool {
         given != 0 && now.saturating_sub(given) <= 1

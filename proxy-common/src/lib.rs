@@ -24,6 +24,7 @@ pub mod datagram;
 pub mod flow;
 pub mod given;
 pub mod header;
+pub mod hooks;
 mod names;
 mod service;
 pub mod shares;

@@ -82,12 +82,24 @@ pub mod global {
     pub const SPOOF_NETNS: &str = "SPOOF_NETNS";
     pub const VIA_LO: &str = "VIA_LO";
     pub const HOST_NETNS: &str = "HOST_NETNS";
+    pub const OFFSETS: &str = "OFFSETS";
     pub const STAYS: &str = "STAYS";
 }
 
 /// Calls of kernel functions, by a number that no helper has: the daemon puts their ids in before it
 /// loads the object.
 pub mod kfunc {
-    pub const ASSIGN_TCP_REQSK: u32 = 0x7f4b_4601;
-    pub const ALL: [(u32, &str); 1] = [(ASSIGN_TCP_REQSK, "bpf_sk_assign_tcp_reqsk")];
+    pub struct Kfunc {
+        pub number: u32,
+        pub name: &'static str,
+    }
+
+    pub const ASSIGN_TCP_REQSK: Kfunc = Kfunc {
+        number: 0x7f4b_4601,
+        name: "bpf_sk_assign_tcp_reqsk",
+    };
+    pub const CAST_TO_KERN_CTX: Kfunc = Kfunc {
+        number: 0x7f4b_4602,
+        name: "bpf_cast_to_kern_ctx",
+    };
 }

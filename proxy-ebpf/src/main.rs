@@ -28,7 +28,7 @@ use core::ptr::null_mut;
 use aya_ebpf::{
     bindings::{
         BPF_F_INGRESS, sk_action,
-        tcx_action_base::{TCX_DROP, TCX_NEXT},
+        tcx_action_base::{TCX_DROP, TCX_NEXT, TCX_PASS},
     },
     helpers::{bpf_redirect, bpf_redirect_neigh},
     macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops},
@@ -205,6 +205,7 @@ fn act(verdict: Verdict) -> i32 {
     match action {
         Action::Ignore => TCX_NEXT,
         Action::Pass => counted(why, || TCX_NEXT),
+        Action::Accept => counted(why, || TCX_PASS),
         Action::Drop => counted(why, || TCX_DROP),
         Action::Out => counted(why, || redirect(device, 0)),
         Action::ByRoute => counted(why, || redirect_by_route(device)),

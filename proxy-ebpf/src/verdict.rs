@@ -23,6 +23,8 @@ pub enum Action {
     Ignore,
     /// It goes on.
     Pass,
+    /// It goes on to the stack, and no other program of this device sees it.
+    Accept,
     Drop,
     /// Out by the device, as it is addressed.
     Out,

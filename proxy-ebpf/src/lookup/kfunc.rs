@@ -78,7 +78,7 @@ unsafe fn assign_tcp_reqsk(
     type Function =
         unsafe extern "C" fn(*mut __sk_buff, *mut core::ffi::c_void, *mut Attrs, c_int) -> c_int;
     // SAFETY: compiles to a call of this number.
-    let function = unsafe { transmute::<usize, Function>(ASSIGN_TCP_REQSK as usize) };
+    let function = unsafe { transmute::<usize, Function>(ASSIGN_TCP_REQSK.number as usize) };
     // SAFETY: the verifier checks the arguments' types.
     unsafe { function(skb, listener, attrs, size_of::<Attrs>() as c_int) }
 }

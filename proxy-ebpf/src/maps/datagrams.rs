@@ -4,10 +4,10 @@ use core::ptr::from_ref;
 
 use aya_ebpf::{
     bindings::bpf_sock,
-    helpers::{bpf_map_lookup_elem, bpf_sk_release},
+    helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::map,
     maps::{Array, HashMap, LruHashMap, SockHash, SockMap},
-    programs::SkLookupContext,
+    programs::{SkLookupContext, TcContext},
 };
 use proxy_common::{
     Addr, Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
@@ -149,15 +149,40 @@ pub fn remember_datagram_app(steered: &Endpoint, socket: *mut bpf_sock) -> bool 
 /// and did so a moment ago.
 #[inline(always)]
 pub fn finds_datagram_app(steered: &Endpoint) -> bool {
+    with_datagram_app(steered, |_| ()).is_some() || is_hearing(steered)
+}
+
+/// Whether a socket was found a moment ago that hears the address by itself.
+#[inline(always)]
+pub fn is_hearing(steered: &Endpoint) -> bool {
     let since = load_word(HEARING.get_ptr(steered));
-    if since != 0 && since == clock::seconds() {
-        return true;
-    }
+    since != 0 && since == clock::seconds()
+}
+
+/// Gives a datagram to there the socket that is remembered. None: there is no such socket; false: it can't have
+/// this one so.
+#[inline(always)]
+pub fn give_datagram_app(ctx: &TcContext, steered: &Endpoint) -> Option<bool> {
+    with_datagram_app(steered, |socket| {
+        // SAFETY: `socket` is the reference that the lookup just took.
+        unsafe {
+            (*socket).bound_dev_if == 0 && bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) == 0
+        }
+    })
+}
+
+#[inline(always)]
+fn with_datagram_app<R>(steered: &Endpoint, f: impl FnOnce(*mut bpf_sock) -> R) -> Option<R> {
     let apps = (&raw const APPS).cast_mut().cast();
     // SAFETY: a map of sockets gives a reference to one, or none; this is its one release.
     unsafe {
         let socket = bpf_map_lookup_elem(apps, from_ref(steered).cast());
-        !socket.is_null() && bpf_sk_release(socket) == 0
+        if socket.is_null() {
+            return None;
+        }
+        let result = f(socket.cast());
+        bpf_sk_release(socket);
+        Some(result)
     }
 }
 

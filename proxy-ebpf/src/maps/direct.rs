@@ -101,6 +101,8 @@ pub struct Scratch {
     pub place: Place,
     /// Leads to a datagram's application, where that is beyond this host.
     pub device: u32,
+    /// Whether it may go on from the device that it came by.
+    pub in_place: bool,
     /// Other addresses and ports for a datagram.
     pub rewrite: Rewrite,
 }

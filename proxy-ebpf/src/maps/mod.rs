@@ -7,17 +7,17 @@ mod slots;
 mod steer;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
-use proxy_common::{Addr, Counter, Life, Steer, counter};
+use proxy_common::{Addr, Counter, Life, Steer, counter, hooks::Offsets};
 
 pub use admit::{
     allows, assign, denies, is_local, is_served, last_up, listener_at, may_log, set_up,
 };
 pub use datagrams::{
     Sent, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
-    find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, has_spoken,
-    insert_datagram_flow, insert_first, is_aim, is_exclusive, is_receiving, is_target_address,
-    leads, note_hearing, note_spoken, receiver_at, remember_datagram_app, remember_sent,
-    sent_in_pieces,
+    find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, give_datagram_app,
+    has_spoken, insert_datagram_flow, insert_first, is_aim, is_exclusive, is_hearing, is_receiving,
+    is_target_address, leads, note_hearing, note_spoken, receiver_at, remember_datagram_app,
+    remember_sent, sent_in_pieces,
 };
 pub use direct::{
     Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,
@@ -50,6 +50,10 @@ static VIA_LO: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static STAYS: Global<u32> = Global::new(0);
 
+/// Where the running kernel has what [`lookup::hooks`](crate::lookup::hooks) reads.
+#[unsafe(no_mangle)]
+static OFFSETS: Global<Offsets> = Global::new(Offsets::UNKNOWN);
+
 /// This namespace's, which other programs of the machine know it by as well.
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
@@ -63,6 +67,12 @@ pub fn is_steer(addr: &Addr) -> bool {
         Some(_) => STEER4.load().contains(addr),
         None => STEER6.load().contains(addr),
     }
+}
+
+/// Each is read for itself: the verifier follows a constant from where it is loaded to where it is used.
+#[inline(always)]
+pub const fn offsets() -> *const Offsets {
+    (&raw const OFFSETS).cast()
 }
 
 #[inline(always)]

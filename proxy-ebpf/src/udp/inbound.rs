@@ -14,6 +14,7 @@ use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
     enter::{enter, enter_by},
+    lookup::{hooks, socket},
     maps::{self, Scratch},
     segmenter::{self, Hook},
     verdict::{Action, Verdict},
@@ -145,6 +146,8 @@ fn straight_on(
         note_given(scratch);
         return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }
+    scratch.in_place =
+        link == Link::Ethernet && !maps::any_is_bound() && hooks::are_absent(ctx, version);
     remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if !known && receiver.has(Receiver::V2_FIRST) {
@@ -155,7 +158,11 @@ fn straight_on(
         false => datagram::cut(ctx, version, scratch),
     };
     written.map_err(failed)?;
-    if maps::is_steer(&steered.steer.addr()) && !maps::finds_datagram_app(&steered.steer) {
+    let is_steered = maps::is_steer(&steered.steer.addr());
+    if scratch.in_place && scratch.device == 0 && (!is_steered || is_heard(ctx, version, scratch)) {
+        return Ok(Verdict::to(Action::Accept, 0, Counter::DatagramUp));
+    }
+    if is_steered && !maps::finds_datagram_app(&steered.steer) {
         // `deliver` has to find the application.
         ctx.set_mark(maps::mark());
     }
@@ -230,6 +237,39 @@ fn in_to(ctx: &TcContext, aim: &Endpoint) -> Result<Verdict, Unreadable> {
     }
 }
 
+/// Whether a socket gets a datagram to a steer address from where it is now.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_heard(ctx: &TcContext, version: Version, scratch: &Scratch) -> bool {
+    let aim = &scratch.rewrite.to.destination();
+    let is_heard = maps::give_datagram_app(ctx, aim)
+        .unwrap_or_else(|| maps::is_hearing(aim) || hears_by_itself(ctx, version, scratch));
+    if !is_heard {
+        note_by_lo(scratch);
+    }
+    is_heard
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn hears_by_itself(ctx: &TcContext, version: Version, scratch: &Scratch) -> bool {
+    let datagram = &scratch.rewrite.to;
+    let hears = socket::hears(ctx, version, datagram, |_| ()).is_some();
+    if hears {
+        maps::note_hearing(&datagram.destination());
+    }
+    hears
+}
+
+#[inline(never)]
+fn note_by_lo(scratch: &Scratch) {
+    if let Some(flow) = maps::find_datagram_flow(&scratch.rewrite.to.reversed()) {
+        // SAFETY: as in `is_known`.
+        unsafe { (*flow).by_lo = clock::seconds() };
+    }
+}
+
 #[inline(always)]
 const fn target(version: Version, receiver: &Receiver) -> &Steered {
     match version {
@@ -282,6 +322,15 @@ fn remember(
     }
 }
 
+/// Whether it overtakes none that goes by `lo`.
+#[inline(always)]
+const fn is_in_place(scratch: &Scratch, flow: &mut Flow, now: u32) -> bool {
+    if !scratch.in_place {
+        flow.by_lo = now;
+    }
+    scratch.in_place && !Flow::follows(flow.by_lo, now)
+}
+
 /// Whether the datagram is of a flow that is there. Otherwise what is to be placed is in `scratch`.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
@@ -309,6 +358,7 @@ fn is_known(
             if Flow::follows(flow.daemon_up, now) {
                 return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
             }
+            scratch.in_place = is_in_place(scratch, flow, now);
             flow.last = now;
             // Who was denied isn't any more.
             flow.flags = receiver.flags() as u16;
@@ -330,6 +380,7 @@ fn is_known(
         flags: receiver.flags() as u16,
         close_after: receiver.close_after() as u16,
         stated: scratch.stated,
+        by_lo: if scratch.in_place { 0 } else { now },
         up: Traffic {
             datagrams: 1,
             bytes,

@@ -45,9 +45,9 @@ fn placed(flow: &mut Flow, place: &mut Place) -> Result<(), Placed> {
     place.holder = Holder::balancer(flow.service, *balancer);
     if let Some(known) = maps::find_datagram_flow(&place.reply) {
         // SAFETY: who has the lock is alone with this.
-        let slot = unsafe { (*known).slot } as u32;
+        let slot = unsafe { (*known).slot };
         if holds(place, slot) {
-            flow.slot = slot.into();
+            flow.slot = slot;
             return insert(place, flow);
         }
         release(place, slot);
@@ -60,7 +60,7 @@ fn placed(flow: &mut Flow, place: &mut Place) -> Result<(), Placed> {
         return Err(room.err().unwrap_or(Placed::Full));
     }
     link(place, slot).ok_or(Placed::Failed)?;
-    flow.slot = slot.into();
+    flow.slot = slot;
     insert(place, flow).inspect_err(|_| release(place, slot))
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap as MapOf, MapData, SockMap},
     programs::{CgroupSockAddr, SchedClassifier, SkLookup},
 };
@@ -30,6 +30,7 @@ use super::{
     log,
     low::LowFds,
     share::{self, Change, Inheritance},
+    types,
 };
 use crate::{
     netns::{Device, Entrance, LinkEvent, SteerNet, SteerNets},
@@ -109,8 +110,8 @@ impl Kernel {
         let (maps, links) = inherited.map_or((None, HashMap::new()), |inherited| {
             (Some(inherited.maps), inherited.links)
         });
-        let btf =
-            Btf::from_sys_fs().context("reading the kernel's types, /sys/kernel/btf/vmlinux")?;
+        let (btf, offsets) = types::read(placement.protocols.udp);
+        let btf = btf.context("reading the kernel's types, /sys/kernel/btf/vmlinux")?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf)).default_map_pin_directory(pins);
         if let Some(maps) = &maps {
@@ -136,6 +137,7 @@ impl Kernel {
             .override_global(global::SPOOF_NETNS, &placement.spoof_netns, true)
             .override_global(global::VIA_LO, &via_lo, true)
             .override_global(global::HOST_NETNS, &host_netns, true)
+            .override_global(global::OFFSETS, &offsets, true)
             .override_global(global::STAYS, &stays, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;

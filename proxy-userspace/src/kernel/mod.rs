@@ -22,6 +22,7 @@ mod pins;
 mod placer;
 mod prefixes;
 mod share;
+mod types;
 
 pub use adopt::{Adopted, MapShape};
 pub use counters::Counters;
