@@ -22,10 +22,6 @@ pub fn guard(
         return Ok(None);
     }
     if !daemon_is_up() {
-        if maps::may_be_left() {
-            // Whoever listens there may have come instead, and the stack refuses it where nobody does.
-            return Ok(None);
-        }
         return Err(Counter::DaemonDown);
     }
     if !app_is_up(ctx, listener, &from(version, tuple)) {

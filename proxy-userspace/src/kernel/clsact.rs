@@ -2,8 +2,8 @@
 //! file descriptor holds: after kill -9 they stay, and the next start takes them over.
 //!
 //! What stays does nothing: `deliver` waits for a mark that nobody sets any more, `reply` for packets from
-//! an address that went with the veth, and the programs that drop or refuse ask whether they were left
-//! (`STAYS`).
+//! an address that went with the veth, `refuse` finds no route by it, and the programs of UDP ask whether they
+//! were left (`STAYS`).
 
 use std::{collections::BTreeSet, io};
 

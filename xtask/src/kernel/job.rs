@@ -7,9 +7,9 @@ use crate::proc::truepeer;
 use crate::test::FULL;
 
 /// Of this machine, for tests to start.
-const FOR_TESTS: [&str; 13] = [
-    "bpftool", "curl", "ip", "nft", "nsenter", "openssl", "prlimit", "setpriv", "ss", "sysctl",
-    "tc", "unshare", "wg",
+const FOR_TESTS: [&str; 14] = [
+    "bpftool", "curl", "ethtool", "ip", "nft", "nsenter", "openssl", "prlimit", "setpriv", "ss",
+    "sysctl", "tc", "unshare", "wg",
 ];
 
 /// Two cards for the tests' labs, as `init.sh` names them: a lab fails that doesn't find them.
