@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{HOST, LOOPBACK, WILDCARD};
+use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, WILDCARD};
 use crate::lab::datagram::{Echo, Framing, Kind};
+use crate::lab::netns::Netns;
+use crate::lab::poll;
 
 rows! {
     on_loopback;
@@ -111,6 +113,7 @@ fn with_sockets_that_share_a_port(plan: Plan<'_>) -> Result<()> {
             ensure!(by == *before, "{port} came to {before}, and then to {by}");
         }
         site.app.pop();
+        wait_alone(&site.lab.host)?;
         for (port, balancer, _) in &clients {
             answered_by(&site, balancer, *port)
                 .with_context(|| format!("{port}, to who is left"))?;
@@ -118,6 +121,14 @@ fn with_sockets_that_share_a_port(plan: Plan<'_>) -> Result<()> {
         site.end()?;
     }
     Ok(())
+}
+
+/// Until one socket is left at the app's port: another process may have been made meanwhile, and still have a copy.
+fn wait_alone(host: &Netns) -> Result<()> {
+    poll::until("one socket of the app to be left", || {
+        let bound = host.run(&format!("ss -nuaH sport = :{APP_PORT}"))?;
+        Ok((bound.lines().count() == 1).then_some(()))
+    })
 }
 
 /// Which of the sockets has answered this client.
