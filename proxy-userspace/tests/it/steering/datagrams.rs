@@ -15,16 +15,16 @@ use crate::lab::scale::scaled;
 /// The row: an app on a host that `set_up` has changed, by the kernel; with full counts, by the daemon too.
 pub fn hold(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
     let lab = changed(set_up)?;
+    let echo = Echo::listen(&lab.host, app.to, Kind::Unconnected)?;
     let paths = scaled(&[Path::Direct][..], &Path::BOTH);
     for &path in paths {
-        holds_by(path, app, &lab).with_context(|| format!("told {path:?}"))?;
+        holds_by(path, app, &lab, &echo).with_context(|| format!("told {path:?}"))?;
         lab.leaves_no_trace()?;
     }
     Ok(())
 }
 
-fn holds_by(told: Path, app: Bound, lab: &Lab) -> Result<()> {
-    let echo = Echo::listen(&lab.host, app.to, Kind::Unconnected)?;
+fn holds_by(told: Path, app: Bound, lab: &Lab, echo: &Echo) -> Result<()> {
     let truepeer = lab.truepeer().targets_for(app.to).args(told.args());
     let services = services(lab);
     let truepeer = truepeer.args(Framing::V2.args()).listen(services.clone());
@@ -32,7 +32,7 @@ fn holds_by(told: Path, app: Bound, lab: &Lab) -> Result<()> {
     let _truepeer = truepeer.start()?;
     services
         .into_iter()
-        .try_for_each(|service| sees(lab, service, &echo, app.client))?;
+        .try_for_each(|service| sees(lab, service, echo, app.client))?;
     leaks.saw_none()
 }
 

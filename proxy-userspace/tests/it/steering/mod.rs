@@ -117,14 +117,17 @@ use {row, rows};
 /// The row: an app on a host that `set_up` has changed, by both paths, a daemon after the other.
 fn holds(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
     let lab = changed(set_up)?;
-    holds_by([Path::Direct; 2], app, &lab).context("by the direct path")?;
+    let listening = App::listen(&lab.host, app.to)?;
+    holds_by([Path::Direct; 2], app, &lab, &listening).context("by the direct path")?;
     lab.leaves_no_trace()?;
-    holds_by([Path::Daemon; 2], app, &lab).context("by the daemon's path")
+    holds_by([Path::Daemon; 2], app, &lab, &listening).context("by the daemon's path")
 }
 
 /// The row of a host where the daemon has to carry what isn't to go through it.
 fn falls_back(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
-    holds_by([Path::Direct, Path::Daemon], app, &changed(set_up)?)
+    let lab = changed(set_up)?;
+    let listening = App::listen(&lab.host, app.to)?;
+    holds_by([Path::Direct, Path::Daemon], app, &lab, &listening)
 }
 
 /// The host of a row.
@@ -135,8 +138,7 @@ fn changed(set_up: impl Fn(&Lab) -> Result<()>) -> Result<Lab> {
 }
 
 /// By what the daemon is told, and what becomes of it.
-fn holds_by([told, path]: [Path; 2], app: Bound, lab: &Lab) -> Result<()> {
-    let listening = App::listen(&lab.host, app.to)?;
+fn holds_by([told, path]: [Path; 2], app: Bound, lab: &Lab, listening: &App) -> Result<()> {
     let truepeer = lab.truepeer().targets_for(app.to).args(told.args());
     // Not every one of these hosts has an IPv6 address.
     let services = HOST.both(TRUEPEER_PORT).into_iter();
@@ -145,8 +147,8 @@ fn holds_by([told, path]: [Path; 2], app: Bound, lab: &Lab) -> Result<()> {
     // The kernel may still remember those of the other path.
     let port = app.client.port() + 10 * u16::from(told == Path::Daemon);
     let client = SocketAddr::new(app.client.ip(), port);
-    sees(lab, &listening, client)?;
-    goes_by(path, lab, &listening, client)
+    sees(lab, listening, client)?;
+    goes_by(path, lab, listening, client)
 }
 
 fn has(lab: &Lab, address: IpAddr) -> bool {
