@@ -1,13 +1,14 @@
 //! A host with many devices: the start waits for those that routes lead to, and nothing leaves by one that
 //! has no programs yet.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{CLIENT_PORT, Plan, Site, paths};
 use crate::lab::Lab;
-use crate::lab::addr::{OTHER_CLIENT, WILDCARD};
+use crate::lab::addr::{CLIENT, OTHER_CLIENT, WILDCARD};
 use crate::lab::datagram;
 use crate::lab::leaks::Leaks;
 use crate::lab::stream::expect;
@@ -35,14 +36,19 @@ fn those_without_routes_come_last(plan: Plan<'_>) -> Result<()> {
 
 /// False if the daemon was too fast for anything to be seen.
 fn is_told_apart(plan: Plan<'_>, others: usize) -> Result<bool> {
-    let set_up = |lab: &Lab| add_devices(lab, others);
+    let lead = RefCell::new(String::new());
+    let set_up = |lab: &Lab| {
+        add_devices(lab, others)?;
+        lead.replace(lead_clients_to_last(lab, &plan)?);
+        Ok(())
+    };
     let plan = Plan {
         set_up: &set_up,
         ..plan
     };
     let site = plan.start()?;
     let leaks = Leaks::watch(&site.lab.client)?;
-    lead_clients_to_last(&site)?;
+    site.lab.host.ip(&lead.borrow())?;
     let balancer = site.begin(CLIENT_PORT, b"words")?;
     let was_behind = !site.truepeer.log().iter().any(|line| line.contains(ALL));
     let line = site.truepeer.wait_line(ALL)?;
@@ -74,22 +80,14 @@ fn add_devices(lab: &Lab, others: usize) -> Result<()> {
     ip(&lab.client, &format!("link set {LAST} up"))
 }
 
-/// From now on the way to the client is by a device that has no programs.
-fn lead_clients_to_last(site: &Site) -> Result<()> {
-    let client = site.client(0).ip();
-    let family = if client.is_ipv4() { "-4" } else { "-6" };
-    let mac = site
-        .lab
-        .client
-        .mac(LAST)?
-        .map(|byte| format!("{byte:02x}"))
-        .join(":");
-    ip(
-        &site.lab.host,
-        &format!(
-            "{family} neigh add {client} lladdr {mac} dev {LAST}\n{family} route add {client} dev {LAST}"
-        ),
-    )
+/// What has the way to the client be by a device that has no programs yet: said at once, as the daemon is quick.
+fn lead_clients_to_last(lab: &Lab, plan: &Plan<'_>) -> Result<String> {
+    let client = (plan.family)(CLIENT, 0).ip();
+    let mac = lab.client.mac(LAST)?.map(|byte| format!("{byte:02x}"));
+    let mac = mac.join(":");
+    Ok(format!(
+        "neigh add {client} lladdr {mac} dev {LAST}\nroute add {client} dev {LAST}\n"
+    ))
 }
 
 /// So that whoever looks there has something to see: the balancer is on this side of it.
