@@ -48,12 +48,7 @@ fn on_a_wildcard_address(plan: Plan<'_>) -> Result<()> {
 }
 
 fn on_the_host_s_address(plan: Plan<'_>) -> Result<()> {
-    let (target, bind) = (HOST, HOST);
-    exchanges(Plan {
-        target,
-        bind,
-        ..plan
-    })
+    exchanges(plan.app_at(HOST))
 }
 
 fn on_a_wildcard_address_by_the_host_s(plan: Plan<'_>) -> Result<()> {

@@ -61,13 +61,7 @@ fn to_the_uplink_at_all_addresses(plan: Plan<'_>) -> Result<()> {
 
 /// And is free again later.
 fn of_late(plan: Plan<'_>) -> Result<()> {
-    let (target, bind) = (HOST, HOST);
-    let mut site = Plan {
-        target,
-        bind,
-        ..plan
-    }
-    .start()?;
+    let mut site = plan.app_at(HOST).start()?;
     let balancer = site.balancer()?;
     for (port, device) in (1000..).zip([None, Some(UPLINK), None]) {
         // Who is at the same address by all devices would hear what comes by `lo`.

@@ -293,13 +293,7 @@ fn ended(site: &Site, how: &str) -> Result<()> {
 
 /// What the app still has to say gets neither to the balancer nor to the client.
 fn who_is_denied_is_cut_off_at_once(plan: Plan<'_>) -> Result<()> {
-    let (target, bind) = (HOST, HOST);
-    let site = Plan {
-        target,
-        bind,
-        ..plan
-    }
-    .start()?;
+    let site = plan.app_at(HOST).start()?;
     let client = site.client(1000);
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;

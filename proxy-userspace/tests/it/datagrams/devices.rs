@@ -128,13 +128,7 @@ fn a_firewall_in_front_of_a_wildcard_application(plan: Plan<'_>) -> Result<()> {
 }
 
 fn a_firewall_in_front_of_one_at_the_host_s_address(plan: Plan<'_>) -> Result<()> {
-    let (target, bind) = (HOST, HOST);
-    let plan = Plan {
-        target,
-        bind,
-        ..plan
-    };
-    only_without(plan, &drop_all_but_lo, &take_away)
+    only_without(plan.app_at(HOST), &drop_all_but_lo, &take_away)
 }
 
 fn a_hook_of_the_device_s_own(plan: Plan<'_>) -> Result<()> {

@@ -74,14 +74,7 @@ fn receive_now(socket: &UdpSocket) -> std::io::Result<usize> {
 }
 
 fn a_daemon_that_is_told_to_end(plan: Plan<'_>) -> Result<()> {
-    let target = HOST;
-    let bind = HOST;
-    let mut site = Plan {
-        target,
-        bind,
-        ..plan
-    }
-    .start()?;
+    let mut site = plan.app_at(HOST).start()?;
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     site.truepeer.signal(Signal::TERM)?;

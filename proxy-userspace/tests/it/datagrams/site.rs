@@ -52,6 +52,15 @@ impl Plan<'_> {
         }
     }
 
+    /// With the app at this address, which is the target.
+    pub fn app_at(self, at: Pair) -> Self {
+        Self {
+            target: at,
+            bind: at,
+            ..self
+        }
+    }
+
     fn both_targets(&self) -> [String; 4] {
         let [v4, v6] = self.target.both(APP_PORT).map(|at| at.to_string());
         ["--target4".into(), v4, "--target6".into(), v6]

@@ -71,12 +71,7 @@ fn each_framing(plan: Plan<'_>) -> Result<()> {
 }
 
 fn from_the_host_s_address(plan: Plan<'_>) -> Result<()> {
-    let (target, bind) = (HOST, HOST);
-    all(Plan {
-        target,
-        bind,
-        ..plan
-    })
+    all(plan.app_at(HOST))
 }
 
 /// With TLVs of unknown types, over what the programs read and under the default limit.
