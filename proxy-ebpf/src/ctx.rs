@@ -192,6 +192,12 @@ pub fn peek<T: Copy>(ctx: &TcContext, link: Link, offset: usize) -> Result<T, Un
     }
 }
 
+/// The same, if it does lie there.
+#[inline(always)]
+pub fn peek_only<T: Copy>(ctx: &TcContext, link: Link, offset: usize) -> Option<T> {
+    in_first_piece(ctx, link.len() + offset)
+}
+
 /// Counts from the packet's start.
 #[inline(always)]
 fn in_first_piece<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
@@ -238,6 +244,15 @@ pub fn gather_headers(ctx: &TcContext) {
     const LONGEST: u32 = 14 + 60 + 60;
     // A packet may be shorter: reading says so.
     let _ = ctx.pull_data(LONGEST.min(ctx.len()));
+}
+
+/// Has all of the packet lie in one piece, if it doesn't.
+#[inline(always)]
+pub fn gather(ctx: &TcContext) -> Result<(), Unreadable> {
+    if ctx.data() + ctx.len().min(0xffff) as usize <= ctx.data_end() {
+        return Ok(());
+    }
+    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)
 }
 
 /// Overwrites bytes of a packet that has an Ethernet header.

@@ -128,8 +128,8 @@ pub fn has_spoken(datagram: &Tuple, now: u32, close_after: u32) -> bool {
 
 /// Whether a route to the balancer goes by this device, if the daemon has asked for it lately.
 #[inline(always)]
-pub fn leads(path: &ReversePath) -> Option<bool> {
-    ReversePath::judged(load_word(REVERSE_PATHS.get_ptr(path)), clock::seconds())
+pub fn leads(path: &ReversePath, now: u32) -> Option<bool> {
+    ReversePath::judged(load_word(REVERSE_PATHS.get_ptr(path)), now)
 }
 
 /// Where datagrams go for the application that has this address, or any, and this port.

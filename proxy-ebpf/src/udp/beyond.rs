@@ -29,15 +29,16 @@ pub fn device(
     packet: &Tuple,
     length: u32,
     flow: &mut Flow,
+    now: u32,
 ) -> Result<u32, Verdict> {
     if !is_beyond(packet.addresses()[1]) {
         return Ok(0);
     }
-    if !way::know(ctx, version, packet, &mut flow.way_on) {
+    if !way::know(ctx, version, packet, &mut flow.way_on, now) {
         return Err(Verdict::drop(Counter::InjectNoRoute));
     }
     if length > flow.way_on.mtu.into() {
-        flow.daemon_up = clock::seconds();
+        flow.daemon_up = now;
         return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }
     Ok(flow.way_on.device)
@@ -79,15 +80,16 @@ pub fn reply(
 /// By any other device than the one that leads to the application, anybody could answer in its name.
 #[inline(always)]
 fn is_applications(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
-    if outbound::is_orphan(ctx, reply) && outbound::find(reply).is_none() {
+    if outbound::is_orphan(ctx, reply) && outbound::find(reply, clock::seconds()).is_none() {
         // By whichever device it came, it goes nowhere.
         return Ok(());
     }
     if !maps::is_remote(&reply.source()) || !is_beyond(reply.addresses()[0]) {
         return Err(Verdict::FOREIGN);
     }
-    let flow = outbound::find(reply).ok_or(Verdict::FOREIGN)?;
-    if way::came_by(ctx, version, &reply.reversed(), &mut flow.way_on) {
+    let now = clock::seconds();
+    let flow = outbound::find(reply, now).ok_or(Verdict::FOREIGN)?;
+    if way::came_by(ctx, version, &reply.reversed(), &mut flow.way_on, now) {
         Ok(())
     } else {
         Err(Verdict::drop(Counter::DatagramReversePath))

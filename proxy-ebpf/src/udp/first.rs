@@ -107,7 +107,7 @@ pub fn remember_refused(ctx: &TcContext, version: Version, scratch: &mut Scratch
         back,
         ..Flow::default()
     };
-    if way::is_balancers(ctx, version, &mut scratch.datagram_flow).is_ok() {
+    if way::is_balancers(ctx, version, &mut scratch.datagram_flow, clock::seconds()).is_ok() {
         remember(scratch);
     }
 }

@@ -85,12 +85,13 @@ fn piece(
                 back: scratch.segment.tuple.reversed(),
                 ..Flow::default()
             };
-            let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow);
+            let now = clock::seconds();
+            let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow, now);
             if came.is_err() {
                 return Err(Verdict::drop(Counter::DatagramReversePath));
             }
             if maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
-                first::find(&scratch.segment.tuple, receiver, clock::seconds())?;
+                first::find(&scratch.segment.tuple, receiver, now)?;
                 first::leave_undecided(&scratch.segment.tuple, receiver);
                 scratch.segment.at = piece.at;
                 be_followed(ctx, version, link, scratch, receiver);
@@ -137,7 +138,7 @@ fn straight_on(
             let to_daemon = Counter::DatagramToDaemonMany;
             return segmenter::take_apart(ctx, version, link, Hook::Ingress, to_daemon);
         }
-        read_header(ctx, link, scratch, receiver)?;
+        read_header(ctx, version, link, scratch, receiver)?;
     }
     let steered = fit(version, scratch, receiver)?;
     scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
@@ -175,13 +176,14 @@ fn straight_on(
 #[inline(always)]
 fn read_header(
     ctx: &TcContext,
+    version: Version,
     link: Link,
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<(), Verdict> {
     let read = match receiver.has(Receiver::SPP) {
         true => proxy::read_spp(ctx, link, scratch),
-        false => proxy::read_v2_datagram(ctx, link, scratch),
+        false => proxy::read_v2_datagram(ctx, version, link, scratch),
     };
     read.map_err(|_| Verdict::pass(Counter::DatagramToDaemonHeader))
 }
@@ -201,7 +203,7 @@ fn be_followed(
     scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
     let noted = (|| {
         if !first::speaks_for(scratch, receiver)? {
-            read_header(ctx, link, scratch, receiver)?;
+            read_header(ctx, version, link, scratch, receiver)?;
         }
         let steered = target(version, receiver);
         scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
@@ -353,8 +355,8 @@ fn is_known(
         let is_same = flow.back == back;
         let is_over = flow.is_over(now);
         if is_same && !is_over {
-            way::is_balancers(ctx, version, flow)?;
-            scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
+            way::is_balancers(ctx, version, flow, now)?;
+            scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
             if Flow::follows(flow.daemon_up, now) {
                 return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
             }
@@ -388,8 +390,8 @@ fn is_known(
         ..Flow::default()
     };
     let flow = &mut scratch.datagram_flow;
-    way::is_balancers(ctx, version, flow)?;
-    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow)?;
+    way::is_balancers(ctx, version, flow, now)?;
+    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
     scratch.place.reply = reply;
     scratch.place.limits = receiver.limits();
     Ok(false)

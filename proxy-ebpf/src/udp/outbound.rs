@@ -81,12 +81,12 @@ pub fn is_orphan(ctx: &TcContext, datagram: &Tuple) -> bool {
 }
 
 #[inline(always)]
-pub fn find(reply: &Tuple) -> Option<&'static mut Flow> {
+pub fn find(reply: &Tuple, now: u32) -> Option<&'static mut Flow> {
     let flow = maps::find_datagram_flow(reply)?;
     // SAFETY: as in `inbound`; what is known of the way back is each time written whole by whoever finds
     // it out.
     let flow = unsafe { &mut *flow };
-    (!flow.is_over(clock::seconds())).then_some(flow)
+    (!flow.is_over(now)).then_some(flow)
 }
 
 #[inline(always)]
@@ -97,8 +97,9 @@ pub fn datagram(
     scratch: &mut Scratch,
     hook: Hook,
 ) -> Result<Verdict, Verdict> {
+    let now = clock::seconds();
     let tuple = &scratch.segment.tuple;
-    let Some(flow) = find(tuple) else {
+    let Some(flow) = find(tuple, now) else {
         if is_orphan(ctx, tuple) {
             return Ok(Verdict::drop(Counter::DatagramOrphan));
         }
@@ -107,7 +108,7 @@ pub fn datagram(
     if flow.is_denied() {
         return Ok(Verdict::drop(Counter::DatagramDenied));
     }
-    if let Some(why) = daemons(ctx, version, scratch, flow) {
+    if let Some(why) = daemons(ctx, version, scratch, flow, now) {
         if why == Counter::DatagramReplyMany {
             match segmenter::take_apart(ctx, version, link, hook, why) {
                 Err(verdict) if verdict.action == Action::Pass => {}
@@ -116,7 +117,7 @@ pub fn datagram(
         }
         return Ok(reply::steer(ctx, link, version, why));
     }
-    flow.last = clock::seconds();
+    flow.last = now;
     flow.down.datagrams += 1;
     flow.down.bytes += u64::from(scratch.segment.payload);
     let Way { device, mac, .. } = flow.way_back;
@@ -143,17 +144,17 @@ fn daemons(
     version: Version,
     scratch: &Scratch,
     flow: &mut Flow,
+    now: u32,
 ) -> Option<Counter> {
     let [_, balancer] = flow.back.addresses();
     let is_other = balancer.v4().is_some() != (version == Version::V4);
     if is_other || !flow.has(Receiver::DIRECT) || !segment::is_plain(&scratch.segment, version) {
         return Some(Counter::DatagramReplyService);
     }
-    let now = clock::seconds();
     if Flow::follows(flow.daemon_down, now) {
         return Some(Counter::DatagramReplyOrder);
     }
-    if !way::know(ctx, version, &flow.back, &mut flow.way_back) {
+    if !way::know(ctx, version, &flow.back, &mut flow.way_back, now) {
         return Some(Counter::DatagramReplyLong);
     }
     let is_many = ctx::is_many(ctx);
@@ -200,7 +201,7 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     let source = wire::source(ctx, version, link).map_err(failed)?;
     let foreign = of_no_flow(&source);
     let about = icmp::about(ctx, version, IpProto::Udp).ok_or(foreign)?;
-    let flow = find(&about.reversed()).ok_or(foreign)?;
+    let flow = find(&about.reversed(), clock::seconds()).ok_or(foreign)?;
     let to = flow.back.reversed();
     let [balancer, service] = to.addresses();
     if balancer.v4().is_some() != (version == Version::V4) {
@@ -220,8 +221,9 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
 /// What a first piece is of. What comes behind it follows it.
 #[inline(always)]
 fn sent(ctx: &TcContext, datagram: &Tuple) -> Option<Sent> {
-    if let Some(flow) = find(datagram) {
-        flow.daemon_down = clock::seconds();
+    let now = clock::seconds();
+    if let Some(flow) = find(datagram, now) {
+        flow.daemon_down = now;
         return Some(Sent::Reply);
     }
     is_orphan(ctx, datagram).then_some(Sent::Orphan)

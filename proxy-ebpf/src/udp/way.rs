@@ -9,7 +9,6 @@ use proxy_common::{
 };
 
 use crate::{
-    clock,
     ctx::{self, Version},
     lookup::route,
     maps::{self, Scratch},
@@ -18,8 +17,7 @@ use crate::{
 
 /// The way of packets of this tuple is asked for once a second. False: there is none.
 #[inline(always)]
-pub fn know(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
-    let now = clock::seconds();
+pub fn know(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, now: u32) -> bool {
     if way.found != now {
         *way = match route::way(ctx, version, tuple, IpProto::Udp) {
             Some(found) => Way {
@@ -49,22 +47,27 @@ pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
 
 /// Whether the packet at hand came by the device that packets of this tuple would leave by.
 #[inline(always)]
-pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way) -> bool {
-    know(ctx, version, tuple, way) && way.device == ctx::device(ctx)
+pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, now: u32) -> bool {
+    know(ctx, version, tuple, way, now) && way.device == ctx::device(ctx)
 }
 
 /// Whether it came by the device that leads to its balancer. By any other one, anybody on that link could
 /// speak in the balancer's name: then the daemon asks whether another route goes there.
 #[inline(always)]
-pub fn is_balancers(ctx: &TcContext, version: Version, flow: &mut Flow) -> Result<(), Verdict> {
-    if came_by(ctx, version, &flow.back, &mut flow.way_back) {
+pub fn is_balancers(
+    ctx: &TcContext,
+    version: Version,
+    flow: &mut Flow,
+    now: u32,
+) -> Result<(), Verdict> {
+    if came_by(ctx, version, &flow.back, &mut flow.way_back, now) {
         return Ok(());
     }
     let path = ReversePath {
         balancer: flow.back.destination().addr(),
         device: ctx::device(ctx),
     };
-    match maps::leads(&path) {
+    match maps::leads(&path, now) {
         Some(true) => Ok(()),
         Some(false) => Err(Verdict::drop(Counter::DatagramReversePath)),
         None => Err(Verdict::pass(Counter::DatagramToDaemonRoute)),

@@ -43,7 +43,7 @@ pub fn cut(
 ) -> Result<(), Unreadable> {
     sum_removed(ctx, version, scratch, count, IpProto::Tcp)?;
     // All at once: each of the following steps would make room for itself.
-    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
+    ctx::gather(ctx)?;
     move_up(ctx, &scratch.segment, count)?;
     fix_headers(ctx, version, &scratch.segment, count, scratch.removed)
 }

@@ -17,7 +17,9 @@ use proxy_common::{
     header,
 };
 
-use super::{UNSET, cut, halves, options::Header, plain_offset, replace_pseudo_sum, replace_sum};
+use super::{
+    UNSET, cut, halves, options::Header, plain_offset, proxy, replace_pseudo_sum, replace_sum,
+};
 use crate::{
     bounds::bounded,
     ctx::{self, Link, Unreadable, Version},
@@ -46,7 +48,7 @@ pub fn cut(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(
         scratch.removed
     };
     // All at once: each of the following steps would make room for itself.
-    ctx.pull_data(ctx.len()).map_err(|_| Unreadable)?;
+    ctx::gather(ctx)?;
     cut::move_up(ctx, &scratch.segment, count)?;
     write_headers(ctx, version, scratch, (count as u16).wrapping_neg())
 }
@@ -82,6 +84,15 @@ pub fn put_spp(
 /// The sum of the first `count` bytes, an even number, of a payload or header.
 #[inline(always)]
 fn sum_even(line: &Kept, count: u32) -> Result<u32, Unreadable> {
+    if count <= proxy::SHORT as u32 && count & 2 == 0 {
+        let words = (0..).zip(&line.bytes[..proxy::SHORT / 4]);
+        // Fewer instructions than a call of the kernel has.
+        let sum = words.fold(0, |sum, (at, word)| match at * 4 < count {
+            true => sum + u64::from(*word),
+            false => sum,
+        });
+        return Ok(add(sum as u32, (sum >> 32) as u32));
+    }
     let count = bounded::<1, { header::MAX_LEN as u64 }>(count.into()).ok_or(Unreadable)?;
     let words = (&raw const line.bytes).cast_mut();
     // SAFETY: as in `sum`, and the buffer has as many bytes.

@@ -1,6 +1,7 @@
 //! The PROXY protocol header at the beginning of a payload.
 
 use aya_ebpf::programs::TcContext;
+use network_types::udp::UdpHdr;
 use proxy_common::{
     Addr, Endpoint, Listener,
     datagram::spp,
@@ -10,13 +11,19 @@ use proxy_common::{
     },
 };
 
-use super::segment::Segment;
+use super::{
+    plain_offset,
+    segment::{Segment, is_plain},
+};
 use crate::{
     bounds::bounded,
-    ctx::{self, Link, Unreadable},
+    ctx::{self, Link, Unreadable, Version},
     maps::Scratch,
     repeat::{MORE, STOP, repeat},
 };
+
+/// A header of v2 with IPv6 addresses, and nothing behind them.
+pub const SHORT: usize = v2::FIXED_LEN + 36;
 
 /// A header that names a client.
 #[repr(C)]
@@ -63,9 +70,31 @@ pub fn read(
 
 /// The same of a datagram, which has to have all of it.
 #[inline(always)]
-pub fn read_v2_datagram(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<(), Reason> {
-    load(ctx, link, scratch).ok_or(Reason::Other)?;
+pub fn read_v2_datagram(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
+    if !is_peeked(ctx, version, link, scratch) {
+        load(ctx, link, scratch).ok_or(Reason::Other)?;
+    }
     read_v2(scratch, Transport::Datagram)
+}
+
+/// Whether `scratch.line` has all of the header, as most are short and lie in the packet's first piece.
+#[inline(always)]
+fn is_peeked(ctx: &TcContext, version: Version, link: Link, scratch: &mut Scratch) -> bool {
+    if !is_plain(&scratch.segment, version) {
+        return false;
+    }
+    let at = plain_offset(version) + UdpHdr::LEN;
+    let Some(short) = ctx::peek_only::<[u32; SHORT / 4]>(ctx, link, at) else {
+        return false;
+    };
+    scratch.line.bytes[..SHORT / 4].copy_from_slice(&short);
+    let [_, _, high, low] = short[v2::FIXED_LEN / 4 - 1].to_ne_bytes();
+    v2::FIXED_LEN + usize::from(u16::from_be_bytes([high, low])) <= SHORT
 }
 
 /// The same of Cloudflare's Simple Proxy Protocol.
