@@ -4,11 +4,10 @@
 //! that has to be the one that it always was. So only where there is nobody do packets go on from the device that
 //! they came by. This is asked for each one, as a firewall may come up between two.
 
-use core::{ffi::c_void, mem::transmute};
+use aya_ebpf::programs::TcContext;
+use proxy_common::offsets::Offsets;
 
-use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
-use proxy_common::{hooks::Offsets, kfunc::CAST_TO_KERN_CTX};
-
+use super::skb::{Pointer, field, kernels, read};
 use crate::{ctx::Version, maps};
 
 /// Of linux/netfilter.h: places on a packet's way to a socket.
@@ -32,40 +31,12 @@ pub fn are_absent(ctx: &TcContext, version: Version) -> bool {
         if of_device == 0 {
             return false;
         }
-        let skb = kernels(ctx.skb.skb);
+        let skb = kernels(ctx);
         let device = field::<Pointer>(skb, of_device);
         has_no_device_above(device, at)
             && field::<u64>(device, read(&raw const (*at).ingress)) == 0
             && is_unfiltered(device, version, at)
     }
-}
-
-type Pointer = *const u8;
-
-/// # Safety
-/// `constant` is a static's.
-#[inline(always)]
-unsafe fn read<T: Copy>(constant: *const T) -> T {
-    // SAFETY: as the caller says.
-    unsafe { constant.read_volatile() }
-}
-
-/// # Safety
-/// `structure` is the kernel's, and has a `T` there.
-#[inline(always)]
-unsafe fn field<T: Copy>(structure: Pointer, offset: u32) -> T {
-    // SAFETY: as the caller says.
-    unsafe { read(structure.add(offset as usize).cast()) }
-}
-
-/// The kernel's own structure behind a program's context.
-#[inline(always)]
-unsafe fn kernels(skb: *mut __sk_buff) -> Pointer {
-    type Function = unsafe extern "C" fn(*mut c_void) -> Pointer;
-    // SAFETY: compiles to a call of this number.
-    let function = unsafe { transmute::<usize, Function>(CAST_TO_KERN_CTX.number as usize) };
-    // SAFETY: the verifier checks the argument's type.
-    unsafe { function(skb.cast()) }
 }
 
 /// Its list of them leads to itself.

@@ -3,4 +3,5 @@
 pub mod hooks;
 pub mod kfunc;
 pub mod route;
+pub mod skb;
 pub mod socket;

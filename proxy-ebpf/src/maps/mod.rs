@@ -7,7 +7,7 @@ mod slots;
 mod steer;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
-use proxy_common::{Addr, Counter, Life, Steer, counter, hooks::Offsets};
+use proxy_common::{Addr, Counter, Life, Steer, counter, offsets::Offsets};
 
 pub use admit::{
     allows, assign, denies, is_local, is_served, last_up, listener_at, may_log, set_up,

@@ -163,6 +163,9 @@ fn straight_on(
     if scratch.in_place && scratch.device == 0 && (!is_steered || is_heard(ctx, version, scratch)) {
         return Ok(Verdict::to(Action::Accept, 0, Counter::DatagramUp));
     }
+    if !known {
+        cut::end(ctx, &scratch.segment, scratch.proxy.len).map_err(failed)?;
+    }
     if is_steered && !maps::finds_datagram_app(&steered.steer) {
         // `deliver` has to find the application.
         ctx.set_mark(maps::mark());

@@ -45,6 +45,7 @@ pub fn cut(
     // All at once: each of the following steps would make room for itself.
     ctx::gather(ctx)?;
     move_up(ctx, &scratch.segment, count)?;
+    end(ctx, &scratch.segment, count)?;
     fix_headers(ctx, version, &scratch.segment, count, scratch.removed)
 }
 
@@ -99,7 +100,7 @@ pub fn sum_removed(
     Ok(())
 }
 
-/// The bytes behind the cut to its place.
+/// The bytes behind the cut to its place. The packet is to be ended by [`end`].
 #[inline(never)]
 pub fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
     let start = segment.at + segment.len;
@@ -111,7 +112,14 @@ pub fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unr
         let len = bounded::<1, MOST>(rest.into()).ok_or(Unreadable)?;
         ctx::store_bytes(ctx, start as usize, body, len)?;
     }
-    ctx::set_len(ctx, start + rest)
+    Ok(())
+}
+
+/// Behind what has moved. The stack does the same with whatever is behind what IP's header says.
+#[inline(always)]
+pub fn end(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
+    let rest = segment.payload.checked_sub(count).ok_or(Unreadable)?;
+    ctx::set_len(ctx, segment.at + segment.len + rest)
 }
 
 /// IP's, as its packet of `old` bytes has become one of `new`.

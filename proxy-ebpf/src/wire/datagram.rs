@@ -23,6 +23,7 @@ use super::{
 use crate::{
     bounds::bounded,
     ctx::{self, Link, Unreadable, Version},
+    lookup::skb::{self, Summed},
     maps::{self, Scratch},
 };
 
@@ -30,10 +31,12 @@ use crate::{
 /// of IP and UDP's; so have those below.
 #[inline(always)]
 pub fn rewrite(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
+    scratch.removed = 0;
     write_headers(ctx, version, scratch, 0)
 }
 
-/// The same, and cuts the header that `scratch.proxy` is about, and `scratch.line` has, out of the payload.
+/// The same, and cuts the header that `scratch.proxy` is about, and `scratch.line` has, out of the payload. The
+/// packet is then as long as it was, until [`cut::end`].
 #[inline(always)]
 pub fn cut(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
     let count = scratch.proxy.len;
@@ -112,10 +115,43 @@ struct Change {
     length: u32,
     addresses: u32,
     ports: u32,
+    payload: u32,
 }
 
-/// `longer`: by so many bytes the payload has grown, modulo 2^16; if at all, `scratch.removed` is what that does to
-/// its checksum.
+impl Change {
+    /// The checksum as it is to be, where it tells by itself. Of several datagrams in one it is the sum of the
+    /// pseudo-header alone, from which those of each are made.
+    #[inline(always)]
+    fn checked(&self, ctx: &TcContext, summed: Summed) -> Option<u16> {
+        let Self {
+            check,
+            length,
+            addresses,
+            ports,
+            payload,
+        } = *self;
+        if check == 0 {
+            return Some(0);
+        }
+        if ctx::is_many(ctx) {
+            return Some(fold(add(addresses, check.into())));
+        }
+        let pseudo = add(addresses, length);
+        match summed {
+            Summed::Partial => Some(fold(add(pseudo, check.into()))),
+            Summed::Whole => {
+                let rest = add(add(length, ports), payload);
+                let sum = !fold(add(add(pseudo, rest), (!check).into()));
+                // 0 says that there is none.
+                Some(if sum == 0 { !0 } else { sum })
+            }
+            Summed::Other => None,
+        }
+    }
+}
+
+/// `longer`: by so many bytes the payload has grown, modulo 2^16; `scratch.removed` is what that does to its
+/// checksum.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
@@ -125,11 +161,12 @@ fn write_headers(
     scratch: &mut Scratch,
     longer: u16,
 ) -> Result<(), Unreadable> {
+    let summed = skb::summed(ctx);
     let change = match version {
-        Version::V4 => write_v4(ctx, scratch, longer)?,
-        Version::V6 => write_v6(ctx, scratch, longer)?,
+        Version::V4 => write_v4(ctx, scratch, longer, summed)?,
+        Version::V6 => write_v6(ctx, scratch, longer, summed)?,
     };
-    if change.check == 0 || ctx::is_many(ctx) {
+    if change.checked(ctx, summed).is_some() {
         return Ok(());
     }
     let check = plain_offset(version) + offset_of!(UdpHdr, check);
@@ -137,12 +174,17 @@ fn write_headers(
         replace_pseudo_sum(ctx, version, check, change.addresses, UNSET)?;
         return replace_sum(ctx, check, change.ports, UNSET);
     }
-    fix_sum(ctx, version, check, &change, scratch.removed)
+    fix_sum(ctx, version, check, &change)
 }
 
 /// All of IPv4's header and UDP's.
 #[inline(always)]
-fn write_v4(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Change, Unreadable> {
+fn write_v4(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    longer: u16,
+    summed: Summed,
+) -> Result<Change, Unreadable> {
     let [start, fragment, life, source, destination, ports, last]: [u32; 7] =
         ctx::peek(ctx, Link::Ethernet, 0)?;
     let [.., to_source, _, _, _, to_destination, to_ports] = words(&scratch.rewrite.to);
@@ -152,7 +194,9 @@ fn write_v4(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Chang
         length: change(&[u32::from(len)], &[lengthen(len, longer).into()]),
         addresses: change(&[source, destination], &[to_source, to_destination]),
         ports: change(&[ports], &[to_ports]),
+        payload: scratch.removed,
     };
+    let check = change.checked(ctx, summed).unwrap_or(check);
     let [first, total] = halves(start);
     let [life, sum] = halves(life);
     let sum = !fold(add(add(change.length, change.addresses), (!sum).into()));
@@ -162,14 +206,19 @@ fn write_v4(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Chang
     scratch.answer[3] = to_source;
     scratch.answer[4] = to_destination;
     scratch.answer[5] = to_ports;
-    scratch.answer[6] = word(lengthen(len, longer), check_now(ctx, &change));
+    scratch.answer[6] = word(lengthen(len, longer), check);
     store::<7>(ctx, scratch, 0)?;
     Ok(change)
 }
 
 /// What IPv6 has from the payload's length on, and UDP's header.
 #[inline(always)]
-fn write_v6(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Change, Unreadable> {
+fn write_v6(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    longer: u16,
+    summed: Summed,
+) -> Result<Change, Unreadable> {
     const AT: usize = offset_of!(Ipv6Hdr, payload_len);
     let [start, ends @ .., ports, last]: [u32; 11] = ctx::peek(ctx, Link::Ethernet, AT)?;
     let [to @ .., to_ports] = words(&scratch.rewrite.to);
@@ -179,12 +228,14 @@ fn write_v6(ctx: &TcContext, scratch: &mut Scratch, longer: u16) -> Result<Chang
         length: change(&[u32::from(len)], &[lengthen(len, longer).into()]),
         addresses: change(&ends, &to),
         ports: change(&[ports], &[to_ports]),
+        payload: scratch.removed,
     };
+    let check = change.checked(ctx, summed).unwrap_or(check);
     let [payload, next] = halves(start);
     scratch.answer[0] = word(lengthen(payload, longer), next);
     scratch.answer[1..9].copy_from_slice(&to);
     scratch.answer[9] = to_ports;
-    scratch.answer[10] = word(lengthen(len, longer), check_now(ctx, &change));
+    scratch.answer[10] = word(lengthen(len, longer), check);
     store::<11>(ctx, scratch, AT)?;
     Ok(change)
 }
@@ -220,16 +271,6 @@ const fn lengthen(len: u16, longer: u16) -> u16 {
     u16::from_be(len).wrapping_add(longer).to_be()
 }
 
-/// What is written at first. Of several datagrams in one it is the sum of the pseudo-header alone, from which those
-/// of each are made.
-#[inline(always)]
-fn check_now(ctx: &TcContext, change: &Change) -> u16 {
-    if change.check != 0 && ctx::is_many(ctx) {
-        return fold(add(change.addresses, change.check.into()));
-    }
-    change.check
-}
-
 /// The checksum after the payload and the headers have changed. One that is yet to be made (CHECKSUM_PARTIAL) is the
 /// pseudo-header's so far; the kernel doesn't say whether it is, but leaves such a one alone here.
 #[inline(always)]
@@ -238,13 +279,13 @@ fn fix_sum(
     version: Version,
     check: usize,
     change: &Change,
-    payload: u32,
 ) -> Result<(), Unreadable> {
     const PSEUDO: u64 = UNSET | BPF_F_PSEUDO_HDR as u64;
     let Change {
         length,
         addresses,
         ports,
+        payload,
         ..
     } = *change;
     // What is no change doesn't tell.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Btf;
 use aya_obj::btf::BtfError;
 use btfparse::{Error, ErrorKind, Offset, Readable, TypeInformation};
-use proxy_common::hooks::Offsets;
+use proxy_common::offsets::Offsets;
 
 use super::kfunc;
 
@@ -42,14 +42,18 @@ fn offsets() -> Result<Offsets> {
     const TYPES: &str = "/sys/kernel/btf/vmlinux";
     let types = Bytes(fs::read(TYPES).context(TYPES)?);
     let types = TypeInformation::new(&types).map_err(|error| anyhow!("{TYPES}: {error:?}"))?;
-    let of = |structure: &str, member: &str| {
+    let bits = |structure: &str, member: &str| -> Result<u32> {
         let id = types.id_of(structure);
         let id = id.with_context(|| format!("the kernel has no {structure}"))?;
         match types.offset_of(id, member) {
-            Ok((_, Offset::ByteOffset(offset))) => Ok(offset),
-            _ => bail!("the kernel's {structure} has no {member}"),
+            Ok((_, Offset::ByteOffset(offset))) => Ok(offset * u8::BITS),
+            Ok((_, Offset::BitOffsetAndSize(offset, _))) => Ok(offset),
+            Err(_) => bail!("the kernel's {structure} has no {member}"),
         }
     };
+    let of =
+        |structure: &str, member: &str| Ok::<_, anyhow::Error>(bits(structure, member)? / u8::BITS);
+    let summed = bits("sk_buff", "ip_summed")?;
     Ok(Offsets {
         device: of("sk_buff", "dev")?,
         upper: of("net_device", "adj_list.upper")?,
@@ -63,6 +67,8 @@ fn offsets() -> Result<Offsets> {
         hooks6: of("net", "nf.hooks_ipv6")?,
         policies: of("net", "xfrm.policy_count")?,
         no_policy: of("net", "xfrm.policy_default")?,
+        summed: summed / u8::BITS,
+        summed_bit: summed % u8::BITS,
     })
 }
 

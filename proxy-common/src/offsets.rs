@@ -1,4 +1,4 @@
-//! Where the running kernel's structures have what tells whether anybody has a say on packets that come in.
+//! Where the running kernel's structures have what the programs read of them.
 
 /// In bytes.
 #[repr(C)]
@@ -27,6 +27,10 @@ pub struct Offsets {
     pub policies: u32,
     /// Of `net`: a byte for what becomes of what no policy is for, by direction.
     pub no_policy: u32,
+    /// Of `sk_buff`: the byte that `ip_summed` is in.
+    pub summed: u32,
+    /// From which bit on it is there.
+    pub summed_bit: u32,
 }
 
 impl Offsets {
@@ -43,9 +47,11 @@ impl Offsets {
         hooks6: 0,
         policies: 0,
         no_policy: 0,
+        summed: 0,
+        summed_bit: 0,
     };
 }
 
 layout! {
-    Offsets = 48,
+    Offsets = 56,
 }
