@@ -150,6 +150,8 @@ pub struct Flow {
     pub slot: u32,
     /// When the last datagram for the application took the longer way, by `lo`; 0: never.
     pub by_lo: u32,
+    /// When its client's address was last found to be none that can't be a client's; 0: never.
+    pub judged: u32,
     pub up: Traffic,
     pub down: Traffic,
     /// When the daemon was last given a datagram that the programs can't send on, each way; 0: never.
@@ -280,7 +282,7 @@ layout! {
     Receiver = 100,
     Aim = 24,
     Traffic = 16,
-    Flow = 152,
+    Flow = 160,
     Way = 16,
     ReversePath = 20,
     First = 44,

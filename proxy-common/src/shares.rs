@@ -146,5 +146,5 @@ layout! {
     Share = 8,
     Slot = 72,
     Place = 120,
-    Placing = 280,
+    Placing = 288,
 }

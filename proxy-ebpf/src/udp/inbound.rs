@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Counter, Endpoint, Steered,
+    Addr, Counter, Endpoint, Steered,
     datagram::{Flow, Receiver, Traffic},
     flow::Tuple,
     shares::Placed,
@@ -44,7 +44,7 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
     let kind = segment::read(ctx, version, link, &mut scratch.segment);
     let to_service = match kind {
-        Kind::Udp => receiver_of(&scratch.segment.tuple),
+        Kind::Udp => receiver_of(scratch),
         Kind::Other => return piece(ctx, version, link, scratch),
         Kind::Icmp | Kind::Tcp => None,
     };
@@ -61,12 +61,27 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
 }
 
 #[inline(always)]
-fn receiver_of(datagram: &Tuple) -> Option<&'static Receiver> {
-    let to = datagram.destination();
-    if !maps::is_receiving(to.port() as u16) || maps::is_local(&to.addr()) != Some(true) {
+fn receiver_of(scratch: &mut Scratch) -> Option<&'static Receiver> {
+    let to = scratch.segment.tuple.destination();
+    if !maps::is_receiving(to.port() as u16) || !is_local(scratch, to.addr()) {
         return None;
     }
     maps::receiver_at(&to)
+}
+
+/// Whether a service can be at this address of the host's. Of the last one this is asked once a second.
+#[inline(always)]
+fn is_local(scratch: &mut Scratch, addr: Addr) -> bool {
+    let now = clock::seconds();
+    if scratch.local == addr && scratch.local_since == now {
+        return true;
+    }
+    let is_local = maps::is_local(&addr) == Some(true);
+    if is_local {
+        scratch.local = addr;
+        scratch.local_since = now;
+    }
+    is_local
 }
 
 /// The stack puts pieces together, and then nobody can tell which devices they came by.
@@ -80,7 +95,7 @@ fn piece(
     let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
     if piece.is_first {
         scratch.segment.tuple = piece.tuple(ctx).map_err(failed)?;
-        if let Some(receiver) = receiver_of(&scratch.segment.tuple) {
+        if let Some(receiver) = receiver_of(scratch) {
             scratch.datagram_flow = Flow {
                 back: scratch.segment.tuple.reversed(),
                 ..Flow::default()
@@ -296,17 +311,19 @@ fn fit<'a>(
     if client.v4().is_some() != (version == Version::V4) || !steered.is_set() {
         return Err(Verdict::pass(Counter::DatagramToDaemonFamily));
     }
-    if client.is_martian()
-        || source.port() == 0
-        || maps::is_local(&client).is_some()
-        || maps::is_steer(&client)
-    {
+    if source.port() == 0 {
         return Err(Verdict::pass(Counter::DatagramToDaemonClient));
     }
     if maps::denies(receiver.service(), &client) {
         return Err(Verdict::drop(Counter::DatagramDenied));
     }
     Ok(steered)
+}
+
+/// Whether an address can be a client's.
+#[inline(always)]
+fn is_clients(addr: &Addr) -> bool {
+    !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr)
 }
 
 /// Has replies find their way back, and `scratch.device` tell which way the datagram goes on.
@@ -358,6 +375,12 @@ fn is_known(
         let is_same = flow.back == back;
         let is_over = flow.is_over(now);
         if is_same && !is_over {
+            if flow.judged != now {
+                if !is_clients(reply.addresses()[1]) {
+                    return Err(Verdict::pass(Counter::DatagramToDaemonClient));
+                }
+                flow.judged = now;
+            }
             way::is_balancers(ctx, version, flow, now)?;
             scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
             if Flow::follows(flow.daemon_up, now) {
@@ -377,6 +400,9 @@ fn is_known(
             return Err(Verdict::drop(Counter::DatagramTaken));
         }
     }
+    if !is_clients(reply.addresses()[1]) {
+        return Err(Verdict::pass(Counter::DatagramToDaemonClient));
+    }
     scratch.datagram_flow = Flow {
         back,
         service: receiver.service(),
@@ -386,6 +412,7 @@ fn is_known(
         close_after: receiver.close_after() as u16,
         stated: scratch.stated,
         by_lo: if scratch.in_place { 0 } else { now },
+        judged: now,
         up: Traffic {
             datagrams: 1,
             bytes,
