@@ -50,6 +50,9 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
     if protocols.udp {
         let reply = tc.attach(ebpf, name::DATAGRAMS_OUT_OWN, veth, TcAttachType::Egress);
         attached.push(reply.with_context(|| format!("attaching datagrams_out_own to {name}"))?);
+        // An application may answer by the very device that its client's datagram came in by.
+        let reply = tc.attach(ebpf, name::DATAGRAMS_OUT, LOOPBACK, TcAttachType::Egress);
+        attached.push(reply.context("attaching datagrams_out to lo")?);
     }
     if protocols.tcp && placement.direct {
         let reply = tc.attach(ebpf, name::REPLY_OWN, veth, TcAttachType::Egress);
@@ -76,11 +79,7 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
         ),
     }
     if placement.via_lo {
-        let lo = On {
-            name: "lo",
-            index: LO,
-        };
-        let deliver = tc.attach(ebpf, name::DELIVER, lo, TcAttachType::Ingress);
+        let deliver = tc.attach(ebpf, name::DELIVER, LOOPBACK, TcAttachType::Ingress);
         attached.push(deliver.context("attaching deliver to lo")?);
     }
     Ok(attached)
@@ -150,6 +149,11 @@ pub struct On<'a> {
     pub name: &'a str,
     pub index: u32,
 }
+
+const LOOPBACK: On<'_> = On {
+    name: "lo",
+    index: LO,
+};
 
 /// How programs come onto devices.
 pub struct Tc {

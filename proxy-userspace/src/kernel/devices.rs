@@ -124,17 +124,13 @@ impl Devices {
         let Entry::Vacant(free) = self.entrances.entry(*index) else {
             return Ok(self.bound.insert(steer, index, 0)?);
         };
-        let Protocols { tcp, udp, .. } = self.protocols;
-        let programs = match *index {
-            LO => [(tcp, name::REPLY), (udp, name::DATAGRAMS_OUT)],
-            _ => [(true, name::DELIVER), (false, "")],
-        };
-        let hook = match *index {
-            LO => TcAttachType::Egress,
-            _ => TcAttachType::Ingress,
+        // Datagrams that leave by `lo` have their program there in any case.
+        let (is_needed, program, hook) = match *index {
+            LO => (self.protocols.tcp, name::REPLY, TcAttachType::Egress),
+            _ => (true, name::DELIVER, TcAttachType::Ingress),
         };
         let mut attached = Vec::new();
-        for (_, program) in programs.into_iter().filter(|(is_needed, _)| *is_needed) {
+        if is_needed {
             let on = On {
                 name,
                 index: *index,
