@@ -27,7 +27,7 @@ use crate::{
     privileges::{self, Role},
     relay::{
         Balancer, Client, Service, Shared,
-        udp::{self, Catchers, Flow, Flows, Forwarder, Framing, Receiver, Speaks},
+        udp::{self, Catchers, Flow, Flows, Forwarder, Framing, Noted, Receiver, Speaks},
     },
 };
 
@@ -273,7 +273,7 @@ impl Flows for Known {
         })
     }
 
-    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<bool> {
+    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<Noted> {
         let receiver = self.of(service)?;
         let ends = FlowEnds {
             balancer: flow.balancer.0,
@@ -283,7 +283,11 @@ impl Flows for Known {
             stated: flow.stated,
         };
         let noted = self.maps.note(&ends, receiver, bytes as u64);
-        noted.map_err(io::Error::other)
+        Ok(match noted.map_err(io::Error::other)? {
+            kernel::Noted::Yes => Noted::Yes,
+            kernel::Noted::Taken => Noted::Taken,
+            kernel::Noted::Full => Noted::Full,
+        })
     }
 
     fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow> {

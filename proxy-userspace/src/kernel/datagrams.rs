@@ -36,6 +36,16 @@ pub struct Datagrams {
     life: Array<MapData, u64>,
 }
 
+/// What has become of a flow that was to be noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    Yes,
+    /// Another balancer speaks for its client.
+    Taken,
+    /// There are as many as there may be.
+    Full,
+}
+
 /// Who is at the ends of a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowEnds {
@@ -178,7 +188,7 @@ impl Datagrams {
 
     /// One more datagram of `flow`, of so many bytes; false if another balancer speaks for its client, or there
     /// are as many flows as there may be.
-    pub fn note(&self, flow: &FlowEnds, receiver: &Receiver, bytes: u64) -> Result<bool> {
+    pub fn note(&self, flow: &FlowEnds, receiver: &Receiver, bytes: u64) -> Result<Noted> {
         let reply = Tuple::new(flow.aim.into(), flow.client.into());
         let (back, now) = (
             Tuple::new(flow.received_at.into(), flow.balancer.into()),
@@ -190,7 +200,7 @@ impl Datagrams {
             let is_others = known.back.destination().addr() != back.destination().addr()
                 || known.service != receiver.service();
             if is_others && known.is_busy(now) {
-                return Ok(false);
+                return Ok(Noted::Taken);
             }
         }
         let same = known.filter(|known| known.back == back && !known.is_over(now));
@@ -210,7 +220,8 @@ impl Datagrams {
         noted.up.bytes += bytes;
         let is_noted = same.is_some()
             && is_there(flows.insert(reply, noted, EXIST)).context("noting a flow of datagrams")?;
-        Ok(is_noted || lock(&self.placer).place(&reply, &noted, receiver.limits())?)
+        let is_there = is_noted || lock(&self.placer).place(&reply, &noted, receiver.limits())?;
+        Ok(if is_there { Noted::Yes } else { Noted::Full })
     }
 
     /// Whether a route to the balancer goes by a device, for the programs to know for a while.

@@ -50,6 +50,12 @@ pub enum End {
         "no route to the balancer goes by device {device}, which its datagram came by: see `ip route get {balancer}`"
     )]
     ReversePath { balancer: IpAddr, device: u32 },
+    #[error("another balancer has just spoken for client {0}")]
+    Taken(Client),
+    #[error(
+        "sent to {0}, which everybody hears and nobody can answer from: the balancer must send to one host"
+    )]
+    ToEverybody(IpAddr),
     #[error(
         "whom the balancer's port speaks for was forgotten for others' sake, and a header may be that \
          client's own: it counts again after --close-after of silence"
@@ -127,6 +133,8 @@ names! {
     Local => "local_refused",
     Denied => "client_denied",
     ReversePath => "reverse_path",
+    Taken => "taken",
+    ToEverybody => "to_everybody",
     Forgotten => "forgotten",
     NoTarget => "no_target",
     ConnectTimeout => "connect_timeout",

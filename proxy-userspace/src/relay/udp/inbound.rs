@@ -1,13 +1,17 @@
 //! From a balancer to the application.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::io::unix::AsyncFd;
 
-use super::{At, Flow, Framing, LARGEST, Listener, Speaks, socket};
+use super::{At, Flow, Framing, LARGEST, Listener, Noted, Speaks, socket};
 use crate::{
     header::{self, Header, Refusal, spp},
-    relay::{Balancer, Client, End, Martian, Service, policy::Way},
+    relay::{Balancer, Client, End, Martian, Own, Service, policy::Way},
 };
 
 /// Until the future is dropped.
@@ -54,6 +58,11 @@ async fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<
         };
         return at.shared.report.ended(service, balancer, &end);
     }
+    let to = datagram.received_at.ip();
+    if is_everybodys(at, to) {
+        let end = End::ToEverybody(to);
+        return at.shared.report.ended(service, balancer, &end);
+    }
     match forward(at, service, framing, datagram) {
         Ok(Ok(())) => {}
         Ok(Err(end)) => at.shared.report.ended(service, balancer, &end),
@@ -61,6 +70,13 @@ async fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<
             tracing::debug!(service = service.name, %balancer, %error, "a datagram is lost")
         }
     }
+}
+
+/// A socket at a wildcard address hears what is sent to all hosts of a link, too.
+fn is_everybodys(at: &At, address: IpAddr) -> bool {
+    address.is_multicast()
+        || address == Ipv4Addr::BROADCAST
+        || at.shared.own.find(&address) == Some(Own::Broadcast)
 }
 
 fn forward(
@@ -128,8 +144,10 @@ fn send_on(
         aim: way.route.steered,
         stated,
     };
-    if !at.flows.note(service, &flow, payload.len())? {
-        return Ok(Ok(()));
+    match at.flows.note(service, &flow, payload.len())? {
+        Noted::Yes => {}
+        Noted::Taken => return Ok(Err(End::Taken(client))),
+        Noted::Full => return Ok(Ok(())),
     }
     let is_beyond = at.shared.own.find(&flow.aim.ip()).is_none();
     at.injector.send(client.0, flow.aim, payload, is_beyond)?;

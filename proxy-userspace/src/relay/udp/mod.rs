@@ -58,8 +58,8 @@ pub trait Flows: Send + Sync {
     fn allows(&self, service: &Service, balancer: Balancer) -> bool;
     /// Whether a route to the balancer goes by the host's device of this index.
     fn leads(&self, balancer: IpAddr, device: u32) -> BoxFuture<'_, bool>;
-    /// One more datagram of so many bytes; false if another balancer speaks for its client.
-    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<bool>;
+    /// One more datagram of so many bytes.
+    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<Noted>;
     /// The flow of one more reply of so many bytes.
     fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow>;
     /// Whom this balancer's socket speaks for, and where that was sent to.
@@ -76,6 +76,16 @@ pub trait Flows: Send + Sync {
         client: Client,
         stated: SocketAddr,
     ) -> io::Result<()>;
+}
+
+/// What has become of a flow that was to be noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    Yes,
+    /// Another balancer speaks for its client.
+    Taken,
+    /// There are as many as there may be; the programs have counted that.
+    Full,
 }
 
 /// Whom a balancer's socket speaks for.

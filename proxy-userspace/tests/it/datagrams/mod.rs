@@ -21,6 +21,7 @@ mod outsiders;
 mod pieces;
 mod quic;
 mod quic_peers;
+mod refused;
 mod same_device;
 mod scripts;
 mod site;

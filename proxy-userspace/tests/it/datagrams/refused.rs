@@ -1,0 +1,85 @@
+//! What the daemon refuses, and counts, where no program does.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+use serde_json::Value;
+use socket2::SockRef;
+
+use super::rows;
+use super::site::{Plan, Site};
+use crate::lab::addr::{
+    BALANCER, CLIENT, FRONT, FRONT_PORT, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD,
+};
+use crate::lab::datagram;
+use crate::lab::poll;
+
+rows! {
+    of_another_s_client;
+    to_everybody;
+}
+
+/// Of the other family than its balancer's, so that the daemon judges it on either path.
+fn of_another_s_client(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        both: true,
+        bind: WILDCARD,
+        allow: &[NEIGHBOUR],
+        ..plan
+    }
+    .start()?;
+    let other = other(&site);
+    let header = datagram::v2(other(CLIENT, 1000), other(FRONT, FRONT_PORT), &[]);
+    let words = [&header[..], b"hello"].concat();
+    site.balancer()?.send(&words)?;
+    wait_listed(&site)?;
+    site.balancer_at(NEIGHBOUR)?.send(&words)?;
+    wait_ended(&site, "taken")
+}
+
+fn other(site: &Site) -> fn(Pair, u16) -> SocketAddr {
+    if site.service().is_ipv4() {
+        Pair::v6
+    } else {
+        Pair::v4
+    }
+}
+
+/// All of a link hear that, and no answer to it can be told from another one.
+fn to_everybody(plan: Plan<'_>) -> Result<()> {
+    const ALL_NODES: Pair = Pair {
+        v4: IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1)),
+        v6: IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1)),
+    };
+    let site = Plan {
+        args: &["--listen", "0.0.0.0:7001", "--listen", "[::]:7001"],
+        ..plan
+    }
+    .start()?;
+    let balancer = datagram::socket(&site.lab.edge, site.of(BALANCER, 0))?;
+    SockRef::from(&balancer).bind_device(Some(b"host"))?;
+    let words = [&site.header(1000)[..], b"hello"].concat();
+    balancer.send_to(&words, site.of(ALL_NODES, TRUEPEER_PORT + 1))?;
+    wait_ended(&site, "to_everybody")?;
+    site.app.saw_nobody()?;
+    site.exchange(&site.balancer()?, 1000, b"to one host")?;
+    site.end()
+}
+
+fn wait_listed(site: &Site) -> Result<()> {
+    poll::until("the flow to be listed", || {
+        let shown = site.lab.shown("connections")?;
+        Ok(shown
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+            .then_some(()))
+    })
+}
+
+fn wait_ended(site: &Site, name: &str) -> Result<()> {
+    poll::until("it to be counted", || {
+        let status = site.lab.shown("status")?;
+        let count = status["connections"]["ended"].get(name);
+        Ok((count.and_then(Value::as_u64) == Some(1)).then_some(()))
+    })
+}
