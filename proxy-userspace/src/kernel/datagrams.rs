@@ -215,6 +215,8 @@ impl Datagrams {
             ..Flow::default()
         });
         noted.last = now;
+        // Who speaks of two services by one socket hears each reply with the header of his last datagram.
+        noted.stated = flow.stated.into();
         noted.flags = u16::try_from(receiver.flags())?;
         noted.up.datagrams += 1;
         noted.up.bytes += bytes;
