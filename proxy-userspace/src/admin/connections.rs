@@ -57,6 +57,11 @@ const TITLES: [&str; 10] = [
 impl ConnectionStatus {
     fn cells(&self) -> [String; TITLES.len()] {
         let seconds = Duration::from_secs(self.seconds);
+        let [up, down] = match self.datagrams {
+            None => [self.up.to_string(), self.down.to_string()],
+            Some(DatagramCounts { up, down }) => [(self.up, up), (self.down, down)]
+                .map(|(bytes, datagrams)| format!("{bytes} in {datagrams}")),
+        };
         [
             self.service.clone(),
             self.client.to_string(),
@@ -65,8 +70,8 @@ impl ConnectionStatus {
             yes_or_no(self.spoofed),
             self.path.clone(),
             humantime::format_duration(seconds).to_string(),
-            self.up.to_string(),
-            self.down.to_string(),
+            up,
+            down,
             self.header.to_string(),
         ]
     }
