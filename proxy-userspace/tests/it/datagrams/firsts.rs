@@ -20,6 +20,7 @@ rows! {
     a_header_in_pieces_behind_an_eviction;
     a_header_of_a_denied_client;
     a_header_of_one_too_many;
+    a_header_behind_answers;
 }
 
 /// Until it has been silent for long enough, its client isn't known.
@@ -97,6 +98,26 @@ fn a_header_of_one_too_many(plan: Plan<'_>) -> Result<()> {
     refused(&site, 2)?;
     site.app.saw_nobody()?;
     site.exchange_with(&first, &[], 1000, b"still here")?;
+    site.end()
+}
+
+/// Whoever is answered isn't forgotten, however long he says nothing himself.
+fn a_header_behind_answers(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        args: &["--close-after", "3s"],
+        framing: Framing::V2First,
+        ..plan
+    }
+    .start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    for _ in 0..6 {
+        sleep(Duration::from_secs(1));
+        site.app.say(site.client(1000), b"more")?;
+        site.answered(&balancer, 1000, b"more")?;
+    }
+    site.exchange_with(&balancer, &[], 1000, &forged(&site, b"hello"))?;
+    site.exchange_with(&balancer, &[], 1000, b"still here")?;
     site.end()
 }
 

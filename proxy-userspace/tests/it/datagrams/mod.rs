@@ -17,6 +17,7 @@ mod limits;
 mod links;
 mod lives;
 mod name_servers;
+mod narrow;
 mod outsiders;
 mod pieces;
 mod quic;
@@ -26,6 +27,7 @@ mod same_device;
 mod scripts;
 mod site;
 mod sizes;
+mod stated;
 mod take_over;
 
 /// Rows by both paths, of functions that take a [`site::Plan`].
