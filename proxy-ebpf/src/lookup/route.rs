@@ -4,8 +4,8 @@ use core::mem::zeroed;
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LOOKUP_SKIP_NEIGH, BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Fib,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH,
+        BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Fib,
     },
     helpers::bpf_fib_lookup,
     programs::TcContext,
@@ -88,12 +88,16 @@ fn look_up(
     protocol: IpProto,
     way: &mut Way,
 ) -> bool {
+    /// Any way takes a packet of it.
+    const LEAST_LEN: u16 = 1;
     let [from, to] = tuple.addresses().map(|addr| addr.words());
     // SAFETY: made of integers.
     let mut fib: Fib = unsafe { zeroed() };
     fib.l4_protocol = protocol as u8;
     [fib.sport, fib.dport] = tuple.ports();
     fib.ifindex = maps::device();
+    // Without a length the kernel tells the device's MTU, and not the route's.
+    fib.__bindgen_anon_1.tot_len = LEAST_LEN;
     match version {
         Version::V4 => {
             fib.family = AF_INET;
@@ -116,14 +120,13 @@ fn look_up(
         // SAFETY: both fields of the union are numbers of 16 bits.
         mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {
             // Not told without a neighbour.
-            0 => LEAST_MTU,
+            LEAST_LEN => LEAST_MTU,
             mtu => mtu.into(),
         },
         mac: fib.dmac,
     };
-    // The packet at hand may be larger than the device takes, which says nothing of the way.
     matches!(
         found as u32,
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH
     )
 }

@@ -30,7 +30,8 @@ static SOCKETS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
 /// A bit for each port that a service listens at.
 #[map(name = "ports")]
 static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
-/// This namespace's own addresses; those that are broadcast ones have the value 0.
+/// This namespace's own addresses; those that nobody elsewhere reaches a service at, as broadcast and loopback ones,
+/// have the value 0.
 #[map(name = "locals")]
 static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
 /// When something was last seen to listen at a target of each listener, in nanoseconds of the kernel's
@@ -96,7 +97,7 @@ pub(super) fn has_port((word, bit): (u32, u32)) -> bool {
     PORTS.get(word).is_some_and(|bits| bits >> bit & 1 != 0)
 }
 
-/// What is known of an address that this namespace has: whether a service can be there.
+/// What is known of an address that this namespace has: whether a service there can be reached from elsewhere.
 #[inline(always)]
 pub fn is_local(addr: &Addr) -> Option<bool> {
     // SAFETY: one word, which the daemon replaces whole.

@@ -3,7 +3,7 @@
 use core::ptr::from_ref;
 
 use aya_ebpf::{
-    bindings::bpf_sock,
+    bindings::{BPF_EXIST, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::map,
     maps::{Array, HashMap, LruHashMap, SockHash, SockMap},
@@ -89,6 +89,12 @@ pub fn find_datagram_flow(reply: &Tuple) -> Option<*mut Flow> {
 #[inline(always)]
 pub fn insert_datagram_flow(reply: &Tuple, flow: &Flow) -> bool {
     FLOWS.insert(reply, flow, 0).is_ok()
+}
+
+/// In the place of the one that is there. Whatever comes of it: it may be gone.
+#[inline(always)]
+pub fn replace_datagram_flow(reply: &Tuple, flow: &Flow) {
+    let _ = FLOWS.insert(reply, flow, BPF_EXIST.into());
 }
 
 #[inline(always)]

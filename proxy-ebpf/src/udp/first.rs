@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    Counter,
+    Counter, Endpoint,
     datagram::{First, Flow, Receiver},
     flow::Tuple,
 };
@@ -59,6 +59,22 @@ pub fn find(
     // element is in the map.
     let first = unsafe { &mut *first };
     Ok((!first.is_over(now, close_after)).then_some(first))
+}
+
+/// Has the balancer's socket go on speaking for a client who is answered.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn answered(datagram: &Tuple, client: &Endpoint, now: u32) {
+    if let Some(first) = maps::find_first(datagram) {
+        // SAFETY: as in `find`.
+        let first = unsafe { &mut *first };
+        if first.client != *client {
+            return;
+        }
+        first.last = now;
+    }
+    maps::note_spoken(datagram, now);
 }
 
 /// The daemon may take its time. Without this, a client who can have his first datagram go there could have a

@@ -321,7 +321,9 @@ fn fit<'a>(
 }
 
 /// Whether an address can be a client's.
-#[inline(always)]
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
 fn is_clients(addr: &Addr) -> bool {
     !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr)
 }
@@ -392,6 +394,12 @@ fn is_known(
             flow.flags = receiver.flags() as u16;
             flow.up.datagrams += 1;
             flow.up.bytes += bytes;
+            if receiver.has(Receiver::SPP) && flow.stated != scratch.stated {
+                // Replies may be reading it.
+                scratch.datagram_flow = *flow;
+                scratch.datagram_flow.stated = scratch.stated;
+                maps::replace_datagram_flow(&reply, &scratch.datagram_flow);
+            }
             return Ok(true);
         }
         let [[_, before], [_, after]] = [flow.back.addresses(), back.addresses()];

@@ -8,7 +8,7 @@ use proxy_common::{
     flow::Tuple,
 };
 
-use super::{failed, is_left, way};
+use super::{failed, first, is_left, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -116,6 +116,9 @@ pub fn datagram(
             }
         }
         return Ok(reply::steer(ctx, link, version, why));
+    }
+    if flow.last != now && flow.has(Receiver::V2_FIRST) {
+        first::answered(&flow.back.reversed(), &tuple.destination(), now);
     }
     flow.last = now;
     flow.down.datagrams += 1;

@@ -291,7 +291,12 @@ impl Flows for Known {
     }
 
     fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow> {
-        let flow = self.maps.reply(aim, client, bytes as u64)?.ends;
+        let known = self.maps.reply(aim, client, bytes as u64)?;
+        let flow = known.ends;
+        if known.flags & datagram::Receiver::V2_FIRST != 0 {
+            let socket = (flow.balancer, flow.received_at);
+            self.firsts.answered(socket, flow.client);
+        }
         Some(Flow {
             balancer: Balancer(flow.balancer),
             received_at: flow.received_at,

@@ -144,12 +144,13 @@ impl Direct {
         self.host.set(0, host, 0).context("what TCP offers")
     }
 
-    /// The host's addresses, and whether a service can be there.
+    /// The host's addresses, and whether each is a device's own. Nothing comes from elsewhere for a loopback one.
     pub fn set_locals(&mut self, addresses: &[(IpAddr, bool)]) -> Result<()> {
         let known: Vec<Addr> = self.locals.keys().collect::<Result<_, _>>()?;
         for (address, is_unicast) in addresses {
+            let is_served = *is_unicast && !address.is_loopback();
             self.locals
-                .insert(Addr::from(*address), u32::from(*is_unicast), 0)
+                .insert(Addr::from(*address), u32::from(is_served), 0)
                 .with_context(|| format!("too many addresses on this host at {address}"))?;
         }
         let is_there = |addr: &Addr| addresses.iter().any(|(ip, _)| Addr::from(*ip) == *addr);

@@ -62,6 +62,22 @@ impl Firsts {
         Ok(Some([first.client.into(), first.stated.into()]))
     }
 
+    /// The balancer's socket goes on speaking for a client who is answered.
+    pub fn answered(&self, (balancer, received_at): (SocketAddr, SocketAddr), client: SocketAddr) {
+        let datagram = Tuple::new(balancer.into(), received_at.into());
+        let now = life::now(&self.life);
+        let mut firsts = lock(&self.firsts);
+        if let Ok(mut first) = firsts.get(&datagram, 0) {
+            if first.client != client.into() || first.last >= now {
+                return;
+            }
+            first.last = now;
+            // Whatever comes of it: it is what is there already, but for the time.
+            let _ = firsts.insert(datagram, first, 0);
+        }
+        self.note_spoken(&datagram, now);
+    }
+
     pub fn note(
         &self,
         (balancer, received_at): (SocketAddr, SocketAddr),
