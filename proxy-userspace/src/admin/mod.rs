@@ -13,7 +13,9 @@ pub use connections::{ConnectionStatus, DatagramCounts, HeaderStatus, Table};
 pub use instances::{forget, known, listeners_beside};
 pub use lock::Lock;
 pub use socket::{Asked, Listener, Request, ask, ask_if_running, sockets};
-pub use status::{ClientLimits, Limits, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status};
+pub use status::{
+    Clients, Limits, Moved, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status,
+};
 
 use std::path::{Path, PathBuf};
 

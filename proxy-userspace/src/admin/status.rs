@@ -33,7 +33,7 @@ pub struct ServiceStatus {
     /// Which path its connections take, by IP family.
     pub paths: Vec<PathStatus>,
     /// Of UDP.
-    pub clients: Option<ClientLimits>,
+    pub clients: Option<Clients>,
     /// Counts of both paths, nested ones under their own names.
     pub connections: serde_json::Value,
 }
@@ -54,11 +54,22 @@ pub struct ReasonStatus {
     pub text: String,
 }
 
-/// How many clients are remembered.
+/// The clients that are remembered.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ClientLimits {
+pub struct Clients {
+    pub now: u64,
     pub most: u32,
     pub most_per_balancer: u32,
+    /// What has gone each way for those of now.
+    pub up: Moved,
+    pub down: Moved,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Moved {
+    pub datagrams: u64,
+    /// Without headers.
+    pub bytes: u64,
 }
 
 /// How many connections there are, and may be.
@@ -106,7 +117,7 @@ impl Display for Status {
                 writeln!(f, "  {path}")?;
             }
             if let Some(clients) = &service.clients {
-                writeln!(f, "  {clients}")?;
+                write!(f, "{clients}")?;
             }
             write_counts(f, &service.connections)?;
         }
@@ -137,16 +148,27 @@ impl Display for Limits {
     }
 }
 
-impl Display for ClientLimits {
+impl Display for Clients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            now,
             most,
             most_per_balancer,
+            up,
+            down,
         } = self;
-        write!(
+        writeln!(
             f,
-            "limits: {most} clients, {most_per_balancer} of each balancer"
-        )
+            "  limits: {most} clients, {most_per_balancer} of each balancer"
+        )?;
+        writeln!(f, "  clients now {now}: {up} up, {down} down")
+    }
+}
+
+impl Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { datagrams, bytes } = self;
+        write!(f, "{datagrams} datagrams of {bytes} bytes")
     }
 }
 

@@ -320,12 +320,13 @@ impl Control<'_> {
             .counters
             .read()
             .map(|(name, count)| (name.to_owned(), count));
+        let flows = self.datagrams.sums();
         let service = |(index, service): (usize, &Service)| ServiceStatus {
             name: service.name.clone(),
             listen: service.listen.clone(),
             targets: service.targets().collect(),
             paths: self.direct.paths(self.config, index),
-            clients: datagrams::limits(service),
+            clients: datagrams::clients(service, &flows),
             connections: counts(self.telemetry.counts(&service.name)),
         };
         Status {

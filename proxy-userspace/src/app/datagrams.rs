@@ -1,6 +1,7 @@
 //! UDP while it runs: who receives, and the thread for what the programs leave to the daemon.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -8,7 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
-use proxy_common::{datagram, datagram_port_bit, exclusive_port_bit};
+use proxy_common::{
+    datagram::{self, Traffic},
+    datagram_port_bit, exclusive_port_bit,
+};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -18,11 +22,11 @@ use super::{
     workers::{Workers, on_thread},
 };
 use crate::{
-    admin::{ClientLimits, ConnectionStatus},
+    admin::{Clients, ConnectionStatus, Moved},
     check,
     config::{self, Config, Protocol, Transport},
     drain::Draining,
-    kernel::{self, Firsts, FlowEnds, Kernel, List, Prefixes},
+    kernel::{self, Firsts, FlowEnds, FlowSums, Kernel, List, Prefixes},
     netns::{SpoofNs, has_route_by},
     privileges::{self, Role},
     relay::{
@@ -142,6 +146,11 @@ impl Datagrams {
             .deny(|flow| wanted(&connections::of_datagrams(config, &self.routes, flow)))
     }
 
+    /// What flows that are not over make, by their services' ids.
+    pub fn sums(&self) -> BTreeMap<u32, FlowSums> {
+        self.maps.sums()
+    }
+
     /// Flows that are not over.
     pub fn connections(&self, config: &Config) -> Vec<ConnectionStatus> {
         let flows = self.maps.iter();
@@ -213,14 +222,22 @@ fn receiver(
     ))
 }
 
-/// How many clients are remembered; none if it is of TCP.
-pub fn limits(service: &config::Service) -> Option<ClientLimits> {
+/// The clients that a service remembers; none if it is of TCP.
+pub fn clients(service: &config::Service, sums: &BTreeMap<u32, FlowSums>) -> Option<Clients> {
     let Protocol::Udp { limits, .. } = service.protocol else {
         return None;
     };
-    Some(ClientLimits {
+    let FlowSums { flows, up, down } = sums.get(&service.id).copied().unwrap_or_default();
+    let moved = |traffic: Traffic| Moved {
+        datagrams: traffic.datagrams,
+        bytes: traffic.bytes,
+    };
+    Some(Clients {
+        now: flows,
         most: limits.service,
         most_per_balancer: limits.balancer,
+        up: moved(up),
+        down: moved(down),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Datagrams, as the programs have them: who receives them, and the flows of replies.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
@@ -24,6 +25,14 @@ use super::{life, load::take, placer::Placer};
 
 /// Of bpf.h: only what is there is changed. A flow that has gone meanwhile has no place any more.
 const EXIST: u64 = 2;
+
+/// The flows of a service, and what has gone each way on them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlowSums {
+    pub flows: u64,
+    pub up: Traffic,
+    pub down: Traffic,
+}
 
 /// The maps of UDP, but for the ports.
 pub struct Datagrams {
@@ -147,10 +156,24 @@ impl Datagrams {
     pub fn iter(&self) -> Vec<DatagramFlow> {
         let now = life::now(&self.life);
         let flows = lock(&self.flows);
-        let open = flows.iter().filter_map(Result::ok);
-        open.filter(|(_, flow)| !flow.is_over(now) && !flow.is_denied())
-            .map(|(reply, flow)| described(&reply, &flow, now))
+        let open = open(&flows, now);
+        open.map(|(reply, flow)| described(&reply, &flow, now))
             .collect()
+    }
+
+    /// The same of each service, by its id.
+    pub fn sums(&self) -> BTreeMap<u32, FlowSums> {
+        let flows = lock(&self.flows);
+        let mut sums = BTreeMap::<u32, FlowSums>::new();
+        for (_, flow) in open(&flows, life::now(&self.life)) {
+            let sum = sums.entry(flow.service).or_default();
+            sum.flows += 1;
+            for (sum, one) in [(&mut sum.up, flow.up), (&mut sum.down, flow.down)] {
+                sum.datagrams += one.datagrams;
+                sum.bytes += one.bytes;
+            }
+        }
+        sums
     }
 
     /// Ends the flows that `wanted` picks, as their clients are denied; how many there were.
@@ -237,6 +260,11 @@ impl Datagrams {
             .insert(path, judgement, 0)
             .context("noting a balancer's reverse path")
     }
+}
+
+fn open(flows: &HashMap<MapData, Tuple, Flow>, now: u32) -> impl Iterator<Item = (Tuple, Flow)> {
+    let all = flows.iter().filter_map(Result::ok);
+    all.filter(move |(_, flow)| !flow.is_over(now) && !flow.is_denied())
 }
 
 /// Whether what was to be changed was still there.

@@ -26,7 +26,7 @@ mod types;
 
 pub use adopt::{Adopted, MapShape};
 pub use counters::Counters;
-pub use datagrams::{DatagramFlow, Datagrams, FlowEnds, Noted};
+pub use datagrams::{DatagramFlow, Datagrams, FlowEnds, FlowSums, Noted};
 pub use direct::{Direct, Flow, Flows, Heard, Known};
 pub use features::{Feature, has_sk_lookup, has_tcx};
 pub use firsts::{Firsts, Forgotten};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::rows;
 use super::site::{Plan, Site};
@@ -25,6 +26,7 @@ rows! {
     denied_clients;
     nobody_hears;
     they_are_listed;
+    status_adds_them_up;
     the_path_is_udp_s_own;
     a_balancer_that_speaks_for_itself;
     silent_ones_are_forgotten;
@@ -168,6 +170,36 @@ fn they_are_listed(plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Those of the service that are there: who is forgotten or denied counts no longer.
+fn status_adds_them_up(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let balancer = site.balancer()?;
+    for (port, words) in [(1000, &b"hello"[..]), (1001, b"hi"), (1000, &[7; 4000])] {
+        site.exchange(&balancer, port, words)?;
+    }
+    added_up(&site, 2, [3, 4007])?;
+    let args = ["status", "--instance", site.lab.instance()];
+    let moved = "3 datagrams of 4007 bytes";
+    let line = format!("clients now 2: {moved} up, {moved} down");
+    site.lab.truepeer_raw(&args)?.expect(0, &[&line])?;
+    let address = site.client(0).ip().to_string();
+    site.lab
+        .deny(&[&address], &["added", "ended 2 open connections"])?;
+    added_up(&site, 0, [0, 0])?;
+    site.leaks.saw_none()
+}
+
+fn added_up(site: &Site, now: u64, [datagrams, bytes]: [u64; 2]) -> Result<()> {
+    let clients = site.lab.shown("status")?["services"][0]["clients"].take();
+    let moved = json!({ "datagrams": datagrams, "bytes": bytes });
+    ensure!(clients["now"] == now, "{clients:#}");
+    ensure!(
+        clients["up"] == moved && clients["down"] == moved,
+        "{clients:#}"
+    );
+    Ok(())
+}
+
 /// Not that of TCP, which has no direct connections here.
 fn the_path_is_udp_s_own(plan: Plan<'_>) -> Result<()> {
     let set_up = |lab: &Lab| sysctl(&lab.host, "ipv4/tcp_syncookies", "0");
@@ -271,6 +303,7 @@ fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     site.wait_forgotten()?;
+    added_up(&site, 0, [0, 0])?;
     site.exchange(&balancer, 1000, b"hello")?;
     site.leaks.saw_none()
 }
