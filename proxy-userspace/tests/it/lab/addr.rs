@@ -56,6 +56,9 @@ pub const LATER: Pair = Pair::new([192, 0, 2, 99], [0x2001, 0xdb8, 2, 0, 0, 0, 0
 pub const LOOPBACK: Pair = Pair::new([127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1]);
 pub const WILDCARD: Pair = Pair::new([0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]);
 
+/// Where tests have their containers.
+pub const CONTAINERS: [&str; 2] = ["10.80.0.0/24", "fd80::/64"];
+
 /// Every namespace is empty, so that everything can have the port it likes.
 pub const FRONT_PORT: u16 = 443;
 pub const TRUEPEER_PORT: u16 = 7000;

@@ -1,7 +1,7 @@
 //! What an uplink's other end gets to see that it never should: packets from or to a steer address, ARP
-//! in the name of one, and packets for a client that its balancer stands for.
+//! in the name of one, and packets from or to a client that its balancer stands for, or a container.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 use socket2::Socket;
 
-use super::addr::CLIENT;
+use super::addr::{CLIENT, CONTAINERS};
 use super::netns::Netns;
 use super::packet::{Packet, TCP};
 use super::raw;
@@ -39,9 +40,11 @@ impl Leaks {
     pub fn watch(beyond: &Netns) -> Result<Self> {
         let socket = raw::tap_ingress(beyond)?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        // None where clients are by themselves.
+        let of_clients = beyond.enter(|| if_nametoindex("client").ok());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let looking = thread::spawn(move || look(socket, &stopped));
+        let looking = thread::spawn(move || look(&socket, of_clients, &stopped));
         Ok(Self { stop, looking })
     }
 
@@ -69,16 +72,20 @@ impl Leaks {
     }
 }
 
-/// Until `stop`, and then until nothing is left to read.
-fn look(mut socket: Socket, stop: &AtomicBool) -> Result<Seen> {
-    let steer = STEER.map(|net| net.parse::<IpNet>().expect("a network"));
-    let is_steer = |address: IpAddr| steer.iter().any(|net| net.contains(&address));
+/// Until `stop`, and then until nothing is left to read. By the device of clients themselves, they may send.
+fn look(socket: &Socket, of_clients: Option<u32>, stop: &AtomicBool) -> Result<Seen> {
+    let nets = |all: [&str; 2]| all.map(|net| net.parse::<IpNet>().expect("a network"));
+    let (steer, containers) = (nets(STEER), nets(CONTAINERS));
+    let is_of = |nets: &[IpNet; 2], address| nets.iter().any(|net| net.contains(&address));
+    let is_steer = |address: IpAddr| is_of(&steer, address);
+    let is_clients = |address: IpAddr| [CLIENT.v4, CLIENT.v6].contains(&address);
+    let is_hidden = |address| is_steer(address) || is_of(&containers, address);
     let mut seen = Seen::default();
     let mut head = [0; 128];
     loop {
         let last = stop.load(Ordering::Relaxed);
-        let length = match socket.read(&mut head) {
-            Ok(length) => length,
+        let (length, device) = match raw::receive(socket, &mut head) {
+            Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && last => return Ok(seen),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -94,8 +101,9 @@ fn look(mut socket: Socket, stop: &AtomicBool) -> Result<Seen> {
             continue;
         };
         seen.packets += 1;
-        let is_clients = [CLIENT.v4, CLIENT.v6].contains(&packet.to);
-        if is_steer(packet.from) || is_steer(packet.to) || is_clients {
+        let is_spoken_for = is_clients(packet.from) && Some(device) != of_clients;
+        let is_hidden = [packet.from, packet.to].into_iter().any(is_hidden);
+        if is_hidden || is_spoken_for || is_clients(packet.to) {
             let leak = (packet.from.is_ipv4(), describe(&packet));
             seen.leaks.push(leak);
         }

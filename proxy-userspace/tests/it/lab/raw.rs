@@ -36,6 +36,28 @@ pub fn tap_ingress(netns: &Netns) -> Result<Socket> {
     Ok(socket)
 }
 
+/// The next packet of a tap, and the index of the device that it came by.
+pub fn receive(tap: &Socket, packet: &mut [u8]) -> io::Result<(usize, u32)> {
+    let mut from = SockAddrStorage::zeroed();
+    let mut length = from.size_of();
+    // SAFETY: the kernel writes no more than it is told that there is room for, into memory that is there.
+    let read = unsafe {
+        libc::recvfrom(
+            tap.as_raw_fd(),
+            packet.as_mut_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw mut from).cast(),
+            &raw mut length,
+        )
+    };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: as below; the kernel has written one.
+    let address = unsafe { from.view_as::<libc::sockaddr_ll>() };
+    let device = address.sll_ifindex.try_into().map_err(io::Error::other)?;
+    Ok((read, device))
+}
+
 /// Sends whole frames by `device`, past its queueing; hears nothing. What is made of a frame on its way
 /// counts as this socket's until it is gone, and may wait seconds for a neighbour who doesn't answer.
 pub fn sender(netns: &Netns, device: &str) -> Result<Socket> {

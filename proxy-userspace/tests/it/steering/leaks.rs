@@ -255,17 +255,24 @@ fn nobody_answers(bound: Bound) -> Result<()> {
     leaks.saw_none()
 }
 
-/// The capture itself works: without a daemon in between, a steer address would be seen.
+/// The capture itself works: without a daemon in between, the addresses of steering, of a client and of a container
+/// would be seen.
 #[test]
 fn the_capture_sees_a_leak() -> Result<()> {
     let lab = Lab::new()?;
-    lab.host.ip("address add 169.254.80.80/32 dev lo")?;
-    let leaks = Leaks::watch(&lab.edge)?;
-    let mut curl = Command::new("curl");
-    curl.args(["-s", "--max-time", "1", "--interface", "169.254.80.80"]);
-    curl.arg("http://203.0.113.1:9/");
-    lab.host.output(curl).context("curl")?;
-    let leak = leaks.saw_none();
-    ensure!(leak.is_err_and(|error| error.to_string().contains("169.254.80.80 >")));
+    for address in ["169.254.80.80", "203.0.113.9", "10.80.0.2"] {
+        lab.host.ip(&format!("address add {address}/32 dev lo"))?;
+        let leaks = Leaks::watch(&lab.edge)?;
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "--max-time", "1", "--interface", address]);
+        curl.arg("http://203.0.113.1:9/");
+        lab.host.output(curl).context("curl")?;
+        let leak = leaks.saw_none();
+        let seen = format!("{address} >");
+        ensure!(
+            leak.is_err_and(|error| error.to_string().contains(&seen)),
+            "{address} wasn't seen"
+        );
+    }
     Ok(())
 }
