@@ -1,25 +1,24 @@
 //! Many clients behind one socket of a balancer's, and those who aren't what they say.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::rows;
+use super::scripts::Family;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD,
 };
 use crate::lab::datagram::{self, Echo, Framing, Kind};
+use crate::lab::flows::age;
 use crate::lab::header;
 use crate::lab::poll;
-use crate::lab::scale::scaled;
 use crate::steering::site::sysctl;
 
 rows! {
-    many_behind_one_socket;
     balancers_that_are_not_allowed;
     a_header_as_payload;
     clients_that_cannot_be;
@@ -35,34 +34,6 @@ rows! {
     of_the_other_family;
     who_is_denied_is_cut_off_at_once;
     a_header_behind_a_first_datagram_in_pieces;
-}
-
-/// Each answer says whose it is.
-fn many_behind_one_socket(plan: Plan<'_>) -> Result<()> {
-    const CLIENTS: u16 = 64;
-    let site = plan.start()?;
-    let balancer = site.balancer()?;
-    let rounds = scaled(2_000, 10_000) / u32::from(CLIENTS);
-    let mut seen = HashMap::new();
-    for round in 0..rounds {
-        for port in 1000..1000 + CLIENTS {
-            let words = format!("{round} of {port}");
-            balancer.send(&[&site.header(port)[..], words.as_bytes()].concat())?;
-        }
-        for _ in 0..CLIENTS {
-            let (client, words) = site.app.next()?;
-            let text = String::from_utf8(words)?;
-            let (_, port) = text.split_once(" of ").context("words of this test")?;
-            ensure!(client == site.client(port.parse()?), "{text} from {client}");
-            *seen.entry(client).or_insert(0) += 1;
-        }
-        for _ in 0..CLIENTS {
-            let (reply, _) = datagram::receive(&balancer)?;
-            ensure!(reply.starts_with(format!("{round} of ").as_bytes()));
-        }
-    }
-    ensure!(seen.len() == usize::from(CLIENTS) && seen.values().all(|count| *count == rounds));
-    site.end()
 }
 
 fn balancers_that_are_not_allowed(plan: Plan<'_>) -> Result<()> {
@@ -87,17 +58,21 @@ fn a_header_as_payload(plan: Plan<'_>) -> Result<()> {
 }
 
 fn clients_that_cannot_be(plan: Plan<'_>) -> Result<()> {
-    let site = plan.start()?;
+    let site = Plan { both: true, ..plan }.start()?;
     let balancer = site.balancer()?;
     let front = site.front();
-    for (client, how) in [
-        (site.of(LOOPBACK, 1000), "client_loopback"),
-        (site.of(HOST, 1000), "client_own_address"),
-        (site.of(CLIENT, 0), "client_no_port"),
-    ] {
-        let claimed = datagram::v2(client, front, &[]);
-        balancer.send(&[&claimed[..], b"hello"].concat())?;
-        ended(&site, how)?;
+    for family in [Pair::v4, Pair::v6] {
+        let front = family(FRONT, FRONT_PORT);
+        let no_port = family(CLIENT, 0);
+        for (client, how) in of_nobody(family)
+            .into_iter()
+            .chain([(no_port, "client_no_port")])
+        {
+            let before = ended_so_far(&site, how)?;
+            let claimed = datagram::v2(client, front, &[]);
+            balancer.send(&[&claimed[..], b"hello"].concat())?;
+            ended(&site, how, before + 1).with_context(|| client.to_string())?;
+        }
     }
     for (bytes, how) in [
         (&b"hello"[..], "bad_signature"),
@@ -109,11 +84,38 @@ fn clients_that_cannot_be(plan: Plan<'_>) -> Result<()> {
         ),
     ] {
         balancer.send(bytes)?;
-        ended(&site, how)?;
+        ended(&site, how, 1)?;
     }
     site.app.saw_nobody()?;
     site.exchange(&balancer, 1001, b"hello")?;
     site.end()
+}
+
+/// Addresses that no client has, or that it would be a way to speak to the host itself by.
+fn of_nobody(family: Family) -> Vec<(SocketAddr, &'static str)> {
+    let addr = |pair, how| (family(pair, 1000), how);
+    let all = [
+        addr(LOOPBACK, "client_loopback"),
+        addr(HOST, "client_own_address"),
+        addr(WILDCARD, "client_unspecified"),
+    ];
+    let more: &[(&str, &str)] = match family(HOST, 0) {
+        SocketAddr::V4(_) => &[
+            ("224.0.0.9:1000", "client_multicast"),
+            ("255.255.255.255:1000", "client_broadcast"),
+            ("198.51.100.255:1000", "client_broadcast"),
+            ("169.254.80.80:1000", "client_steer_address"),
+        ],
+        SocketAddr::V6(_) => &[
+            ("[ff02::9]:1000", "client_multicast"),
+            ("[fe80::9]:1000", "client_link_local"),
+            ("[fd74:7275:6570::1]:1000", "client_steer_address"),
+        ],
+    };
+    let more = more
+        .iter()
+        .map(|(text, how)| (text.parse().expect("an address"), *how));
+    all.into_iter().chain(more).collect()
 }
 
 fn denied_clients(plan: Plan<'_>) -> Result<()> {
@@ -140,7 +142,7 @@ fn nobody_hears(plan: Plan<'_>) -> Result<()> {
         error.kind() == std::io::ErrorKind::ConnectionRefused,
         "{error}"
     );
-    Ok(())
+    site.leaks.saw_none()
 }
 
 fn they_are_listed(plan: Plan<'_>) -> Result<()> {
@@ -165,6 +167,9 @@ fn they_are_listed(plan: Plan<'_>) -> Result<()> {
             one["datagrams"]["up"] == 1 && one["datagrams"]["down"] == 1,
             "{one:#}"
         );
+        age(&site.truepeer, 7)?;
+        let shown = site.lab.shown("connections")?;
+        ensure!(shown[0]["seconds"].as_u64() >= Some(7), "{shown:#}");
         site.end()?;
     }
     Ok(())
@@ -316,10 +321,14 @@ pub fn counted(site: &Site, name: &str, least: u64) -> Result<()> {
     .with_context(|| name.to_owned())
 }
 
-fn ended(site: &Site, how: &str) -> Result<()> {
+fn ended_so_far(site: &Site, how: &str) -> Result<u64> {
+    let count = site.lab.counts()?["ended"][how].as_u64();
+    Ok(count.unwrap_or_default())
+}
+
+fn ended(site: &Site, how: &str, times: u64) -> Result<()> {
     poll::until("a datagram to be refused", || {
-        let count = site.lab.counts()?["ended"][how].as_u64();
-        Ok((count.unwrap_or_default() > 0).then_some(()))
+        Ok((ended_so_far(site, how)? == times).then_some(()))
     })
     .with_context(|| how.to_owned())
 }

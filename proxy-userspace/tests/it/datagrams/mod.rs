@@ -7,6 +7,7 @@ mod bound;
 mod check;
 mod clients;
 pub mod counted;
+mod crowd;
 mod devices;
 mod differential;
 mod dns;
