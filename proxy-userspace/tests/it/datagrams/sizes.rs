@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
+use crate::lab::Lab;
 use crate::lab::addr::HOST;
 use crate::lab::datagram::{self, Framing};
 use crate::lab::path::Path;
@@ -84,7 +85,13 @@ fn header_lengths(plan: Plan<'_>) -> Result<()> {
         tlv.extend(value.to_be_bytes());
         tlv.resize(usize::from(extra), 7);
         let header = datagram::v2(site.client(1000), site.front(), &tlv);
-        for size in [0, 1, 2, 300, 301] {
+        let ip = if site.service().is_ipv4() { 28 } else { 48 };
+        // One of an even number of bytes, and one of an odd one, with all sizes.
+        let sizes = match extra {
+            64 | 65 => sizes(ip + header.len()),
+            _ => vec![0, 1, 2, 300, 301],
+        };
+        for size in sizes {
             let words = words_of(size);
             site.exchange_with(&balancer, &header, 1000, &words)
                 .with_context(|| format!("{size} bytes behind TLVs of {extra}"))?;
@@ -93,24 +100,24 @@ fn header_lengths(plan: Plan<'_>) -> Result<()> {
     site.end()
 }
 
+/// Of all of the above.
 fn without_offloads(plan: Plan<'_>) -> Result<()> {
-    let site = plan.start()?;
-    for netns in [&site.lab.edge, &site.lab.host] {
+    let set_up = &switch_offloads_off;
+    all(Plan { set_up, ..plan })?;
+    header_lengths(Plan { set_up, ..plan })
+}
+
+fn switch_offloads_off(lab: &Lab) -> Result<()> {
+    for netns in [&lab.edge, &lab.host] {
         for device in netns.devices()? {
-            if device != "lo" && !device.starts_with("truepeer") {
+            if device != "lo" {
                 netns.run(&format!(
                     "ethtool -K {device} tx off rx off gso off gro off"
                 ))?;
             }
         }
     }
-    let balancer = site.balancer()?;
-    for size in [0, 1, 2, 3, 512, 1400, 8192] {
-        let words = words_of(size);
-        site.exchange(&balancer, 1000, &words)
-            .with_context(|| format!("{size} bytes"))?;
-    }
-    site.end()
+    Ok(())
 }
 
 /// What the kernel handles as one (UDP_SEGMENT), each of this length with its header and the last one shorter.
