@@ -30,6 +30,7 @@ mod site;
 mod sizes;
 mod stated;
 mod take_over;
+mod ways;
 
 /// Rows by both paths, of functions that take a [`site::Plan`].
 macro_rules! rows {

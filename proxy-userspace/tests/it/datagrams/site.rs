@@ -22,6 +22,8 @@ pub struct Plan<'a> {
     pub path: Path,
     pub family: fn(Pair, u16) -> SocketAddr,
     pub framing: Framing,
+    /// Where the service is.
+    pub listen: Pair,
     /// The target, and where the app is bound.
     pub target: Pair,
     pub bind: Pair,
@@ -41,6 +43,7 @@ impl Plan<'_> {
             path,
             family,
             framing: Framing::V2,
+            listen: HOST,
             target: LOOPBACK,
             bind: LOOPBACK,
             kind: Kind::Unconnected,
@@ -83,6 +86,7 @@ impl Plan<'_> {
             false => truepeer.targets_for((self.family)(self.target, APP_PORT)),
         };
         let command = truepeer
+            .listen(self.listen.both(TRUEPEER_PORT))
             .orphan_timeout(self.orphan_timeout)
             .args(self.path.args())
             .args(self.framing.args())
