@@ -9,7 +9,8 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, BALANCER, HOST, LATER, LOOPBACK, Pair, WILDCARD};
-use crate::lab::datagram;
+use crate::lab::datagram::{self, Echo, Kind};
+use crate::lab::netns::Netns;
 use crate::lab::poll;
 
 rows! {
@@ -20,6 +21,7 @@ rows! {
     others_are_the_app_s;
     others_are_the_app_s_unless_told;
     others_of_an_app_by_loopback;
+    others_of_an_app_of_a_container_s;
 }
 
 const REFUSE: &[&str] = &["--outsiders", "refuse", "--close-after", "1s"];
@@ -115,6 +117,31 @@ fn others_of_an_app_by_loopback(plan: Plan<'_>) -> Result<()> {
     ensure!(!is_answered(&other, site.of(HOST, APP_PORT))?);
     ensure!(orphans(&site)? == 1, "another reason");
     Ok(())
+}
+
+/// At the same port, but the host's programs are asked about its socket, too.
+fn others_of_an_app_of_a_container_s(plan: Plan<'_>) -> Result<()> {
+    let site = open(plan, LOOPBACK, &[]).start()?;
+    let [container, other] = [Netns::new("container")?, Netns::new("other")?];
+    container.ip(&format!(
+        "link add other type veth peer name container netns {}
+         link set other up
+         address add 10.80.0.2/24 dev other
+         address add fd80::2/64 dev other nodad",
+        other.path().display()
+    ))?;
+    other.ip("link set container up
+         address add 10.80.0.3/24 dev container
+         address add fd80::3/64 dev container nodad")?;
+    let _app = Echo::listen(&container, site.of(WILDCARD, APP_PORT), Kind::Unconnected)?;
+    let [there, here] = match site.service() {
+        SocketAddr::V4(_) => ["10.80.0.2:8080", "10.80.0.3:0"],
+        SocketAddr::V6(_) => ["[fd80::2]:8080", "[fd80::3]:0"],
+    };
+    let asking = datagram::socket(&other, here.parse()?)?;
+    ensure!(is_answered(&asking, there.parse()?)?, "no answer");
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
+    site.end()
 }
 
 /// One after the other, and at the same port of theirs.
