@@ -1,6 +1,7 @@
 //! What `check -p udp` says of an app, and of what is in its way.
 
 use anyhow::{Context, Result, ensure};
+use socket2::SockRef;
 
 use super::rows;
 use super::site::Plan;
@@ -19,6 +20,7 @@ rows! {
     a_policy_before_the_app;
     a_rule_that_sees_nothing;
     an_app_that_is_silent;
+    an_app_that_does_not_read;
     a_listen_address_that_is_taken;
 }
 
@@ -180,8 +182,22 @@ fn an_app_that_is_silent(plan: Plan<'_>) -> Result<()> {
         &[
             "reached its socket",
             "none came to a datagram without a byte",
+            "can't do so at a loopback address",
         ],
     )
+}
+
+/// That a socket was found says nothing of whether it had room.
+fn an_app_that_does_not_read(plan: Plan<'_>) -> Result<()> {
+    let lab = Lab::new()?;
+    let at = (plan.family)(LOOPBACK, APP_PORT);
+    let app = datagram::socket(&lab.host, at)?;
+    SockRef::from(&app).set_recv_buffer_size(1)?;
+    let other = datagram::socket(&lab.host, (plan.family)(LOOPBACK, 0))?;
+    for _ in 0..100 {
+        other.send_to(&[7; 1000], at)?;
+    }
+    checked(&plan, &lab)?.expect(0, &["warn spoofed", "its socket loses datagrams"])
 }
 
 fn a_listen_address_that_is_taken(plan: Plan<'_>) -> Result<()> {
