@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use network_types::eth::{EthHdr, EtherType};
-use proxy_common::{Addr, VETH_MAC};
+use proxy_common::{Addr, Endpoint, VETH_MAC};
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
 pub struct Unreadable;
@@ -100,6 +100,15 @@ pub fn socket_addresses(ctx: &TcContext, version: Version) -> Option<[Addr; 2]> 
             Version::V6 => v6.map(Addr::from_v6),
         })
     }
+}
+
+/// Where the socket that has sent the packet is bound: an address, or none, and a port.
+#[inline(always)]
+pub fn socket_endpoint(ctx: &TcContext, version: Version) -> Option<Endpoint> {
+    let [own, _] = socket_addresses(ctx, version)?;
+    // SAFETY: as above; there is one.
+    let port = unsafe { (*skb(ctx).__bindgen_anon_2.sk).src_port };
+    Some(Endpoint::new(own, port as u16))
 }
 
 /// The index of the device at which the program runs.

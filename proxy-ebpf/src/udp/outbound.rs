@@ -5,7 +5,7 @@ use network_types::ip::IpProto;
 use proxy_common::{
     Addr, Counter,
     datagram::{Flow, Receiver, Way, spp},
-    flow::Tuple,
+    flow::{Piece, Tuple},
 };
 
 use super::{failed, first, is_left, way};
@@ -51,10 +51,16 @@ fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     };
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
     match segment::read(ctx, version, link, &mut scratch.segment) {
-        Kind::Udp => datagram(ctx, version, link, scratch, Hook::Egress),
+        Kind::Udp => {
+            let link = undo_nat(ctx, version, link, scratch).map_err(failed)?;
+            datagram(ctx, version, link, scratch, Hook::Egress)
+        }
         Kind::Icmp => error(ctx, version, link),
         Kind::Tcp => Ok(Verdict::FOREIGN),
-        Kind::Other => piece(ctx, version, link),
+        Kind::Other => {
+            let link = undo_nat_of_piece(ctx, version, link, scratch).map_err(failed)?;
+            piece(ctx, version, link)
+        }
     }
 }
 
@@ -219,6 +225,96 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
         way.device,
         Counter::DatagramIcmp,
     ))
+}
+
+/// Whether the host's nat has given a reply another source (masquerade); `scratch.rewrite.to` is what it was before.
+/// Conntrack had forgotten the client by then, and took the reply for a beginning. The socket that has sent it
+/// still says where the application is.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_renamed(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
+    let Some(at) = ctx::socket_endpoint(ctx, version) else {
+        return false;
+    };
+    let Some(aim) = maps::aim(&at) else {
+        return false;
+    };
+    if *aim.at() == scratch.segment.tuple.source() {
+        return false;
+    }
+    scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
+    find(&scratch.rewrite.to).is_some() || is_orphan(ctx, &scratch.rewrite.to)
+}
+
+/// Gives a reply back its own source.
+#[inline(always)]
+fn undo_nat(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<Link, Unreadable> {
+    if !is_renamed(ctx, version, scratch) {
+        return Ok(link);
+    }
+    if !segment::is_plain(&scratch.segment, version) {
+        return Err(Unreadable);
+    }
+    ctx::ensure_ethernet(ctx, link, version)?;
+    datagram::rewrite(ctx, version, scratch)?;
+    scratch.segment.tuple = scratch.rewrite.to;
+    Ok(Link::Ethernet)
+}
+
+/// The same of a piece. What a first piece is of has told about the others.
+#[inline(always)]
+fn undo_nat_of_piece(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<Link, Unreadable> {
+    if !is_renamed_piece(ctx, version, scratch) {
+        return Ok(link);
+    }
+    ctx::ensure_ethernet(ctx, link, version)?;
+    fragment::rename(ctx, version, scratch)?;
+    Ok(Link::Ethernet)
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_renamed_piece(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
+    let Some(piece) = fragment::read(ctx, version, IpProto::Udp) else {
+        return false;
+    };
+    scratch.segment.at = if piece.is_first { piece.at } else { 0 };
+    if piece.is_first {
+        let Ok(tuple) = piece.tuple(ctx) else {
+            return false;
+        };
+        scratch.segment.tuple = tuple;
+        return is_renamed(ctx, version, scratch);
+    }
+    let [from, to] = piece.piece.addresses;
+    scratch.segment.tuple = Tuple::from_wire(from, to, [0, 0]);
+    is_later_piece(ctx, version, scratch, piece.piece.id)
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_later_piece(ctx: &TcContext, version: Version, scratch: &mut Scratch, id: u32) -> bool {
+    let Some(at) = ctx::socket_endpoint(ctx, version) else {
+        return false;
+    };
+    let Some(aim) = maps::aim(&at) else {
+        return false;
+    };
+    scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
+    let addresses = *scratch.rewrite.to.both_addresses();
+    addresses[0] != *scratch.segment.tuple.addresses()[0]
+        && maps::sent_in_pieces(&Piece { addresses, id }).is_some()
 }
 
 /// What a first piece is of. What comes behind it follows it.

@@ -3,13 +3,21 @@
 use core::mem::offset_of;
 
 use aya_ebpf::programs::TcContext;
-use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
+use network_types::{
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
 use proxy_common::{
     Addr,
+    checksum::add,
     flow::{Piece, Tuple},
 };
 
-use crate::ctx::{self, Unreadable, Version};
+use super::{UNSET, difference, replace_ip_sum, replace_sum, store_addresses};
+use crate::{
+    ctx::{self, Unreadable, Version},
+    maps::Scratch,
+};
 
 /// A piece of a segment or datagram.
 pub struct Fragment {
@@ -27,6 +35,29 @@ impl Fragment {
         let [source, destination] = self.piece.addresses;
         Ok(Tuple::from_wire(source, destination, ports))
     }
+}
+
+/// Gives a piece of a datagram, which has an Ethernet header, the addresses of `scratch.rewrite.to`. In a first one,
+/// ports and a checksum are at `scratch.segment.at`.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn rename(ctx: &TcContext, version: Version, scratch: &Scratch) -> Result<(), Unreadable> {
+    let (from, to) = (&scratch.segment.tuple, &scratch.rewrite.to);
+    let addresses = difference(from.both_addresses(), to.both_addresses())?;
+    store_addresses(ctx, version, 0, to.both_addresses())?;
+    replace_ip_sum(ctx, version, 0, addresses)?;
+    let at = scratch.segment.at as usize;
+    if at == 0 {
+        return Ok(());
+    }
+    let change = add(addresses, difference(&from.ports(), &to.ports())?);
+    ctx::store(ctx, at, &to.ports())?;
+    let check = at + offset_of!(UdpHdr, check);
+    if ctx::load::<u16>(ctx, check)? == 0 {
+        return Ok(());
+    }
+    replace_sum(ctx, check, change, UNSET)
 }
 
 /// None unless it is a piece of something of this protocol.

@@ -267,8 +267,8 @@ const fn renamed(transport: Transport) -> &'static str {
             "after `conntrack -F` truepeer drops the packets of connections that are open, and they end"
         }
         Transport::Udp => {
-            "an answer that comes so late that conntrack has forgotten its client \
-             (net.netfilter.nf_conntrack_udp_timeout) leaves for the client itself"
+            "behind an answer that comes so late that conntrack has forgotten its client \
+             (net.netfilter.nf_conntrack_udp_timeout), the application sees him at another port"
         }
     }
 }

@@ -187,7 +187,7 @@ fn nat_of_applications_packets() -> Result<()> {
 
 #[test]
 fn nat_of_applications_packets_of_udp() -> Result<()> {
-    nat_of(Spoken::Udp, "for the client itself")
+    nat_of(Spoken::Udp, "at another port")
 }
 
 /// Docker's rules, which are about its own networks, need no word, nor do those for another protocol.

@@ -19,6 +19,7 @@ mod links;
 mod lives;
 mod name_servers;
 mod narrow;
+mod nat;
 mod outsiders;
 mod pieces;
 mod quic;

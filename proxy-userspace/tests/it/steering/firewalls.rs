@@ -49,7 +49,7 @@ pub const STATELESS: &str = "add table inet bare
     add rule inet bare input tcp dport 7000 accept
     add rule inet bare input udp dport 7000 accept";
 
-const MASQUERADE: &str = "add table inet hide
+pub const MASQUERADE: &str = "add table inet hide
     add chain inet hide post { type nat hook postrouting priority 100 ; }
     add rule inet hide post oifname edge masquerade";
 
