@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_common::map;
+use proxy_common::{map, program as name};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -267,6 +267,9 @@ impl Keeper {
         // ones between the application and the client.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Tun(_)));
+        // And what has applications answer from those before what keeps their answers from the network.
+        self.held
+            .retain(|name, _| !name.contains(name::SENDMSG4) && !name.contains(name::SENDMSG6));
         // The next daemon makes its own after this one's listener is gone.
         for socket in &self.control {
             let _ = fs::remove_file(socket);

@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
@@ -15,6 +17,7 @@ use crate::lab::{has_tcx, poll};
 rows! {
     a_daemon_that_is_killed_leaves_nothing;
     a_daemon_that_is_killed_stands_in_nobody_s_way;
+    a_daemon_that_is_killed_while_the_app_talks;
     a_daemon_that_is_told_to_end;
 }
 
@@ -64,6 +67,40 @@ fn a_daemon_that_is_killed_stands_in_nobody_s_way(plan: Plan<'_>) -> Result<()> 
     poll::until("the app to hear the network", || {
         stranger.send(b"plainly")?;
         Ok(receive_now(&stranger).ok())
+    })?;
+    site.leaks.saw_none()
+}
+
+/// Nothing of it gets to the client. An app at a wildcard address is on its own once the daemon is gone.
+fn a_daemon_that_is_killed_while_the_app_talks(plan: Plan<'_>) -> Result<()> {
+    const ENOUGH: usize = 64;
+    let mut site = plan.serve(datagram::socket)?;
+    let balancer = site.balancer()?;
+    balancer.send(&[&site.header(1000)[..], b"hello"].concat())?;
+    let (_, client) = datagram::receive(&site.app)?;
+    ensure!(client == site.client(1000), "the app sees {client}");
+    let is_over = AtomicBool::new(false);
+    let (app, truepeer, lab) = (&site.app, &mut site.truepeer, &site.lab);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                // The kernel refuses it in the end.
+                let _ = app.send_to(b"and another thing", client);
+            }
+        });
+        let killed = (0..ENOUGH)
+            .try_for_each(|_| datagram::receive(&balancer).map(drop))
+            .and_then(|()| {
+                truepeer.signal(if std::env::var_os("TRIAL").is_some() {
+                    Signal::TERM
+                } else {
+                    Signal::KILL
+                })
+            })
+            .and_then(|()| truepeer.wait_exit().map(drop))
+            .and_then(|()| lab.no_device_left());
+        is_over.store(true, Ordering::Relaxed);
+        killed
     })?;
     site.leaks.saw_none()
 }
