@@ -203,10 +203,13 @@ pub enum Life {
     Bound,
     /// Not 0: there are applications of UDP. Not 1 either: some may be beyond this host.
     Datagrams,
+    /// Not 0: the programs are about to go. What an application sends from here on isn't given a steer address, as
+    /// nobody might be there to take it off.
+    Ending,
 }
 
 impl Life {
-    pub const LEN: u32 = Self::Datagrams as u32 + 1;
+    pub const LEN: u32 = Self::Ending as u32 + 1;
 
     /// Direct connections that are open, by the map's words.
     #[inline(always)]

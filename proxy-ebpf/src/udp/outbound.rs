@@ -234,6 +234,10 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 fn is_renamed(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
+    // What is there is no other's name.
+    if maps::is_steer(scratch.segment.tuple.addresses()[0]) {
+        return false;
+    }
     let Some(at) = ctx::socket_endpoint(ctx, version) else {
         return false;
     };
@@ -244,7 +248,7 @@ fn is_renamed(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool 
         return false;
     }
     scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
-    find(&scratch.rewrite.to).is_some() || is_orphan(ctx, &scratch.rewrite.to)
+    find(&scratch.rewrite.to, clock::seconds()).is_some() || is_orphan(ctx, &scratch.rewrite.to)
 }
 
 /// Gives a reply back its own source.

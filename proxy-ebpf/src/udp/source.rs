@@ -3,7 +3,7 @@
 //! client's datagrams are sent to.
 
 use aya_ebpf::programs::SockAddrContext;
-use proxy_common::{Addr, Endpoint, flow::Tuple};
+use proxy_common::{Addr, Endpoint, Life, flow::Tuple};
 
 use crate::{maps, steer::unrouted::is_hosts};
 
@@ -63,7 +63,7 @@ pub fn v6(ctx: &SockAddrContext) -> bool {
 /// from there as well, and doesn't get far.
 #[inline(always)]
 fn aim(ctx: &SockAddrContext, source: Addr, client: Addr) -> Option<Addr> {
-    if !maps::any_is_receiving() || !is_hosts(ctx) {
+    if !maps::any_is_receiving() || maps::life(Life::Ending) != 0 || !is_hosts(ctx) {
         return None;
     }
     // SAFETY: as above.

@@ -96,6 +96,7 @@ impl Control<'_> {
                 return self.leave(signals, workers).await;
             }
         }
+        self.direct.say_ending()?;
         if let Some(held) = self.held {
             held.end().await;
         }

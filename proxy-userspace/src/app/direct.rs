@@ -303,6 +303,11 @@ impl Direct {
         self.maps.set_closing(true)
     }
 
+    /// From here on applications answer as without the programs.
+    pub fn say_ending(&mut self) -> Result<()> {
+        self.maps.set_ending(true)
+    }
+
     /// Resets connections that `wanted` picks, on both sides; returns how many there were.
     pub fn end(&mut self, config: &Config, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
         let flows = self.flows().into_iter();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_common::{map, program as name};
+use proxy_common::map;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -254,11 +254,7 @@ impl Keeper {
     }
 
     async fn end(mut self) -> Result<()> {
-        if let Some(life) = self.held.get(&kernel::map_name(map::LIFE))
-            && let Err(error) = kernel::say_closing(&life.fd)
-        {
-            tracing::error!("new connections aren't refused while open ones end: {error:#}");
-        }
+        self.say(|life| kernel::say_closing(life));
         // What waits in their queues is reset.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Listener(_)));
@@ -267,9 +263,7 @@ impl Keeper {
         // ones between the application and the client.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Tun(_)));
-        // And what has applications answer from those before what keeps their answers from the network.
-        self.held
-            .retain(|name, _| !name.contains(name::SENDMSG4) && !name.contains(name::SENDMSG6));
+        self.say(|life| kernel::say_ending(life));
         // The next daemon makes its own after this one's listener is gone.
         for socket in &self.control {
             let _ = fs::remove_file(socket);
@@ -279,6 +273,15 @@ impl Keeper {
             count => tracing::warn!("{count} open connections were reset"),
         }
         Ok(())
+    }
+
+    /// Has the programs know how far its end is.
+    fn say(&self, what: impl Fn(&OwnedFd) -> Result<()>) {
+        if let Some(life) = self.held.get(&kernel::map_name(map::LIFE))
+            && let Err(error) = what(&life.fd)
+        {
+            tracing::error!("the programs don't hear of the end: {error:#}");
+        }
     }
 }
 

@@ -123,6 +123,7 @@ impl Direct {
         };
         // The one before may have been about to stop.
         direct.set_closing(false)?;
+        direct.set_ending(false)?;
         if is_heir {
             direct.set_found()?;
         }
@@ -166,6 +167,13 @@ impl Direct {
         Ok(self
             .life
             .set(Life::Closing as u32, u64::from(is_closing), 0)?)
+    }
+
+    /// Whether the programs are about to go.
+    pub fn set_ending(&mut self, is_ending: bool) -> Result<()> {
+        Ok(self
+            .life
+            .set(Life::Ending as u32, u64::from(is_ending), 0)?)
     }
 
     /// Connections of a daemon before this one were found.

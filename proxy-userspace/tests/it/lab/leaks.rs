@@ -50,20 +50,26 @@ impl Leaks {
 
     /// Fails if anything has leaked up to now.
     pub fn saw_none(self) -> Result<()> {
-        self.saw_none_of(|_| true)
+        self.saw_none_of(|_, _| true)
+    }
+
+    /// The same, but for what comes from this address.
+    pub fn saw_none_but_from(self, source: IpAddr) -> Result<()> {
+        let source = format!("{source} ");
+        self.saw_none_of(|_, leak| !leak.starts_with(&source))
     }
 
     /// The same, but IPv6 isn't looked at.
     pub fn saw_no_ipv4(self) -> Result<()> {
-        self.saw_none_of(|is_ipv4| is_ipv4)
+        self.saw_none_of(|is_ipv4, _| is_ipv4)
     }
 
-    fn saw_none_of(self, families: impl Fn(bool) -> bool) -> Result<()> {
+    fn saw_none_of(self, counts: impl Fn(bool, &str) -> bool) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let seen = self.looking.join().expect("looking doesn't panic")?;
         ensure!(seen.packets > 0, "the capture saw nothing at all");
         let leaks = seen.leaks.into_iter();
-        let leaks = leaks.filter_map(|(is_ipv4, leak)| families(is_ipv4).then_some(leak));
+        let leaks = leaks.filter_map(|(is_ipv4, leak)| counts(is_ipv4, &leak).then_some(leak));
         let leaks: Vec<_> = leaks.collect();
         let count = leaks.len();
         let some = leaks[..count.min(8)].join(", ");
