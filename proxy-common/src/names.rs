@@ -44,6 +44,7 @@ pub mod map {
     pub const BOUND: &str = "bound";
     pub const COUNTERS: &str = "counters";
     pub const PORTS: &str = "ports";
+    pub const LEAST_MTUS: &str = "least_mtus";
     pub const LOCALS: &str = "locals";
     pub const HOST: &str = "host";
     pub const SECRET: &str = "secret";

@@ -96,7 +96,7 @@ fn look_up(
     fib.l4_protocol = protocol as u8;
     [fib.sport, fib.dport] = tuple.ports();
     fib.ifindex = maps::device();
-    // Without a length the kernel tells the device's MTU, and not the route's.
+    // Without a length the kernel tells the device's MTU alone, and not what routers have said of the path.
     fib.__bindgen_anon_1.tot_len = LEAST_LEN;
     match version {
         Version::V4 => {
@@ -115,14 +115,15 @@ fn look_up(
     let len = size_of_val(&fib) as i32;
     // SAFETY: `fib` lives on this stack, and the kernel gets its length.
     let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, 0) };
+    // SAFETY: both fields of the union are numbers of 16 bits.
+    let mtu = match unsafe { fib.__bindgen_anon_1.mtu_result } {
+        // Not told without a neighbour.
+        LEAST_LEN => LEAST_MTU,
+        mtu => mtu.into(),
+    };
     *way = Way {
         device: fib.ifindex,
-        // SAFETY: both fields of the union are numbers of 16 bits.
-        mtu: match unsafe { fib.__bindgen_anon_1.mtu_result } {
-            // Not told without a neighbour.
-            LEAST_LEN => LEAST_MTU,
-            mtu => mtu.into(),
-        },
+        mtu,
         mac: fib.dmac,
     };
     matches!(

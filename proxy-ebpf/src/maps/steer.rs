@@ -41,6 +41,21 @@ static ROUTES6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0
 #[map(name = "last_resort")]
 static LAST_RESORT: Array<u32> = Array::with_max_entries(2, 0);
 
+/// The least MTU that any of the host's routes has of its own, of IPv4 and of IPv6; 0: that isn't known yet.
+#[map(name = "least_mtus")]
+static LEAST_MTUS: Array<u32> = Array::with_max_entries(2, 0);
+
+/// The longest packet that any of the host's routes takes in one piece, as far as routes say.
+#[inline(always)]
+pub fn least_mtu(is_v6: bool) -> u32 {
+    /// Hardly any route has less.
+    const CAUTIOUS: u32 = 1280;
+    match load_word(LEAST_MTUS.get_ptr(is_v6.into())) {
+        0 => CAUTIOUS,
+        least => least,
+    }
+}
+
 #[inline(always)]
 pub fn is_steered(device: u32) -> bool {
     STEERED.get_ptr(device).is_some()

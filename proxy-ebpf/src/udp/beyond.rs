@@ -37,7 +37,7 @@ pub fn device(
     if !way::know(ctx, version, packet, &mut flow.way_on, now) {
         return Err(Verdict::drop(Counter::InjectNoRoute));
     }
-    if length > flow.way_on.mtu.into() {
+    if !way::takes(version, &flow.way_on, length) {
         flow.daemon_up = now;
         return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }

@@ -175,7 +175,7 @@ fn daemons(
     } else {
         0
     };
-    let is_long = way::length(ctx, scratch) + more > flow.way_back.mtu.into();
+    let is_long = !way::takes(version, &flow.way_back, way::length(ctx, scratch) + more);
     if is_long || more > 0 && u64::from(scratch.segment.payload) > cut::MOST {
         flow.daemon_down = now;
         return Some(Counter::DatagramReplyLong);

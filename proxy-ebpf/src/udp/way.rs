@@ -35,6 +35,13 @@ pub fn know(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, now
     way.device != 0
 }
 
+/// Whether a packet of so many bytes goes this way in one piece. What a route says of its own the kernel doesn't tell,
+/// so whatever may be too long for any of the host's routes is taken for too long.
+#[inline(always)]
+pub fn takes(version: Version, way: &Way, length: u32) -> bool {
+    length <= way.mtu.into() && length <= maps::least_mtu(version == Version::V6)
+}
+
 /// Of a packet, or of each one that it is made of.
 #[inline(always)]
 pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {

@@ -1,4 +1,5 @@
-//! The host's own routes, for the programs that keep its own traffic from our route of last resort.
+//! The host's own routes, for the programs that keep its own traffic from our route of last resort, and for those
+//! that answer balancers.
 
 use std::{collections::HashSet, hash::Hash};
 
@@ -17,6 +18,7 @@ pub struct LastResort {
     v4: Routes<1>,
     v6: Routes<4>,
     is_used: Array<MapData, u32>,
+    least_mtus: Array<MapData, u32>,
 }
 
 impl LastResort {
@@ -25,6 +27,7 @@ impl LastResort {
             v4: Routes::new(take(ebpf, map::ROUTES4)?.try_into()?),
             v6: Routes::new(take(ebpf, map::ROUTES6)?.try_into()?),
             is_used: take(ebpf, map::LAST_RESORT)?.try_into()?,
+            least_mtus: take(ebpf, map::LEAST_MTUS)?.try_into()?,
         })
     }
 
@@ -47,6 +50,15 @@ impl netns::LastResort for LastResort {
             tracing::warn!(
                 "the host's own connects to where it has no route wait for nothing: {error:#}"
             );
+        }
+    }
+
+    fn tell_mtu(&mut self, is_v6: bool, least: Option<u32>) {
+        let set = self
+            .least_mtus
+            .set(is_v6.into(), least.unwrap_or(u32::MAX), 0);
+        if let Err(error) = set {
+            tracing::warn!("replies may be longer than their route's MTU: {error:#}");
         }
     }
 }

@@ -14,7 +14,10 @@ use rtnetlink::{
     Error, Handle, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope,
+            RouteType,
+        },
     },
 };
 
@@ -29,11 +32,14 @@ const LAST: u32 = u32::MAX;
 pub trait LastResort: Send {
     /// `others`: all other routes of the family; none: ours isn't there.
     fn tell(&mut self, is_v6: bool, others: Option<&[IpNet]>);
+    /// The least MTU that any of the others has of its own.
+    fn tell_mtu(&mut self, is_v6: bool, least: Option<u32>);
 }
 
 /// Nobody has to hear of it yet.
 impl LastResort for () {
     fn tell(&mut self, _: bool, _: Option<&[IpNet]>) {}
+    fn tell_mtu(&mut self, _: bool, _: Option<u32>) {}
 }
 
 /// Has a default route of the family of `steer` by our device if the host has none of its own, and
@@ -47,10 +53,12 @@ pub async fn keep_default(
 ) -> Result<(), Error> {
     let is_v6 = steer.is_ipv6();
     let (mut own, mut has_others, mut others) = (None, false, Vec::new());
+    let mut least: Option<u32> = None;
     let mut routes = netlink.route().get(all(is_v6)).execute();
     while let Some(route) = routes.try_next().await? {
         if !is_last_resort(&route) {
             has_others |= is_default(&route);
+            least = mtu(&route).into_iter().chain(least).min();
             if others.len() <= MOST {
                 others.extend(destination(&route));
             }
@@ -58,6 +66,7 @@ pub async fn keep_default(
             own = Some(route);
         }
     }
+    last_resort.tell_mtu(is_v6, least);
     if !has_others {
         last_resort.tell(is_v6, Some(&others));
         return match own {
@@ -93,6 +102,21 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
         _ => None,
     });
     IpNet::new(given.unwrap_or(any), route.header.destination_prefix_length).ok()
+}
+
+/// Its own.
+fn mtu(route: &RouteMessage) -> Option<u32> {
+    let mut metrics = route
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            RouteAttribute::Metrics(metrics) => &metrics[..],
+            _ => &[],
+        });
+    metrics.find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+        _ => None,
+    })
 }
 
 /// The devices that routes lead to, beyond each one's own link; none if a route doesn't say.
