@@ -34,15 +34,27 @@ pub fn outbound(ctx: &TcContext, link: Link) -> Verdict {
 /// What leaves by our own device: for the spoof namespace, or led by the default route that it may have.
 #[inline(always)]
 pub fn outbound_own(ctx: &TcContext) -> Verdict {
-    if ctx::mark(ctx) == maps::mark() {
-        ctx.set_mark(0);
+    if is_done(ctx) {
         return Verdict::FOREIGN;
     }
     reply::own(ctx, outbound(ctx, Link::Ethernet))
 }
 
+/// Whether it has been through here already, by another device.
+#[inline(always)]
+fn is_done(ctx: &TcContext) -> bool {
+    let is_done = ctx::mark(ctx) == maps::mark();
+    if is_done {
+        ctx.set_mark(0);
+    }
+    is_done
+}
+
 #[inline(always)]
 fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
+    if is_done(ctx) {
+        return Ok(Verdict::FOREIGN);
+    }
     let Some(version) = ctx::version(ctx) else {
         return Ok(match link {
             Link::Ethernet if ctx::is_arp(ctx) => neighbour::asked(ctx),
@@ -139,11 +151,14 @@ pub fn datagram(
         false => datagram::rewrite(ctx, version, scratch),
     };
     written.map_err(failed)?;
-    Ok(if is_on_its_way {
-        Verdict::pass(Counter::DatagramDown)
-    } else {
-        Verdict::to(Action::ByRoute, device, Counter::DatagramDown)
-    })
+    if is_on_its_way {
+        return Ok(Verdict::pass(Counter::DatagramDown));
+    }
+    // Its socket would have it look like one that nat has renamed, where it leaves.
+    if hook == Hook::Egress && ctx::mark(ctx) == 0 {
+        ctx.set_mark(maps::mark());
+    }
+    Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramDown))
 }
 
 /// Why a reply is the daemon's to send on, if it is. Otherwise the flow knows the way back.
@@ -234,8 +249,9 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 fn is_renamed(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
-    // What is there is no other's name.
-    if maps::is_steer(scratch.segment.tuple.addresses()[0]) {
+    // A reply that has its own name still, or the application's own mark, by which it can't be told from one that
+    // has been through here.
+    if maps::is_steer(scratch.segment.tuple.addresses()[0]) || ctx::mark(ctx) != 0 {
         return false;
     }
     let Some(at) = ctx::socket_endpoint(ctx, version) else {
