@@ -55,7 +55,10 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
         return Ok(Verdict::drop(Counter::DatagramRefused));
     }
     if !receiver.has(Receiver::DIRECT) {
-        return Ok(Verdict::pass(Counter::DatagramToDaemonService));
+        return Ok(way::if_foreign(
+            scratch.segment.tuple.addresses()[0],
+            Counter::DatagramToDaemonService,
+        ));
     }
     datagram(ctx, version, link, scratch, receiver)
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Counter,
+    Addr, Counter,
     datagram::{Flow, ReversePath, Way},
     flow::Tuple,
 };
@@ -77,6 +77,16 @@ pub fn is_balancers(
     match maps::leads(&path, now) {
         Some(true) => Ok(()),
         Some(false) => Err(Verdict::drop(Counter::DatagramReversePath)),
-        None => Err(Verdict::pass(Counter::DatagramToDaemonRoute)),
+        None => Err(if_foreign(&path.balancer, Counter::DatagramToDaemonRoute)),
+    }
+}
+
+/// To the daemon for this reason, unless the balancer's address is this host's own: from there, nothing comes by a
+/// device, and what the stack delivers from there is the host's.
+#[inline(always)]
+pub fn if_foreign(balancer: &Addr, why: Counter) -> Verdict {
+    match maps::is_local(balancer) {
+        None => Verdict::pass(why),
+        Some(_) => Verdict::drop(Counter::DatagramReversePath),
     }
 }

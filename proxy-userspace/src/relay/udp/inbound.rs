@@ -51,7 +51,9 @@ async fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<
         return;
     }
     let (from, device) = (balancer.0.ip(), datagram.device);
-    if !at.reverse_paths.leads(&*at.flows, from, device).await {
+    // By a device, the programs let nothing come from an address of the host's own.
+    let is_own = at.shared.own.find(&from) == Some(Own::Unicast);
+    if !is_own && !at.reverse_paths.leads(&*at.flows, from, device).await {
         let end = End::ReversePath {
             balancer: from,
             device,

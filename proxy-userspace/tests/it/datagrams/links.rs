@@ -9,15 +9,18 @@ use socket2::SockRef;
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
+use crate::lab::addr::HOST;
+use crate::lab::datagram;
 use crate::lab::path::Path;
 use crate::lab::poll;
-use crate::steering::site::{ip, second_uplink};
+use crate::steering::site::{ip, nft, second_uplink};
 
 rows! {
     a_forged_datagram_is_dropped;
     a_forged_one_in_pieces_is_dropped;
     a_forged_one_for_a_client_who_is_here_is_dropped;
     a_second_route_is_as_good;
+    this_host_is_a_balancer_at_any_address_of_its_own;
 }
 
 /// The balancer's namespace has another link to the host, by which no route leads back.
@@ -113,6 +116,37 @@ fn a_forged_one_for_a_client_who_is_here_is_dropped(plan: Plan<'_>) -> Result<()
     site.exchange(&balancer, 1000, b"again")?;
     site.app.saw_nobody()?;
     site.end()
+}
+
+/// But nobody else is in its name.
+fn this_host_is_a_balancer_at_any_address_of_its_own(plan: Plan<'_>) -> Result<()> {
+    let [v4, v6] = HOST.both(0).map(|at| at.ip());
+    let set_up = |lab: &Lab| {
+        nft(
+            &lab.edge,
+            &format!(
+                "add table inet forge
+                 add chain inet forge out {{ type nat hook postrouting priority 100; }}
+                 add rule inet forge out meta nfproto ipv4 udp dport 7000 snat ip to {v4}
+                 add rule inet forge out meta nfproto ipv6 udp dport 7000 snat ip6 to {v6}"
+            ),
+        )
+    };
+    let site = Plan {
+        set_up: &set_up,
+        allow: &[HOST],
+        ..plan
+    }
+    .start()?;
+    let forger = site.balancer()?;
+    forger.send(&[&site.header(1000)[..], b"forged"].concat())?;
+    wait_dropped(&site, 1)?;
+    let balancer = datagram::socket(&site.lab.host, site.of(HOST, 0))?;
+    balancer.connect(site.service())?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    site.exchange(&balancer, 1000, &[7; 4000])?;
+    site.app.saw_nobody()?;
+    site.leaks.saw_none()
 }
 
 /// Where the host has two ways to its balancer, datagrams come by either: by the kernel as well, once the
