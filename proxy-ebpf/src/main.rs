@@ -90,6 +90,7 @@ pub fn datagrams_in(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn datagrams_in_l3(ctx: TcContext) -> i32 {
     act(udp::inbound(&ctx, Link::Bare))
 }
