@@ -7,8 +7,11 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::offsets::Offsets;
 
-use super::skb::{Pointer, field, kernels, read};
-use crate::{ctx::Version, maps};
+use crate::{
+    ctx::Version,
+    maps,
+    wire::skb::{Pointer, field, kernels, read},
+};
 
 /// Of linux/netfilter.h: places on a packet's way to a socket.
 const PRE_ROUTING: u32 = 0;

@@ -3,5 +3,4 @@
 pub mod hooks;
 pub mod kfunc;
 pub mod route;
-pub mod skb;
 pub mod socket;

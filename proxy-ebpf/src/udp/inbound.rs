@@ -4,12 +4,11 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
     Addr, Counter, Endpoint, Steered,
-    datagram::{Flow, Receiver, Traffic},
+    datagram::{Flow, Receiver},
     flow::Tuple,
-    shares::Placed,
 };
 
-use super::{beyond, failed, first, is_left, place::place, way};
+use super::{beyond, failed, first, is_left, known, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -167,7 +166,7 @@ fn straight_on(
     }
     scratch.in_place =
         link == Link::Ethernet && !maps::any_is_bound() && hooks::are_absent(ctx, version);
-    remember(ctx, version, scratch, receiver)?;
+    known::remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if !known && receiver.has(Receiver::V2_FIRST) {
         first::remember(scratch);
@@ -321,119 +320,4 @@ fn fit<'a>(
         return Err(Verdict::drop(Counter::DatagramDenied));
     }
     Ok(steered)
-}
-
-/// Whether an address can be a client's.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
-fn is_clients(addr: &Addr) -> bool {
-    !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr)
-}
-
-/// Has replies find their way back, and `scratch.device` tell which way the datagram goes on.
-#[inline(always)]
-fn remember(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    receiver: &Receiver,
-) -> Result<(), Verdict> {
-    if is_known(ctx, version, scratch, receiver)? {
-        return Ok(());
-    }
-    match place(&mut scratch.datagram_flow, &mut scratch.place) {
-        Placed::InTable => Ok(()),
-        Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
-        Placed::Failed => Err(Verdict::drop(Counter::DatagramFailed)),
-    }
-}
-
-/// Whether it overtakes none that goes by `lo`.
-#[inline(always)]
-const fn is_in_place(scratch: &Scratch, flow: &mut Flow, now: u32) -> bool {
-    if !scratch.in_place {
-        flow.by_lo = now;
-    }
-    scratch.in_place && !Flow::follows(flow.by_lo, now)
-}
-
-/// Whether the datagram is of a flow that is there. Otherwise what is to be placed is in `scratch`.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
-fn is_known(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    receiver: &Receiver,
-) -> Result<bool, Verdict> {
-    let now = clock::seconds();
-    let bytes = u64::from(scratch.segment.payload - scratch.proxy.len);
-    let reply = scratch.rewrite.to.reversed();
-    let back = scratch.segment.tuple.reversed();
-    let length = way::length(ctx, scratch) - scratch.proxy.len;
-    if let Some(flow) = maps::find_datagram_flow(&reply) {
-        // SAFETY: `back` and `service` are written before the element is in the map. What is written here
-        // are counts and times of one word each: where two CPUs meet, one of two is lost.
-        let flow = unsafe { &mut *flow };
-        let is_same = flow.back == back;
-        let is_over = flow.is_over(now);
-        if is_same && !is_over {
-            if flow.judged != now {
-                if !is_clients(reply.addresses()[1]) {
-                    return Err(Verdict::pass(Counter::DatagramToDaemonClient));
-                }
-                flow.judged = now;
-            }
-            way::is_balancers(ctx, version, flow, now)?;
-            scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
-            if Flow::follows(flow.daemon_up, now) {
-                return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
-            }
-            scratch.in_place = is_in_place(scratch, flow, now);
-            flow.last = now;
-            // Who was denied isn't any more.
-            flow.flags = receiver.flags() as u16;
-            flow.up.datagrams += 1;
-            flow.up.bytes += bytes;
-            if receiver.has(Receiver::SPP) && flow.stated != scratch.stated {
-                // Replies may be reading it.
-                scratch.datagram_flow = *flow;
-                scratch.datagram_flow.stated = scratch.stated;
-                maps::replace_datagram_flow(&reply, &scratch.datagram_flow);
-            }
-            return Ok(true);
-        }
-        let [[_, before], [_, after]] = [flow.back.addresses(), back.addresses()];
-        let is_others = before != after || flow.service != receiver.service();
-        if is_others && flow.is_busy(now) {
-            return Err(Verdict::drop(Counter::DatagramTaken));
-        }
-    }
-    if !is_clients(reply.addresses()[1]) {
-        return Err(Verdict::pass(Counter::DatagramToDaemonClient));
-    }
-    scratch.datagram_flow = Flow {
-        back,
-        service: receiver.service(),
-        opened: now,
-        last: now,
-        flags: receiver.flags() as u16,
-        close_after: receiver.close_after() as u16,
-        stated: scratch.stated,
-        by_lo: if scratch.in_place { 0 } else { now },
-        judged: now,
-        up: Traffic {
-            datagrams: 1,
-            bytes,
-        },
-        ..Flow::default()
-    };
-    let flow = &mut scratch.datagram_flow;
-    way::is_balancers(ctx, version, flow, now)?;
-    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
-    scratch.place.reply = reply;
-    scratch.place.limits = receiver.limits();
-    Ok(false)
 }

@@ -6,6 +6,7 @@ pub mod catch;
 mod first;
 pub mod heard;
 mod inbound;
+mod known;
 mod outbound;
 mod place;
 pub mod source;

@@ -18,12 +18,14 @@ use proxy_common::{
 };
 
 use super::{
-    UNSET, cut, halves, options::Header, plain_offset, proxy, replace_pseudo_sum, replace_sum,
+    UNSET, cut, halves,
+    options::Header,
+    plain_offset, proxy, replace_pseudo_sum, replace_sum,
+    skb::{self, Summed},
 };
 use crate::{
     bounds::bounded,
     ctx::{self, Link, Unreadable, Version},
-    lookup::skb::{self, Summed},
     maps::{self, Scratch},
 };
 

@@ -8,6 +8,7 @@ pub mod options;
 pub mod proxy;
 pub mod rewrite;
 pub mod segment;
+pub mod skb;
 
 use core::{mem::offset_of, ptr::from_ref};
 

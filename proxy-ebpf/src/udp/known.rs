@@ -1,0 +1,163 @@
+//! The flow of a datagram from the balancer: one that is there, or a new one.
+
+use aya_ebpf::programs::TcContext;
+use proxy_common::{
+    Addr, Counter,
+    datagram::{Flow, Receiver, Traffic},
+    shares::Placed,
+};
+
+use super::{beyond, place::place, way};
+use crate::{
+    clock,
+    ctx::Version,
+    maps::{self, Scratch},
+    verdict::Verdict,
+};
+
+/// Has replies find their way back, and `scratch.device` tell which way the datagram goes on.
+#[inline(always)]
+pub fn remember(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<(), Verdict> {
+    if is_known(ctx, version, scratch, receiver)? {
+        return Ok(());
+    }
+    match place(&mut scratch.datagram_flow, &mut scratch.place) {
+        Placed::InTable => Ok(()),
+        Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
+        Placed::Failed => Err(Verdict::drop(Counter::DatagramFailed)),
+    }
+}
+
+/// Whether it overtakes none that goes by `lo`.
+#[inline(always)]
+const fn is_in_place(scratch: &Scratch, flow: &mut Flow, now: u32) -> bool {
+    if !scratch.in_place {
+        flow.by_lo = now;
+    }
+    scratch.in_place && !Flow::follows(flow.by_lo, now)
+}
+
+/// Whether an address can be a client's.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_clients(addr: &Addr) -> bool {
+    !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr)
+}
+
+/// Whether the datagram is of a flow that is there. Otherwise what is to be placed is in `scratch`.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_known(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<bool, Verdict> {
+    let now = clock::seconds();
+    scratch.place.reply = scratch.rewrite.to.reversed();
+    if let Some(flow) = maps::find_datagram_flow(&scratch.place.reply) {
+        // SAFETY: `back` and `service` are written before the element is in the map. What is written here
+        // are counts and times of one word each: where two CPUs meet, one of two is lost.
+        let flow = unsafe { &mut *flow };
+        if flow.back.is_reverse_of(&scratch.segment.tuple) && !flow.is_over(now) {
+            go_on(ctx, version, scratch, receiver, flow, now)?;
+            if receiver.has(Receiver::SPP) && flow.stated != scratch.stated {
+                // Replies may be reading it.
+                scratch.datagram_flow = *flow;
+                scratch.datagram_flow.stated = scratch.stated;
+                maps::replace_datagram_flow(&scratch.place.reply, &scratch.datagram_flow);
+            }
+            return Ok(true);
+        }
+        let (before, after) = (
+            flow.back.addresses()[1],
+            scratch.segment.tuple.addresses()[0],
+        );
+        let is_others = before != after || flow.service != receiver.service();
+        if is_others && flow.is_busy(now) {
+            return Err(Verdict::drop(Counter::DatagramTaken));
+        }
+    }
+    begin(ctx, version, scratch, receiver, now)?;
+    Ok(false)
+}
+
+/// With one more datagram.
+#[inline(always)]
+fn go_on(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+    flow: &mut Flow,
+    now: u32,
+) -> Result<(), Verdict> {
+    if flow.judged != now {
+        if !is_clients(scratch.rewrite.to.addresses()[0]) {
+            return Err(Verdict::pass(Counter::DatagramToDaemonClient));
+        }
+        flow.judged = now;
+    }
+    way::is_balancers(ctx, version, flow, now)?;
+    let length = way::length(ctx, scratch) - scratch.proxy.len;
+    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
+    if Flow::follows(flow.daemon_up, now) {
+        return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
+    }
+    scratch.in_place = is_in_place(scratch, flow, now);
+    flow.last = now;
+    // Who was denied isn't any more.
+    flow.flags = receiver.flags() as u16;
+    flow.up.datagrams += 1;
+    flow.up.bytes += bytes(scratch);
+    Ok(())
+}
+
+/// A new one.
+#[inline(always)]
+fn begin(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+    now: u32,
+) -> Result<(), Verdict> {
+    if !is_clients(scratch.rewrite.to.addresses()[0]) {
+        return Err(Verdict::pass(Counter::DatagramToDaemonClient));
+    }
+    scratch.datagram_flow = Flow {
+        back: scratch.segment.tuple.reversed(),
+        service: receiver.service(),
+        opened: now,
+        last: now,
+        flags: receiver.flags() as u16,
+        close_after: receiver.close_after() as u16,
+        stated: scratch.stated,
+        by_lo: if scratch.in_place { 0 } else { now },
+        judged: now,
+        up: Traffic {
+            datagrams: 1,
+            bytes: bytes(scratch),
+        },
+        ..Flow::default()
+    };
+    let length = way::length(ctx, scratch) - scratch.proxy.len;
+    let flow = &mut scratch.datagram_flow;
+    way::is_balancers(ctx, version, flow, now)?;
+    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
+    scratch.place.limits = receiver.limits();
+    Ok(())
+}
+
+/// Of the client's payload.
+#[inline(always)]
+fn bytes(scratch: &Scratch) -> u64 {
+    u64::from(scratch.segment.payload - scratch.proxy.len)
+}
