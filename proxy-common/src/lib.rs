@@ -78,6 +78,12 @@ pub const MAX_ROUTES: u32 = 1 << 14;
 pub struct Addr([u32; 4]);
 
 impl Addr {
+    /// Nobody's addresses, of the blocks for documentation: a client that asks whether anybody answers.
+    pub const NOBODY: [Self; 2] = [
+        Self::from_v4(u32::from_ne_bytes([192, 0, 2, 1])),
+        Self::from_v6([0x2001_0db8_u32.to_be(), 0, 0, 1_u32.to_be()]),
+    ];
+
     /// The third word of an IPv4-mapped address; the first two are zero.
     pub const V4_MAPPED: u32 = 0xffff_u32.to_be();
 
@@ -107,6 +113,10 @@ impl Addr {
         let [first, second, ..] = a.to_ne_bytes();
         let is_low = a | b | c == 0 && u32::from_be(d) <= 1;
         is_low || first == 0xff || (first == 0xfe && second & 0xc0 == 0x80)
+    }
+
+    pub fn is_nobodys(&self) -> bool {
+        Self::NOBODY.contains(self)
     }
 
     /// The IPv4 address's word, if this is one.

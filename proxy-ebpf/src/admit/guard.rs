@@ -61,16 +61,13 @@ pub fn daemon_is_up() -> bool {
 }
 
 /// Sources to ask for listeners with, of IPv4 and of IPv6. Which client there will be, nobody knows
-/// yet: any address that is no one else's will do, as these of the networks for documentation.
+/// yet: any address that is no one else's will do.
 type Sources = [Endpoint; 2];
 
-const SOMEBODY: Sources = [
-    Endpoint::new(Addr::from_v4(u32::from_ne_bytes([192, 0, 2, 1])), 1),
-    Endpoint::new(
-        Addr::from_v6([u32::from_ne_bytes([0x20, 1, 0xd, 0xb8]), 0, 0, 1]),
-        1,
-    ),
-];
+const SOMEBODY: Sources = {
+    let [v4, v6] = Addr::NOBODY;
+    [Endpoint::new(v4, 1), Endpoint::new(v6, 1)]
+};
 
 /// The balancer itself, in its own family: listeners that share an address are picked by it.
 #[inline(always)]

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Addr, Counter,
+    Addr, Counter, LO,
     datagram::{Flow, Receiver, Way, spp},
     flow::{Piece, Tuple},
 };
@@ -40,10 +40,10 @@ pub fn outbound_own(ctx: &TcContext) -> Verdict {
     reply::own(ctx, outbound(ctx, Link::Ethernet))
 }
 
-/// Whether it has been through here already, by another device.
+/// Whether it has been through here already, by another device. With a tag it is the segmenter's.
 #[inline(always)]
 fn is_done(ctx: &TcContext) -> bool {
-    let is_done = ctx::mark(ctx) == maps::mark();
+    let is_done = ctx::mark(ctx) == maps::mark() && !ctx::has_vlan(ctx);
     if is_done {
         ctx.set_mark(0);
     }
@@ -94,6 +94,7 @@ pub fn is_orphan(ctx: &TcContext, datagram: &Tuple) -> bool {
     let [_, to] = datagram.addresses();
     maps::is_exclusive(&datagram.source())
         && !to.is_martian()
+        && !to.is_nobodys()
         && maps::is_local(to).is_none()
         && !is_left(ctx)
 }
@@ -151,14 +152,15 @@ pub fn datagram(
         false => datagram::rewrite(ctx, version, scratch),
     };
     written.map_err(failed)?;
-    if is_on_its_way {
-        return Ok(Verdict::pass(Counter::DatagramDown));
-    }
-    // Its socket would have it look like one that nat has renamed, where it leaves.
-    if hook == Hook::Egress && ctx::mark(ctx) == 0 {
+    // Where it leaves, or by a port of this device, its socket would have it look like one that nat has renamed.
+    if hook == Hook::Egress && ctx::mark(ctx) == 0 && ctx::device(ctx) != LO {
         ctx.set_mark(maps::mark());
     }
-    Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramDown))
+    Ok(if is_on_its_way {
+        Verdict::pass(Counter::DatagramDown)
+    } else {
+        Verdict::to(Action::ByRoute, device, Counter::DatagramDown)
+    })
 }
 
 /// Why a reply is the daemon's to send on, if it is. Otherwise the flow knows the way back.

@@ -13,7 +13,7 @@ use proxy_common::{Steered, datagram::Receiver, shares::Limits};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{sync::oneshot, time::sleep};
 
-use super::{Finding, routes::NOBODY, steering::Steering, targets::by_one_device};
+use super::{Finding, routes::nobody, steering::Steering, targets::by_one_device};
 use crate::{
     config::{CloseAfter, Config, Protocol, Service},
     facts::Bound,
@@ -101,7 +101,7 @@ async fn of_target(
             next,
         )]);
     }
-    let [v4, v6] = NOBODY;
+    let [v4, v6] = nobody();
     let client = SocketAddr::new(if aim.is_ipv4() { v4 } else { v6 }, any_port()?);
     let question = Question {
         client,

@@ -1,12 +1,10 @@
 //! Ways to clients: a reply that has no way leaves nothing to steer.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::{io, net::IpAddr};
 
 use anyhow::Result;
 use futures_util::future::join_all;
+use proxy_common::Addr;
 
 use super::Finding;
 use crate::{
@@ -16,11 +14,10 @@ use crate::{
     relay::{Fallback, Martian, check_client},
 };
 
-/// Nobody's addresses: of the blocks for documentation.
-pub const NOBODY: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
+/// Clients to ask with.
+pub fn nobody() -> [IpAddr; 2] {
+    Addr::NOBODY.map(IpAddr::from)
+}
 
 /// Whether clients anywhere can be answered, for each family that is served.
 pub async fn check(config: &Config) -> Vec<Finding> {
@@ -35,7 +32,7 @@ pub async fn routers(config: &Config) -> Vec<Finding> {
 
 /// A client of each family that a target has.
 fn served(config: &Config) -> impl Iterator<Item = IpAddr> {
-    NOBODY.into_iter().filter(|nobody| {
+    nobody().into_iter().filter(|nobody| {
         let mut targets = config.services.iter().flat_map(Service::targets);
         targets.any(|target| target.is_ipv4() == nobody.is_ipv4())
     })

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::{net::TcpStream, sync::oneshot, time::timeout};
 
-use super::{Finding, routes::NOBODY, steering::Steering};
+use super::{Finding, routes::nobody, steering::Steering};
 use crate::{
     app,
     config::Service,
@@ -123,7 +123,7 @@ fn next_after(error: &io::Error, client: IpAddr) -> String {
 }
 
 fn client_for(route: &Route) -> SocketAddr {
-    let [v4, v6] = NOBODY;
+    let [v4, v6] = nobody();
     SocketAddr::new(if route.steered.is_ipv4() { v4 } else { v6 }, 0)
 }
 

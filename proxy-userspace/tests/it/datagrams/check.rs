@@ -15,6 +15,7 @@ use crate::steering::site::nft;
 rows! {
     an_app_that_answers;
     an_app_at_the_host_s_address;
+    an_app_that_a_daemon_serves;
     no_app;
     a_firewall_before_the_app;
     a_policy_before_the_app;
@@ -85,6 +86,16 @@ fn an_app_at_the_host_s_address(plan: Plan<'_>) -> Result<()> {
         ensure!(!asks(&["--outsiders", choice])?, "{choice}");
     }
     Ok(())
+}
+
+/// And whose answers to others it drops.
+fn an_app_that_a_daemon_serves(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let said = checked(&plan, &site.lab)?;
+    said.expect(0, &["reached its socket", "its answer came back"])?;
+    site.app.next()?;
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
+    site.end()
 }
 
 fn no_app(plan: Plan<'_>) -> Result<()> {
