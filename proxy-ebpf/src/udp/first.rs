@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    Counter, Endpoint,
+    Counter,
     datagram::{First, Flow, Receiver},
     flow::Tuple,
 };
@@ -65,16 +65,24 @@ pub fn find(
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-pub fn answered(datagram: &Tuple, client: &Endpoint, now: u32) {
-    if let Some(first) = maps::find_first(datagram) {
-        // SAFETY: as in `find`.
-        let first = unsafe { &mut *first };
-        if first.client != *client {
-            return;
+pub fn answered(flow: &Flow, reply: &Tuple, now: u32) {
+    let datagram = flow.back.reversed();
+    let speaks = match maps::find_first(&datagram) {
+        Some(first) => {
+            // SAFETY: as in `find`.
+            let first = unsafe { &mut *first };
+            let speaks = first.client == reply.destination();
+            if speaks {
+                first.last = now;
+            }
+            speaks
         }
-        first.last = now;
+        // It speaks for itself, or for whom was forgotten too soon.
+        None => maps::has_spoken(&datagram, now, flow.close_after.into()),
+    };
+    if speaks {
+        maps::note_spoken(&datagram, now);
     }
-    maps::note_spoken(datagram, now);
 }
 
 /// The daemon may take its time. Without this, a client who can have his first datagram go there could have a

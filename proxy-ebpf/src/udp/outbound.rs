@@ -137,7 +137,7 @@ pub fn datagram(
         return Ok(reply::steer(ctx, link, version, why));
     }
     if flow.last != now && flow.has(Receiver::V2_FIRST) {
-        first::answered(&flow.back.reversed(), &tuple.destination(), now);
+        first::answered(flow, tuple, now);
     }
     flow.last = now;
     flow.down.datagrams += 1;
@@ -153,7 +153,9 @@ pub fn datagram(
     };
     written.map_err(failed)?;
     // Where it leaves, or by a port of this device, its socket would have it look like one that nat has renamed.
-    if hook == Hook::Egress && ctx::mark(ctx) == 0 && ctx::device(ctx) != LO {
+    // What leaves by `lo` comes in there, and a mark would say what it is.
+    let comes_in = is_on_its_way && device == LO;
+    if hook == Hook::Egress && ctx::mark(ctx) == 0 && !comes_in {
         ctx.set_mark(maps::mark());
     }
     Ok(if is_on_its_way {

@@ -63,7 +63,12 @@ impl Firsts {
     }
 
     /// The balancer's socket goes on speaking for a client who is answered.
-    pub fn answered(&self, (balancer, received_at): (SocketAddr, SocketAddr), client: SocketAddr) {
+    pub fn answered(
+        &self,
+        (balancer, received_at): (SocketAddr, SocketAddr),
+        client: SocketAddr,
+        close_after: u32,
+    ) {
         let datagram = Tuple::new(balancer.into(), received_at.into());
         let now = life::now(&self.life);
         let mut firsts = lock(&self.firsts);
@@ -74,6 +79,9 @@ impl Firsts {
             first.last = now;
             // Whatever comes of it: it is what is there already, but for the time.
             let _ = firsts.insert(datagram, first, 0);
+        } else if !self.has_spoken(&datagram, now, close_after) {
+            // It speaks for itself.
+            return;
         }
         self.note_spoken(&datagram, now);
     }

@@ -135,7 +135,14 @@ impl Stage {
             mark.answered().context("a mark")?;
         }
         // The app has answered all that it has heard.
-        let reply = |_| Ok(datagram::receive(socket).context("an answer")?.0);
+        let framing = self.site.framing;
+        let reply = |_| {
+            let (mut reply, _) = datagram::receive(socket).context("an answer")?;
+            if framing == Framing::Spp {
+                forget_destination(&mut reply);
+            }
+            Ok(reply)
+        };
         let replies: Result<Vec<_>> = heard.iter().map(reply).collect();
         let mut replies = replies?;
         heard.sort();
@@ -151,6 +158,13 @@ impl Stage {
             ensure!(error.kind() == ErrorKind::WouldBlock, "{error}");
         }
         self.site.leaks.saw_none()
+    }
+}
+
+/// Where a client has sent to last: of two datagrams at once, either may be the last.
+fn forget_destination(reply: &mut [u8]) {
+    for part in [18..34, 36..38] {
+        reply.get_mut(part).unwrap_or_default().fill(0);
     }
 }
 
