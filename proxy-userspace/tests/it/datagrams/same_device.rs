@@ -40,7 +40,7 @@ fn on_a_wildcard_address_by_the_host_s(plan: Plan<'_>) -> Result<()> {
 /// By the balancer's device, and by `lo`, as in front of a firewall.
 fn exchanges(plan: Plan<'_>, target: Pair, bind: Pair) -> Result<()> {
     let set_ups: [fn(&Lab) -> Result<()>; 2] = [|_| Ok(()), firewall];
-    for framing in Framing::ALL {
+    for &framing in Framing::scaled() {
         for set_up in &set_ups {
             let plan = Plan {
                 framing,

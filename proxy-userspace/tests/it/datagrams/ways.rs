@@ -21,7 +21,7 @@ rows! {
 
 /// Of a service at all addresses, in one piece and in several.
 fn by_the_address_that_was_sent_to(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in Framing::scaled() {
         let plan = Plan {
             framing,
             listen: WILDCARD,
@@ -89,7 +89,7 @@ fn by_the_device_that_leads_to_the_balancer(plan: Plan<'_>) -> Result<()> {
         allow: &[BEYOND],
         ..plan
     };
-    for framing in Framing::ALL {
+    for &framing in Framing::scaled() {
         let site = Plan { framing, ..plan }.start()?;
         exchanges(&site, &site.balancer_at(BEYOND)?, 1000)?;
         site.end()?;

@@ -16,6 +16,7 @@ use socket2::{Domain, Socket, Type};
 use super::header;
 use super::netns::Netns;
 use super::poll;
+use super::scale::scaled;
 
 /// As large as a datagram gets.
 const LARGEST: usize = 1 << 16;
@@ -32,6 +33,11 @@ pub enum Framing {
 
 impl Framing {
     pub const ALL: [Self; 3] = [Self::V2, Self::V2First, Self::Spp];
+
+    /// For what goes by the same code whatever the framing: one of them on every run.
+    pub fn scaled() -> &'static [Self] {
+        &Self::ALL[..scaled(1, Self::ALL.len())]
+    }
 
     /// Of `truepeer run`.
     pub const fn args(self) -> [&'static str; 4] {
