@@ -1,5 +1,6 @@
 //! Who isn't a balancer's client: whether the app answers it, and what gets to one that is forgotten.
 
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -167,6 +168,7 @@ fn is_answered(from: &UdpSocket, app: SocketAddr) -> Result<bool> {
             ensure!(by == app && buffer[..len] == *b"directly", "from {by}");
             Ok(true)
         }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => is_answered(from, app),
         Err(error) if datagram::is_timeout(&error) => Ok(false),
         Err(error) => Err(error).context("an answer"),
     }

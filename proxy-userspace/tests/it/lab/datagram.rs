@@ -225,10 +225,11 @@ pub fn segment(socket: &UdpSocket, size: u16) -> Result<()> {
 }
 
 pub fn is_timeout(error: &io::Error) -> bool {
-    // An earlier reply's port was unreachable.
+    // An earlier reply's port was unreachable, or the kernel had something else for the thread to do, which ends what
+    // waits with a time limit.
     matches!(
         error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused | io::ErrorKind::Interrupted
     )
 }
 
