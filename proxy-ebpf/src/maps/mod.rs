@@ -50,7 +50,7 @@ static VIA_LO: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static STAYS: Global<u32> = Global::new(0);
 
-/// Where the running kernel has what [`lookup::hooks`](crate::lookup::hooks) reads.
+/// Where the running kernel has what [`wire::skb`](crate::wire::skb) and [`lookup::hooks`](crate::lookup::hooks) read.
 #[unsafe(no_mangle)]
 static OFFSETS: Global<Offsets> = Global::new(Offsets::UNKNOWN);
 

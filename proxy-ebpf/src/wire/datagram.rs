@@ -274,7 +274,7 @@ const fn lengthen(len: u16, longer: u16) -> u16 {
 }
 
 /// The checksum after the payload and the headers have changed. One that is yet to be made (CHECKSUM_PARTIAL) is the
-/// pseudo-header's so far; the kernel doesn't say whether it is, but leaves such a one alone here.
+/// pseudo-header's so far; where nothing says whether it is, the kernel's helper does, as it leaves such a one alone.
 #[inline(always)]
 fn fix_sum(
     ctx: &TcContext,

@@ -312,10 +312,7 @@ impl Flows for Known {
         let flow = known.ends;
         if known.flags & datagram::Receiver::V2_FIRST != 0 {
             let socket = (flow.balancer, flow.received_at);
-            let mut receivers = self.receivers.iter().map(|(_, receiver)| receiver);
-            let receiver = receivers.find(|receiver| receiver.service() == known.service);
-            let close_after = receiver.map_or(0, datagram::Receiver::close_after);
-            self.firsts.answered(socket, flow.client, close_after);
+            self.firsts.answered(socket, flow.client, known.close_after);
         }
         Some(Flow {
             balancer: Balancer(flow.balancer),

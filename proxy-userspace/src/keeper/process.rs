@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_common::map;
+use proxy_common::{Life, map};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -254,7 +254,7 @@ impl Keeper {
     }
 
     async fn end(mut self) -> Result<()> {
-        self.say(|life| kernel::say_closing(life));
+        self.say(Life::Closing);
         // What waits in their queues is reset.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Listener(_)));
@@ -263,7 +263,7 @@ impl Keeper {
         // ones between the application and the client.
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Tun(_)));
-        self.say(|life| kernel::say_ending(life));
+        self.say(Life::Ending);
         // The next daemon makes its own after this one's listener is gone.
         for socket in &self.control {
             let _ = fs::remove_file(socket);
@@ -276,9 +276,9 @@ impl Keeper {
     }
 
     /// Has the programs know how far its end is.
-    fn say(&self, what: impl Fn(&OwnedFd) -> Result<()>) {
+    fn say(&self, what: Life) {
         if let Some(life) = self.held.get(&kernel::map_name(map::LIFE))
-            && let Err(error) = what(&life.fd)
+            && let Err(error) = kernel::say(what, &life.fd)
         {
             tracing::error!("the programs don't hear of the end: {error:#}");
         }

@@ -75,6 +75,8 @@ pub struct DatagramFlow {
     pub ends: FlowEnds,
     /// [`Receiver`]'s flags.
     pub flags: u32,
+    /// As its service's, in seconds.
+    pub close_after: u32,
     pub age: Duration,
     pub up: Traffic,
     pub down: Traffic,
@@ -209,8 +211,7 @@ impl Datagrams {
         Some(described(&reply, &flow, now))
     }
 
-    /// One more datagram of `flow`, of so many bytes; false if another balancer speaks for its client, or there
-    /// are as many flows as there may be.
+    /// One more datagram of `flow`, of so many bytes.
     pub fn note(&self, flow: &FlowEnds, receiver: &Receiver, bytes: u64) -> Result<Noted> {
         let reply = Tuple::new(flow.aim.into(), flow.client.into());
         let (back, now) = (
@@ -288,6 +289,7 @@ fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
             stated: flow.stated.into(),
         },
         flags: flow.flags.into(),
+        close_after: flow.close_after.into(),
         age: life::between(flow.opened, now),
         up: flow.up,
         down: flow.down,

@@ -26,17 +26,9 @@ pub(super) fn again(map: &Map) -> Result<Map> {
     Ok(Map::Array(MapData::from_fd(fd)?))
 }
 
-/// From here on the programs refuse what is new: whoever holds the map `life` ends what is open.
-pub fn say_closing(map: impl AsFd) -> Result<()> {
-    say(Life::Closing, map)
-}
-
-/// The programs are about to go: applications are to answer as without them.
-pub fn say_ending(map: impl AsFd) -> Result<()> {
-    say(Life::Ending, map)
-}
-
-fn say(what: Life, map: impl AsFd) -> Result<()> {
+/// From whoever holds the map `life`, for the programs: [`Life::Closing`], as that one ends what is open, and then
+/// [`Life::Ending`].
+pub fn say(what: Life, map: impl AsFd) -> Result<()> {
     let map = map.as_fd().try_clone_to_owned()?;
     let map = Map::from_map_data(MapData::from_fd(map)?)?;
     let mut map = Array::<_, u64>::try_from(map).context("the map of the daemon's life")?;

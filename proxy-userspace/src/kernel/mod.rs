@@ -32,7 +32,7 @@ pub use features::{Feature, has_sk_lookup, has_tcx};
 pub use firsts::{Firsts, Forgotten};
 pub use heart::Heart;
 pub use kfunc::are_there as has_reqsk_kfunc;
-pub use life::{say_closing, say_ending};
+pub use life::say;
 pub use link::LinkPlace;
 pub use load::{Claim, Kernel, Placement, Protocols};
 pub use low::LowFds;
