@@ -28,10 +28,7 @@ fn exchanges(plan: Plan<'_>) -> Result<()> {
         let balancer = site.balancer()?;
         site.exchange(&balancer, 1000, b"hello")?;
         // The second one of v2-first has no header.
-        let header = match framing {
-            Framing::V2First => Vec::new(),
-            Framing::V2 | Framing::Spp => site.header(1000),
-        };
+        let header = site.next_header(1000);
         site.exchange_with(&balancer, &header, 1000, b"hello again")?;
         site.end()?;
     }

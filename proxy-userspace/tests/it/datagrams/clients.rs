@@ -326,7 +326,7 @@ fn ended_so_far(site: &Site, how: &str) -> Result<u64> {
     Ok(count.unwrap_or_default())
 }
 
-fn ended(site: &Site, how: &str, times: u64) -> Result<()> {
+pub fn ended(site: &Site, how: &str, times: u64) -> Result<()> {
     poll::until("a datagram to be refused", || {
         Ok((ended_so_far(site, how)? == times).then_some(()))
     })

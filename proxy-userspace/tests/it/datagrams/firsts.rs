@@ -23,14 +23,19 @@ rows! {
     a_header_behind_answers;
 }
 
-/// Until it has been silent for long enough, its client isn't known.
-fn a_header_behind_an_eviction(plan: Plan<'_>) -> Result<()> {
-    let site = Plan {
+/// Whoever is silent for three seconds is forgotten.
+fn forgetful(plan: Plan<'_>) -> Result<Site> {
+    Plan {
         args: &["--close-after", "3s"],
         framing: Framing::V2First,
         ..plan
     }
-    .start()?;
+    .start()
+}
+
+/// Until it has been silent for long enough, its client isn't known.
+fn a_header_behind_an_eviction(plan: Plan<'_>) -> Result<()> {
+    let site = forgetful(plan)?;
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     evict(&site.truepeer)?;
@@ -103,12 +108,7 @@ fn a_header_of_one_too_many(plan: Plan<'_>) -> Result<()> {
 
 /// Whoever is answered isn't forgotten, however long he says nothing himself.
 fn a_header_behind_answers(plan: Plan<'_>) -> Result<()> {
-    let site = Plan {
-        args: &["--close-after", "3s"],
-        framing: Framing::V2First,
-        ..plan
-    }
-    .start()?;
+    let site = forgetful(plan)?;
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     for _ in 0..6 {

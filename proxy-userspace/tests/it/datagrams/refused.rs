@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
-use serde_json::Value;
 use socket2::SockRef;
 
+use super::clients::ended;
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{
@@ -34,7 +34,7 @@ fn of_another_s_client(plan: Plan<'_>) -> Result<()> {
     site.balancer()?.send(&words)?;
     wait_listed(&site)?;
     site.balancer_at(NEIGHBOUR)?.send(&words)?;
-    wait_ended(&site, "taken")
+    ended(&site, "taken", 1)
 }
 
 fn other(site: &Site) -> fn(Pair, u16) -> SocketAddr {
@@ -60,7 +60,7 @@ fn to_everybody(plan: Plan<'_>) -> Result<()> {
     SockRef::from(&balancer).bind_device(Some(b"host"))?;
     let words = [&site.header(1000)[..], b"hello"].concat();
     balancer.send_to(&words, site.of(ALL_NODES, TRUEPEER_PORT + 1))?;
-    wait_ended(&site, "to_everybody")?;
+    ended(&site, "to_everybody", 1)?;
     site.app.saw_nobody()?;
     site.exchange(&site.balancer()?, 1000, b"to one host")?;
     site.end()
@@ -73,13 +73,5 @@ fn wait_listed(site: &Site) -> Result<()> {
             .as_array()
             .is_some_and(|all| !all.is_empty())
             .then_some(()))
-    })
-}
-
-fn wait_ended(site: &Site, name: &str) -> Result<()> {
-    poll::until("it to be counted", || {
-        let status = site.lab.shown("status")?;
-        let count = status["connections"]["ended"].get(name);
-        Ok((count.and_then(Value::as_u64) == Some(1)).then_some(()))
     })
 }

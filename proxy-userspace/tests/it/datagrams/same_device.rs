@@ -64,7 +64,7 @@ fn exchanges(plan: Plan<'_>, target: Pair, bind: Pair) -> Result<()> {
                 let told = heard(&site)?;
                 answer_by(&site, &told, &answer)?;
                 site.answered(&balancer, 1000, &answer)?;
-                balancer.send(&[&header_again(&site)[..], b"hello"].concat())?;
+                balancer.send(&[&site.next_header(1000)[..], b"hello"].concat())?;
             }
             site.end()?;
         }
@@ -78,14 +78,6 @@ fn firewall(lab: &Lab) -> Result<()> {
         "add table inet f
          add chain inet f input { type filter hook input priority 0; }",
     )
-}
-
-/// The second one of v2-first has no header.
-fn header_again(site: &Site<UdpSocket>) -> Vec<u8> {
-    match site.framing {
-        Framing::V2First => Vec::new(),
-        Framing::V2 | Framing::Spp => site.header(1000),
-    }
 }
 
 /// To which address of the host a datagram was sent, and by which device it came.

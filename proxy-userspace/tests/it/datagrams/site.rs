@@ -151,6 +151,14 @@ impl<A> Site<A> {
         self.framing.header(self.client(port), self.front())
     }
 
+    /// Of what a balancer's socket sends behind its first datagram for a client.
+    pub fn next_header(&self, port: u16) -> Vec<u8> {
+        match self.framing {
+            Framing::V2First => Vec::new(),
+            Framing::V2 | Framing::Spp => self.header(port),
+        }
+    }
+
     pub fn answered(&self, balancer: &UdpSocket, port: u16, words: &[u8]) -> Result<()> {
         let (reply, _) = datagram::receive(balancer).context("the answer")?;
         let header = self.framing.reply_header(self.client(port), self.front());

@@ -54,10 +54,7 @@ fn with_another_address(lab: &Lab) -> Result<()> {
 }
 
 fn exchanges(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
-    let header = match site.framing {
-        Framing::V2First => Vec::new(),
-        Framing::V2 | Framing::Spp => site.header(port),
-    };
+    let header = site.next_header(port);
     site.exchange(balancer, port, b"hello")?;
     site.exchange_with(balancer, &header, port, b"again")?;
     site.exchange_with(balancer, &header, port, &[7; 4000])
