@@ -120,6 +120,13 @@ impl Aim {
     }
 }
 
+/// When something was found out that holds for as long as no list changes, and to be asked again in the next second:
+/// by the clock's seconds, and by how often a list was changed. It is never 0.
+#[must_use]
+pub const fn stamp(now: u32, list_changes: u32) -> u32 {
+    now << 16 | (list_changes & 0x7fff) << 1 | 1
+}
+
 /// What has gone one way.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,7 +157,7 @@ pub struct Flow {
     pub slot: u32,
     /// When the last datagram for the application took the longer way, by `lo`; 0: never.
     pub by_lo: u32,
-    /// When its client's address was last found to be none that can't be a client's; 0: never.
+    /// The [`stamp`] of when its client was last found to be one who may send; 0: never.
     pub judged: u32,
     pub up: Traffic,
     pub down: Traffic,

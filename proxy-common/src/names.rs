@@ -38,6 +38,7 @@ pub mod map {
     pub const ALLOW6: &str = "allow6";
     pub const DENY4: &str = "deny4";
     pub const DENY6: &str = "deny6";
+    pub const LIST_CHANGES: &str = "list_changes";
     pub const LISTENERS: &str = "listeners";
     pub const SOCKETS: &str = "sockets";
     pub const TARGETS: &str = "targets";

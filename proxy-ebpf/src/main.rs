@@ -85,6 +85,7 @@ pub fn refuse_l3(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+#[inline(always)]
 pub fn datagrams_in(ctx: TcContext) -> i32 {
     act(udp::inbound(&ctx, Link::Ethernet))
 }

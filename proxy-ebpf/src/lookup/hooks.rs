@@ -24,7 +24,7 @@ const BLOCK: u8 = 1;
 /// of has a say on this packet.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 pub fn are_absent(ctx: &TcContext, version: Version) -> bool {
     let at = maps::offsets();
     // SAFETY: a static's fields. The kernel's structures are its own to read: the verifier knows their types by

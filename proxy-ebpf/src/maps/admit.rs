@@ -6,7 +6,8 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Addr, Endpoint, Listed, Listener, MAX_LISTED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, port_bit,
+    Addr, Endpoint, Listed, Listener, MAX_LISTED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, datagram,
+    port_bit,
 };
 
 use super::{load_word, store_word};
@@ -23,6 +24,9 @@ static ALLOW6: List<4> = LpmTrie::pinned(MAX_LISTED, 0);
 static DENY4: List<1> = LpmTrie::pinned(MAX_LISTED, 0);
 #[map(name = "deny6")]
 static DENY6: List<4> = LpmTrie::pinned(MAX_LISTED, 0);
+/// How often a list was changed, which who changes one counts up afterwards.
+#[map(name = "list_changes")]
+static LIST_CHANGES: Array<u32> = Array::pinned(1, 0);
 #[map(name = "listeners")]
 static LISTENERS: HashMap<Endpoint, Listener> = HashMap::with_max_entries(MAX_LISTENERS, 0);
 #[map(name = "sockets")]
@@ -107,6 +111,12 @@ pub fn is_local(addr: &Addr) -> Option<bool> {
 #[inline(always)]
 pub fn allows(service: u32, balancer: &Addr) -> bool {
     has(&ALLOW4, &ALLOW6, service, balancer)
+}
+
+/// Of now. Whoever looks into a list has to have it before.
+#[inline(always)]
+pub fn stamp(now: u32) -> u32 {
+    datagram::stamp(now, load_word(LIST_CHANGES.get_ptr(0)))
 }
 
 /// A function of its own, as a program's stack has 512 bytes.

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{BPF_EXIST, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, SockHash, SockMap},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash, SockMap},
     programs::{SkLookupContext, TcContext},
 };
 use proxy_common::{
@@ -54,6 +54,61 @@ static REVERSE_PATHS: LruHashMap<ReversePath, u32> =
 /// The daemon's sockets for replies that it is to send on, of IPv4 and of IPv6.
 #[map(name = "catchers")]
 static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
+
+/// What admitted datagrams lately. Those of several balancers, or for several addresses, share places.
+#[map(name = "admitted")]
+static ADMITTED: PerCpuArray<Admitted> = PerCpuArray::with_max_entries(Admitted::PLACES, 0);
+
+/// A service, and a balancer that may send to it there.
+#[repr(C)]
+struct Admitted {
+    balancer: Addr,
+    at: Endpoint,
+    stamp: u32,
+    receiver: Receiver,
+}
+
+impl Admitted {
+    const BITS: u32 = 5;
+    const PLACES: u32 = 1 << Self::BITS;
+
+    #[inline(always)]
+    fn place(datagram: &Tuple) -> Option<*mut Self> {
+        /// Spreads addresses that differ in few bits (the golden ratio's).
+        const SPREAD: u32 = 0x9e37_79b9;
+        let [balancer, at] = datagram.addresses().map(|addr| addr.words());
+        let [_, port] = datagram.ports();
+        let mixed = balancer[0] ^ balancer[1] ^ balancer[3] ^ at[3].rotate_left(16);
+        let mixed = (mixed ^ u32::from(port)).wrapping_mul(SPREAD);
+        ADMITTED.get_ptr_mut(mixed >> (u32::BITS - Self::BITS))
+    }
+}
+
+/// The service of a datagram whose balancer was found to be allowed there, since the last change of a list.
+#[inline(always)]
+pub fn admitted(datagram: &Tuple, stamp: u32) -> Option<&'static Receiver> {
+    let known = Admitted::place(datagram)?;
+    // SAFETY: this CPU's own, and no program changes it while another one runs there.
+    let known = unsafe { &*known };
+    let is_same = known.stamp == stamp
+        && known.balancer == *datagram.addresses()[0]
+        && known.at == datagram.destination();
+    is_same.then_some(&known.receiver)
+}
+
+#[inline(always)]
+pub fn note_admitted(datagram: &Tuple, stamp: u32, receiver: &Receiver) {
+    if let Some(place) = Admitted::place(datagram) {
+        let known = Admitted {
+            balancer: *datagram.addresses()[0],
+            at: datagram.destination(),
+            stamp,
+            receiver: *receiver,
+        };
+        // SAFETY: as above.
+        unsafe { place.write(known) };
+    }
+}
 
 /// Whether a service receives datagrams at this port.
 #[inline(always)]

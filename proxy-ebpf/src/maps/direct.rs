@@ -103,9 +103,9 @@ pub struct Scratch {
     pub device: u32,
     /// Whether it may go on from the device that it came by.
     pub in_place: bool,
-    /// An address of the host's that datagrams came for, and when it was found to be one; 0: never.
-    pub local: Addr,
-    pub local_since: u32,
+    /// When a datagram came in, in the seconds of the flows' clock, and their stamp.
+    pub now: u32,
+    pub stamp: u32,
     /// Other addresses and ports for a datagram.
     pub rewrite: Rewrite,
 }

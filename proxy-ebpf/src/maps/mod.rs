@@ -10,14 +10,14 @@ use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use proxy_common::{Addr, Counter, Life, Steer, counter, offsets::Offsets};
 
 pub use admit::{
-    allows, assign, denies, is_local, is_served, last_up, listener_at, may_log, set_up,
+    allows, assign, denies, is_local, is_served, last_up, listener_at, may_log, set_up, stamp,
 };
 pub use datagrams::{
-    Sent, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
+    Sent, admitted, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
     find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, give_datagram_app,
     has_spoken, insert_datagram_flow, insert_first, is_aim, is_exclusive, is_hearing, is_receiving,
-    is_target_address, leads, note_hearing, note_spoken, receiver_at, remember_datagram_app,
-    remember_sent, replace_datagram_flow, sent_in_pieces,
+    is_target_address, leads, note_admitted, note_hearing, note_spoken, receiver_at,
+    remember_datagram_app, remember_sent, replace_datagram_flow, sent_in_pieces,
 };
 pub use direct::{
     Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,

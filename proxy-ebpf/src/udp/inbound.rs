@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Addr, Counter, Endpoint, Steered,
+    Counter, Endpoint, Steered,
     datagram::{Flow, Receiver},
     flow::Tuple,
 };
@@ -43,47 +43,71 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
     let kind = segment::read(ctx, version, link, &mut scratch.segment);
     let to_service = match kind {
-        Kind::Udp => receiver_of(scratch),
+        Kind::Udp => admit(scratch)?,
         Kind::Other => return piece(ctx, version, link, scratch),
         Kind::Icmp | Kind::Tcp => None,
     };
-    let Some(receiver) = to_service else {
-        return beyond::reply(ctx, version, link, scratch, kind);
+    match to_service {
+        Some(receiver) => datagram(ctx, version, link, scratch, receiver),
+        None => beyond::reply(ctx, version, link, scratch, kind),
+    }
+}
+
+/// The service that a datagram is for, if it goes straight there. What has once been asked is asked again in the
+/// next second, or when a list has changed.
+#[inline(always)]
+fn admit(scratch: &mut Scratch) -> Result<Option<&'static Receiver>, Verdict> {
+    scratch.now = clock::seconds();
+    scratch.stamp = maps::stamp(scratch.now);
+    let datagram = &scratch.segment.tuple;
+    if let Some(receiver) = maps::admitted(datagram, scratch.stamp) {
+        return Ok(Some(receiver));
+    }
+    match admission(datagram, scratch.stamp) {
+        Admission::Noted => Ok(maps::admitted(datagram, scratch.stamp)),
+        Admission::NoService => Ok(None),
+        Admission::Refused => Err(Verdict::drop(Counter::DatagramRefused)),
+        Admission::ByDaemon => {
+            let to_daemon = Counter::DatagramToDaemonService;
+            Err(way::if_foreign(datagram.addresses()[0], to_daemon))
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    NoService,
+    Refused,
+    ByDaemon,
+    Noted,
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn admission(datagram: &Tuple, stamp: u32) -> Admission {
+    let Some(receiver) = receiver_of(datagram) else {
+        return Admission::NoService;
     };
-    if !maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
-        return Ok(Verdict::drop(Counter::DatagramRefused));
+    if !maps::allows(receiver.service(), datagram.addresses()[0]) {
+        return Admission::Refused;
     }
     if !receiver.has(Receiver::DIRECT) {
-        return Ok(way::if_foreign(
-            scratch.segment.tuple.addresses()[0],
-            Counter::DatagramToDaemonService,
-        ));
+        return Admission::ByDaemon;
     }
-    datagram(ctx, version, link, scratch, receiver)
+    maps::note_admitted(datagram, stamp, receiver);
+    Admission::Noted
 }
 
 #[inline(always)]
-fn receiver_of(scratch: &mut Scratch) -> Option<&'static Receiver> {
-    let to = scratch.segment.tuple.destination();
-    if !maps::is_receiving(to.port() as u16) || !is_local(scratch, to.addr()) {
-        return None;
+fn receiver_of(datagram: &Tuple) -> Option<&'static Receiver> {
+    let to = datagram.destination();
+    let can_be_here =
+        maps::is_receiving(to.port() as u16) && maps::is_local(&to.addr()) == Some(true);
+    if can_be_here {
+        maps::receiver_at(&to)
+    } else {
+        None
     }
-    maps::receiver_at(&to)
-}
-
-/// Whether a service can be at this address of the host's. Of the last one this is asked once a second.
-#[inline(always)]
-fn is_local(scratch: &mut Scratch, addr: Addr) -> bool {
-    let now = clock::seconds();
-    if scratch.local == addr && scratch.local_since == now {
-        return true;
-    }
-    let is_local = maps::is_local(&addr) == Some(true);
-    if is_local {
-        scratch.local = addr;
-        scratch.local_since = now;
-    }
-    is_local
 }
 
 /// The stack puts pieces together, and then nobody can tell which devices they came by.
@@ -97,7 +121,7 @@ fn piece(
     let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
     if piece.is_first {
         scratch.segment.tuple = piece.tuple(ctx).map_err(failed)?;
-        if let Some(receiver) = receiver_of(scratch) {
+        if let Some(receiver) = receiver_of(&scratch.segment.tuple) {
             scratch.datagram_flow = Flow {
                 back: scratch.segment.tuple.reversed(),
                 ..Flow::default()
@@ -202,7 +226,7 @@ fn read_header(
     receiver: &Receiver,
 ) -> Result<(), Verdict> {
     let read = match receiver.has(Receiver::SPP) {
-        true => proxy::read_spp(ctx, link, scratch),
+        true => proxy::read_spp(ctx, version, link, scratch),
         false => proxy::read_v2_datagram(ctx, version, link, scratch),
     };
     read.map_err(|_| Verdict::pass(Counter::DatagramToDaemonHeader))
@@ -262,7 +286,7 @@ fn in_to(ctx: &TcContext, aim: &Endpoint) -> Result<Verdict, Unreadable> {
 /// Whether a socket gets a datagram to a steer address from where it is now.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 fn is_heard(ctx: &TcContext, version: Version, scratch: &Scratch) -> bool {
     let aim = &scratch.rewrite.to.destination();
     let is_heard = maps::give_datagram_app(ctx, aim)
@@ -315,9 +339,6 @@ fn fit<'a>(
     }
     if source.port() == 0 {
         return Err(Verdict::pass(Counter::DatagramToDaemonClient));
-    }
-    if maps::denies(receiver.service(), &client) {
-        return Err(Verdict::drop(Counter::DatagramDenied));
     }
     Ok(steered)
 }

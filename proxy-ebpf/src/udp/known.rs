@@ -9,7 +9,6 @@ use proxy_common::{
 
 use super::{beyond, place::place, way};
 use crate::{
-    clock,
     ctx::Version,
     maps::{self, Scratch},
     verdict::Verdict,
@@ -42,12 +41,38 @@ const fn is_in_place(scratch: &Scratch, flow: &mut Flow, now: u32) -> bool {
     scratch.in_place && !Flow::follows(flow.by_lo, now)
 }
 
-/// Whether an address can be a client's.
+/// Whether an address is a client's who may send.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn is_clients(addr: &Addr) -> bool {
-    !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr)
+fn judge(service: u32, addr: &Addr) -> Judgement {
+    if maps::denies(service, addr) {
+        return Judgement::Denied;
+    }
+    let is_clients = !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr);
+    if is_clients {
+        Judgement::Clients
+    } else {
+        Judgement::Nobodys
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    Clients,
+    Nobodys,
+    Denied,
+}
+
+impl Judgement {
+    #[inline(always)]
+    const fn verdict(self) -> Result<(), Verdict> {
+        match self {
+            Self::Clients => Ok(()),
+            Self::Nobodys => Err(Verdict::pass(Counter::DatagramToDaemonClient)),
+            Self::Denied => Err(Verdict::drop(Counter::DatagramDenied)),
+        }
+    }
 }
 
 /// Whether the datagram is of a flow that is there. Otherwise what is to be placed is in `scratch`.
@@ -60,7 +85,7 @@ fn is_known(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<bool, Verdict> {
-    let now = clock::seconds();
+    let now = scratch.now;
     scratch.place.reply = scratch.rewrite.to.reversed();
     if let Some(flow) = maps::find_datagram_flow(&scratch.place.reply) {
         // SAFETY: `back` and `service` are written before the element is in the map. What is written here
@@ -99,11 +124,9 @@ fn go_on(
     flow: &mut Flow,
     now: u32,
 ) -> Result<(), Verdict> {
-    if flow.judged != now {
-        if !is_clients(scratch.rewrite.to.addresses()[0]) {
-            return Err(Verdict::pass(Counter::DatagramToDaemonClient));
-        }
-        flow.judged = now;
+    if flow.judged != scratch.stamp {
+        judge(receiver.service(), scratch.rewrite.to.addresses()[0]).verdict()?;
+        flow.judged = scratch.stamp;
     }
     way::is_balancers(ctx, version, flow, now)?;
     let length = way::length(ctx, scratch) - scratch.proxy.len;
@@ -129,9 +152,7 @@ fn begin(
     receiver: &Receiver,
     now: u32,
 ) -> Result<(), Verdict> {
-    if !is_clients(scratch.rewrite.to.addresses()[0]) {
-        return Err(Verdict::pass(Counter::DatagramToDaemonClient));
-    }
+    judge(receiver.service(), scratch.rewrite.to.addresses()[0]).verdict()?;
     scratch.datagram_flow = Flow {
         back: scratch.segment.tuple.reversed(),
         service: receiver.service(),
@@ -141,7 +162,7 @@ fn begin(
         close_after: receiver.close_after() as u16,
         stated: scratch.stated,
         by_lo: if scratch.in_place { 0 } else { now },
-        judged: now,
+        judged: scratch.stamp,
         up: Traffic {
             datagrams: 1,
             bytes: bytes(scratch),

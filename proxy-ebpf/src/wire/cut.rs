@@ -101,7 +101,7 @@ pub fn sum_removed(
 }
 
 /// The bytes behind the cut to its place. The packet is to be ended by [`end`].
-#[inline(never)]
+#[inline(always)]
 pub fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unreadable> {
     let start = segment.at + segment.len;
     let rest = segment.payload.checked_sub(count).ok_or(Unreadable)?;

@@ -85,11 +85,8 @@ pub fn read_v2_datagram(
 /// Whether `scratch.line` has all of the header, as most are short and lie in the packet's first piece.
 #[inline(always)]
 fn is_peeked(ctx: &TcContext, version: Version, link: Link, scratch: &mut Scratch) -> bool {
-    if !is_plain(&scratch.segment, version) {
-        return false;
-    }
-    let at = plain_offset(version) + UdpHdr::LEN;
-    let Some(short) = ctx::peek_only::<[u32; SHORT / 4]>(ctx, link, at) else {
+    let peeked = peek::<[u32; SHORT / 4]>(ctx, version, link, &scratch.segment);
+    let Some(short) = peeked else {
         return false;
     };
     scratch.line.bytes[..SHORT / 4].copy_from_slice(&short);
@@ -97,23 +94,41 @@ fn is_peeked(ctx: &TcContext, version: Version, link: Link, scratch: &mut Scratc
     v2::FIXED_LEN + usize::from(u16::from_be_bytes([high, low])) <= SHORT
 }
 
+/// The beginning of a datagram's payload, if it lies in the packet's first piece.
+#[inline(always)]
+fn peek<T: Copy>(ctx: &TcContext, version: Version, link: Link, segment: &Segment) -> Option<T> {
+    if !is_plain(segment, version) {
+        return None;
+    }
+    ctx::peek_only(ctx, link, plain_offset(version) + UdpHdr::LEN)
+}
+
 /// The same of Cloudflare's Simple Proxy Protocol.
 #[inline(never)]
-pub fn read_spp(ctx: &TcContext, link: Link, scratch: &mut Scratch) -> Result<(), Reason> {
+pub fn read_spp(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
     /// Words lie at multiples of four behind the magic, once it is there.
     const AT: usize = 2;
-    let Segment {
-        at, len, payload, ..
-    } = scratch.segment;
-    if payload < spp::LEN as u32 {
+    if scratch.segment.payload < spp::LEN as u32 {
         return Err(Reason::Split);
     }
     scratch.line.bytes[0] = 0;
     let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
     // SAFETY: within the buffer.
     let to = unsafe { line.add(AT) };
-    ctx::load_payload(ctx, link, (at + len) as usize, to, spp::LEN as u64)
-        .map_err(|Unreadable| Reason::Other)?;
+    match peek::<[u16; spp::LEN / 2]>(ctx, version, link, &scratch.segment) {
+        // SAFETY: at a multiple of two, where there is room for it.
+        Some(short) => unsafe { to.cast::<[u16; spp::LEN / 2]>().write(short) },
+        None => {
+            let Segment { at, len, .. } = scratch.segment;
+            ctx::load_payload(ctx, link, (at + len) as usize, to, spp::LEN as u64)
+                .map_err(|Unreadable| Reason::Other)?;
+        }
+    }
     if [byte(scratch, 2), byte(scratch, 3)] != spp::MAGIC {
         return Err(Reason::Other);
     }

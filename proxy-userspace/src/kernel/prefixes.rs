@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use aya::maps::{Array, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proxy_common::{Addr, Listed, MAX_LISTED, map, origin};
 
@@ -82,6 +82,7 @@ pub struct Entry {
 pub struct Prefixes {
     v4: Trie<1>,
     v6: Trie<4>,
+    changes: Changes,
 }
 
 /// The instances that have lists, be it that they don't run.
@@ -109,6 +110,7 @@ impl Prefixes {
         Ok(Self {
             v4: Trie::open(&v4)?,
             v6: Trie::open(&v6)?,
+            changes: Changes::open(&directory.join(map::LIST_CHANGES))?,
         })
     }
 
@@ -144,16 +146,28 @@ impl Prefixes {
         let mut stale: HashSet<_> = before.map(|entry| entry.prefix).collect();
         for prefix in prefixes {
             if !stale.remove(prefix) {
-                self.insert(service, *prefix, Origin::Config)?;
+                self.put(service, *prefix, Origin::Config)?;
             }
         }
         for prefix in stale {
-            self.remove(service, prefix)?;
+            self.take(service, prefix)?;
         }
-        Ok(())
+        self.changes.tell()
     }
 
     pub fn insert(&mut self, service: u32, prefix: IpNet, origin: Origin) -> Result<()> {
+        self.put(service, prefix, origin)?;
+        self.changes.tell()
+    }
+
+    /// Whether the prefix was there.
+    pub fn remove(&mut self, service: u32, prefix: IpNet) -> Result<bool> {
+        let was_there = self.take(service, prefix)?;
+        self.changes.tell()?;
+        Ok(was_there)
+    }
+
+    fn put(&mut self, service: u32, prefix: IpNet, origin: Origin) -> Result<()> {
         match prefix {
             IpNet::V4(net) => self.v4.insert(service, net, origin),
             IpNet::V6(net) => self.v6.insert(service, net, origin),
@@ -161,8 +175,7 @@ impl Prefixes {
         .with_context(|| format!("adding {prefix} (at most {MAX_LISTED} prefixes fit)"))
     }
 
-    /// Whether the prefix was there.
-    pub fn remove(&mut self, service: u32, prefix: IpNet) -> Result<bool> {
+    fn take(&mut self, service: u32, prefix: IpNet) -> Result<bool> {
         match prefix {
             IpNet::V4(net) => self.v4.remove(service, net),
             IpNet::V6(net) => self.v6.remove(service, net),
@@ -219,6 +232,40 @@ impl Prefix<4> for Ipv6Net {
     }
 }
 
+fn open_pinned<M: TryFrom<Map, Error = MapError>>(
+    pin: &Path,
+    of_type: fn(MapData) -> Map,
+) -> Result<M> {
+    let data = MapData::from_pin(pin)
+        .with_context(|| format!("opening {} (needs root)", pin.display()))?;
+    let map = of_type(data).try_into();
+    map.with_context(|| format!("{} is of another version: remove it", pin.display()))
+}
+
+fn pinning(pin: &Path) -> String {
+    format!("pinning {}", pin.display())
+}
+
+/// Has the programs ask the lists again whom they have asked for, be it that they did a moment ago.
+struct Changes(Array<MapData, u32>);
+
+impl Changes {
+    fn open(pin: &Path) -> Result<Self> {
+        if !pin.exists() {
+            let changes: Array<MapData, u32> =
+                Array::create(1, 0).context("making a list (needs CAP_BPF)")?;
+            changes.pin(pin).with_context(|| pinning(pin))?;
+        }
+        open_pinned(pin, Map::Array).map(Self)
+    }
+
+    fn tell(&mut self) -> Result<()> {
+        let count = self.0.get(&0, 0)?;
+        let told = self.0.set(0, count.wrapping_add(1), 0);
+        told.context("telling the programs of a change of a list")
+    }
+}
+
 /// One family's trie.
 struct Trie<const N: usize>(LpmTrie<MapData, Listed<N>, u32>);
 
@@ -227,11 +274,7 @@ impl<const N: usize> Trie<N> {
         if !pin.exists() {
             Self::create(pin)?;
         }
-        let data = MapData::from_pin(pin)
-            .with_context(|| format!("opening {} (needs root)", pin.display()))?;
-        Ok(Self(Map::LpmTrie(data).try_into().with_context(|| {
-            format!("{} is of another version: remove it", pin.display())
-        })?))
+        open_pinned(pin, Map::LpmTrie).map(Self)
     }
 
     fn create(pin: &Path) -> Result<()> {
@@ -239,8 +282,7 @@ impl<const N: usize> Trie<N> {
         const NO_PREALLOC: u32 = 1;
         let trie: LpmTrie<MapData, Listed<N>, u32> =
             LpmTrie::create(MAX_LISTED, NO_PREALLOC).context("making a list (needs CAP_BPF)")?;
-        trie.pin(pin)
-            .with_context(|| format!("pinning {}", pin.display()))
+        trie.pin(pin).with_context(|| pinning(pin))
     }
 
     fn entries<P: Prefix<N>>(&self) -> Result<Vec<Entry>> {
