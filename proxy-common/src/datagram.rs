@@ -98,15 +98,22 @@ impl Receiver {
 pub struct Aim {
     at: Endpoint,
     flags: u32,
+    app: u32,
 }
 
 impl Aim {
     /// Nobody but balancers' clients and this host is answered from there.
     pub const EXCLUSIVE: u32 = 1;
 
+    /// `app` is where the application's socket is among those of all.
     #[must_use]
-    pub const fn new(at: Endpoint, flags: u32) -> Self {
-        Self { at, flags }
+    pub const fn new(at: Endpoint, flags: u32, app: u32) -> Self {
+        Self { at, flags, app }
+    }
+
+    #[must_use]
+    pub const fn app(&self) -> u32 {
+        self.app
     }
 
     #[must_use]
@@ -287,7 +294,7 @@ pub mod spp {
 
 layout! {
     Receiver = 100,
-    Aim = 24,
+    Aim = 28,
     Traffic = 16,
     Flow = 160,
     Way = 16,

@@ -25,7 +25,7 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
     if lookup.protocol != IpProto::Tcp as u32 {
         if maps::is_steer(&local) && is_clients(lookup, &at, &remote) {
             // Without it, one that hears the steer address by itself is found.
-            maps::assign_datagram_app(ctx, at);
+            maps::assign_datagram_app(ctx, &at);
         }
         return Ok(None);
     }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{BPF_EXIST, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, SockHash, SockMap},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
     programs::{SkLookupContext, TcContext},
 };
 use proxy_common::{
@@ -37,10 +37,10 @@ static SPOKEN: Array<u64> = Array::with_max_entries(spoken::LEN, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
 #[map(name = "aims")]
 static AIMS: HashMap<Endpoint, Aim> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
-/// The socket of an application that doesn't hear its steer address by itself, by that address. The kernel
-/// takes it out when it closes.
+/// The socket of an application that doesn't hear its steer address by itself, at the place that its [`Aim`] says. The
+/// kernel takes it out when it closes.
 #[map(name = "datagram_apps")]
-static APPS: SockHash<Endpoint> = SockHash::with_max_entries(MAX_TARGETS, 0);
+static APPS: SockMap = SockMap::with_max_entries(MAX_TARGETS, 0);
 /// When an application was last found to hear its steer address by itself.
 #[map(name = "hearing")]
 static HEARING: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
@@ -61,11 +61,13 @@ static ADMITTED: PerCpuArray<Admitted> = PerCpuArray::with_max_entries(Admitted:
 
 /// A service, and a balancer that may send to it there.
 #[repr(C)]
-struct Admitted {
+pub struct Admitted {
     balancer: Addr,
     at: Endpoint,
     stamp: u32,
-    receiver: Receiver,
+    /// Its application's place.
+    pub app: u32,
+    pub receiver: Receiver,
 }
 
 impl Admitted {
@@ -84,25 +86,30 @@ impl Admitted {
     }
 }
 
-/// The service of a datagram whose balancer was found to be allowed there, since the last change of a list.
+/// Of a datagram whose balancer was found to be allowed there, since the last change of a list.
 #[inline(always)]
-pub fn admitted(datagram: &Tuple, stamp: u32) -> Option<&'static Receiver> {
+pub fn admitted(datagram: &Tuple, stamp: u32) -> Option<&'static Admitted> {
     let known = Admitted::place(datagram)?;
     // SAFETY: this CPU's own, and no program changes it while another one runs there.
     let known = unsafe { &*known };
     let is_same = known.stamp == stamp
         && known.balancer == *datagram.addresses()[0]
         && known.at == datagram.destination();
-    is_same.then_some(&known.receiver)
+    is_same.then_some(known)
 }
 
 #[inline(always)]
 pub fn note_admitted(datagram: &Tuple, stamp: u32, receiver: &Receiver) {
     if let Some(place) = Admitted::place(datagram) {
+        let target = match datagram.addresses()[1].v4() {
+            Some(_) => receiver.target4(),
+            None => receiver.target6(),
+        };
         let known = Admitted {
             balancer: *datagram.addresses()[0],
             at: datagram.destination(),
             stamp,
+            app: aim(&target.steer).map_or(0, |aim| aim.app()),
             receiver: *receiver,
         };
         // SAFETY: as above.
@@ -202,15 +209,15 @@ pub fn aim(application: &Endpoint) -> Option<Aim> {
 
 /// Has `assign_datagram_app` find the socket; false when the kernel won't have it in a map.
 #[inline(always)]
-pub fn remember_datagram_app(steered: &Endpoint, socket: *mut bpf_sock) -> bool {
-    insert_socket(&APPS, steered, socket)
+pub fn remember_datagram_app(app: u32, socket: *mut bpf_sock) -> bool {
+    insert_socket(from_ref(&APPS).cast(), &app, socket)
 }
 
 /// Whether a datagram to there finds a socket: one that is remembered, or one that hears the address by itself
 /// and did so a moment ago.
 #[inline(always)]
-pub fn finds_datagram_app(steered: &Endpoint) -> bool {
-    with_datagram_app(steered, |_| ()).is_some() || is_hearing(steered)
+pub fn finds_datagram_app(app: u32, steered: &Endpoint) -> bool {
+    with_datagram_app(app, |_| ()).is_some() || is_hearing(steered)
 }
 
 /// Whether a socket was found a moment ago that hears the address by itself.
@@ -220,11 +227,10 @@ pub fn is_hearing(steered: &Endpoint) -> bool {
     since != 0 && since == clock::seconds()
 }
 
-/// Gives a datagram to there the socket that is remembered. None: there is no such socket; false: it can't have
-/// this one so.
+/// Gives a datagram the socket that is remembered. None: there is no such socket; false: it can't have this one so.
 #[inline(always)]
-pub fn give_datagram_app(ctx: &TcContext, steered: &Endpoint) -> Option<bool> {
-    with_datagram_app(steered, |socket| {
+pub fn give_datagram_app(ctx: &TcContext, app: u32) -> Option<bool> {
+    with_datagram_app(app, |socket| {
         // SAFETY: `socket` is the reference that the lookup just took.
         unsafe {
             (*socket).bound_dev_if == 0 && bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) == 0
@@ -233,11 +239,11 @@ pub fn give_datagram_app(ctx: &TcContext, steered: &Endpoint) -> Option<bool> {
 }
 
 #[inline(always)]
-fn with_datagram_app<R>(steered: &Endpoint, f: impl FnOnce(*mut bpf_sock) -> R) -> Option<R> {
+fn with_datagram_app<R>(app: u32, f: impl FnOnce(*mut bpf_sock) -> R) -> Option<R> {
     let apps = (&raw const APPS).cast_mut().cast();
     // SAFETY: a map of sockets gives a reference to one, or none; this is its one release.
     unsafe {
-        let socket = bpf_map_lookup_elem(apps, from_ref(steered).cast());
+        let socket = bpf_map_lookup_elem(apps, from_ref(&app).cast());
         if socket.is_null() {
             return None;
         }
@@ -255,8 +261,8 @@ pub fn note_hearing(steered: &Endpoint) {
 
 /// Hands a datagram to the application's socket; false when none is remembered.
 #[inline(always)]
-pub fn assign_datagram_app(ctx: &SkLookupContext, steered: Endpoint) -> bool {
-    APPS.redirect_sk_lookup(ctx, steered, 0).is_ok()
+pub fn assign_datagram_app(ctx: &SkLookupContext, steered: &Endpoint) -> bool {
+    aim(steered).is_some_and(|aim| APPS.redirect_sk_lookup(ctx, aim.app(), 0).is_ok())
 }
 
 /// Whether an application of UDP is at this address, with any port.

@@ -1,6 +1,6 @@
 //! Where applications are.
 
-use core::ptr::from_ref;
+use core::{ffi::c_void, ptr::from_ref};
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, bpf_sock},
@@ -93,21 +93,16 @@ pub fn bound_to(steered: &Endpoint) -> Option<u32> {
 
 /// False when the kernel won't have it in a map.
 #[inline(always)]
-pub(super) fn insert_socket(
-    map: &'static SockHash<Endpoint>,
-    at: &Endpoint,
-    socket: *mut bpf_sock,
-) -> bool {
-    let map = from_ref(map).cast_mut().cast();
-    // SAFETY: a map of sockets takes a socket for its value; the kernel checks both types.
-    unsafe { bpf_map_update_elem(map, from_ref(at).cast(), socket.cast(), 0) == 0 }
+pub(super) fn insert_socket<K>(map: *const c_void, at: &K, socket: *mut bpf_sock) -> bool {
+    // SAFETY: a map of sockets takes a socket for its value; the kernel checks all types.
+    unsafe { bpf_map_update_elem(map.cast_mut(), from_ref(at).cast(), socket.cast(), 0) == 0 }
 }
 
 /// Has `assign_app` find the listener; false when the kernel won't have it in a map, which is
 /// remembered instead.
 #[inline(always)]
 pub fn remember_app(steered: &Endpoint, listener: *mut bpf_sock) -> bool {
-    let is_mapped = insert_socket(&APPS, steered, listener);
+    let is_mapped = insert_socket(from_ref(&APPS).cast(), steered, listener);
     if is_mapped == is_unmapped(steered) {
         // Whatever comes of it: the next SYN tries again.
         let _ = if is_mapped {

@@ -111,7 +111,10 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
 #[inline(always)]
 fn datagram(ctx: &TcContext, version: Version, tuple: &Tuple) -> Verdict {
     let steered = &tuple.destination();
-    if !maps::is_steer(&steered.addr()) || maps::finds_datagram_app(steered) {
+    let Some(aim) = maps::aim(steered) else {
+        return Verdict::FOREIGN;
+    };
+    if !maps::is_steer(&steered.addr()) || maps::finds_datagram_app(aim.app(), steered) {
         return Verdict::FOREIGN;
     }
     if hears(ctx, version, tuple, |_| ()).is_some() {
@@ -124,7 +127,7 @@ fn datagram(ctx: &TcContext, version: Version, tuple: &Tuple) -> Verdict {
     let to_target = Tuple::new(tuple.source(), target);
     // Whatever comes of it, the stack answers where nobody hears.
     hears(ctx, version, &to_target, |socket| {
-        if !maps::remember_datagram_app(steered, socket) {
+        if !maps::remember_datagram_app(aim.app(), socket) {
             // SAFETY: `socket` is the reference that the lookup just took.
             unsafe { bpf_sk_assign(ctx.skb.skb.cast(), socket.cast(), 0) };
         }

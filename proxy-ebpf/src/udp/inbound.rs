@@ -60,18 +60,22 @@ fn admit(scratch: &mut Scratch) -> Result<Option<&'static Receiver>, Verdict> {
     scratch.now = clock::seconds();
     scratch.stamp = maps::stamp(scratch.now);
     let datagram = &scratch.segment.tuple;
-    if let Some(receiver) = maps::admitted(datagram, scratch.stamp) {
-        return Ok(Some(receiver));
-    }
-    match admission(datagram, scratch.stamp) {
-        Admission::Noted => Ok(maps::admitted(datagram, scratch.stamp)),
-        Admission::NoService => Ok(None),
-        Admission::Refused => Err(Verdict::drop(Counter::DatagramRefused)),
-        Admission::ByDaemon => {
-            let to_daemon = Counter::DatagramToDaemonService;
-            Err(way::if_foreign(datagram.addresses()[0], to_daemon))
+    let mut admitted = maps::admitted(datagram, scratch.stamp);
+    if admitted.is_none() {
+        match admission(datagram, scratch.stamp) {
+            Admission::Noted => admitted = maps::admitted(datagram, scratch.stamp),
+            Admission::NoService => return Ok(None),
+            Admission::Refused => return Err(Verdict::drop(Counter::DatagramRefused)),
+            Admission::ByDaemon => {
+                let to_daemon = Counter::DatagramToDaemonService;
+                return Err(way::if_foreign(datagram.addresses()[0], to_daemon));
+            }
         }
     }
+    Ok(admitted.map(|admitted| {
+        scratch.app_at = admitted.app;
+        &admitted.receiver
+    }))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -207,7 +211,7 @@ fn straight_on(
     if !known {
         cut::end(ctx, &scratch.segment, scratch.proxy.len).map_err(failed)?;
     }
-    if is_steered && !maps::finds_datagram_app(&steered.steer) {
+    if is_steered && !maps::finds_datagram_app(scratch.app_at, &steered.steer) {
         // `deliver` has to find the application.
         ctx.set_mark(maps::mark());
     }
@@ -289,7 +293,7 @@ fn in_to(ctx: &TcContext, aim: &Endpoint) -> Result<Verdict, Unreadable> {
 #[inline(always)]
 fn is_heard(ctx: &TcContext, version: Version, scratch: &Scratch) -> bool {
     let aim = &scratch.rewrite.to.destination();
-    let is_heard = maps::give_datagram_app(ctx, aim)
+    let is_heard = maps::give_datagram_app(ctx, scratch.app_at)
         .unwrap_or_else(|| maps::is_hearing(aim) || hears_by_itself(ctx, version, scratch));
     if !is_heard {
         note_by_lo(scratch);

@@ -43,6 +43,8 @@ pub struct Datagrams {
     catchers: Mutex<SockMap<MapData>>,
     reverse_paths: Mutex<HashMap<MapData, ReversePath, u32>>,
     life: Array<MapData, u64>,
+    /// Applications so far.
+    next_app: u32,
 }
 
 /// What has become of a flow that was to be noted.
@@ -96,6 +98,7 @@ impl Datagrams {
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
             reverse_paths: Mutex::new(take(ebpf, map::REVERSE_PATHS)?.try_into()?),
             life,
+            next_app: 0,
         })
     }
 
@@ -135,7 +138,8 @@ impl Datagrams {
         };
         let any = SocketAddr::new(any, target.port());
         let flags = if is_exclusive { Aim::EXCLUSIVE } else { 0 };
-        let known = Aim::new(aim.into(), flags);
+        let known = Aim::new(aim.into(), flags, self.next_app);
+        self.next_app += 1;
         for at in [target, aim, any, SocketAddr::new(target.ip(), 0)] {
             self.aims
                 .insert(Endpoint::from(at), known, 0)

@@ -1,11 +1,11 @@
-//! What the daemon refuses, and counts, where no program does.
+//! What the daemon refuses, and counts, where no program does; and balancers that are allowed no longer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use socket2::SockRef;
 
-use super::clients::ended;
+use super::clients::{counted, ended};
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{
@@ -17,6 +17,7 @@ use crate::lab::poll;
 rows! {
     of_another_s_client;
     to_everybody;
+    a_balancer_that_is_off_the_list;
 }
 
 /// Of the other family than its balancer's, so that the daemon judges it on either path.
@@ -63,6 +64,25 @@ fn to_everybody(plan: Plan<'_>) -> Result<()> {
     ended(&site, "to_everybody", 1)?;
     site.app.saw_nobody()?;
     site.exchange(&site.balancer()?, 1000, b"to one host")?;
+    site.end()
+}
+
+/// The very next datagram shows it, be its flow ever so busy.
+fn a_balancer_that_is_off_the_list(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let balancer = site.balancer()?;
+    let address = site.of(BALANCER, 0).ip().to_string();
+    for times in 1..=3 {
+        site.exchange(&balancer, 1000, b"allowed")?;
+        site.lab
+            .allow(&["remove", &address])?
+            .expect(0, &["removed"])?;
+        balancer.send(&[&site.header(1000)[..], b"refused"].concat())?;
+        counted(&site, "datagram_refused", times)?;
+        site.app.saw_nobody()?;
+        site.lab.allow(&["add", &address])?.expect(0, &["added"])?;
+    }
+    site.exchange(&balancer, 1000, b"allowed again")?;
     site.end()
 }
 
