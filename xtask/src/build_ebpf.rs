@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::proc::{root, step, succeed};
 use crate::setup::{self, linker};
+use crate::stack;
 use crate::toolchain::{TARGET, Toolchain};
 
 pub fn run() -> Result<()> {
@@ -18,7 +19,9 @@ pub fn run() -> Result<()> {
     let mut build = cargo(&toolchain, "build");
     succeed(&mut build, "the eBPF programs do not compile")?;
     let built = target_dir().join(TARGET).join("release/truepeer-ebpf");
-    publish(&built, &root().join("target/bpf/truepeer.o"))
+    let object = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    stack::check(&object)?;
+    publish(&object, &root().join("target/bpf/truepeer.o"))
 }
 
 /// `cargo SUBCOMMAND` for the eBPF package, with its compiler, linker and target directory.
@@ -52,8 +55,7 @@ fn rustflags() -> String {
 }
 
 /// Copies only what differs, so that the daemon isn't built anew for nothing.
-fn publish(built: &Path, object: &Path) -> Result<()> {
-    let new = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+fn publish(new: &[u8], object: &Path) -> Result<()> {
     if fs::read(object).is_ok_and(|old| old == new) {
         return Ok(());
     }
@@ -61,7 +63,7 @@ fn publish(built: &Path, object: &Path) -> Result<()> {
         fs::create_dir_all(object.parent().unwrap_or(object))?;
         // By a rename: a build that runs at the same time must not embed half of it.
         let partial = object.with_extension("partial");
-        fs::write(&partial, &new)?;
+        fs::write(&partial, new)?;
         fs::rename(&partial, object)
     };
     write().with_context(|| format!("cannot write {}", object.display()))

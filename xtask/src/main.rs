@@ -13,6 +13,7 @@ mod proc;
 mod run;
 mod rustc;
 mod setup;
+mod stack;
 mod test;
 mod toolchain;
 mod traces;
