@@ -47,6 +47,7 @@ pub mod map {
     pub const PORTS: &str = "ports";
     pub const LEAST_MTUS: &str = "least_mtus";
     pub const LOCALS: &str = "locals";
+    pub const LOCAL_NETS: &str = "local_nets";
     pub const HOST: &str = "host";
     pub const SECRET: &str = "secret";
     pub const LIFE: &str = "life";

@@ -251,7 +251,7 @@ fn fit<'a>(
     }
     if client.is_martian()
         || header.source.port() == 0
-        || maps::is_local(&client).is_some()
+        || maps::is_own(&client)
         || maps::is_steer(&client)
     {
         return Err(Counter::ToDaemonClient);

@@ -38,6 +38,9 @@ static PORTS: Array<u32> = Array::with_max_entries(PORT_WORDS, 0);
 /// have the value 0.
 #[map(name = "locals")]
 static LOCALS: HashMap<Addr, u32> = HashMap::with_max_entries(MAX_LOCALS, 0);
+/// Networks that are this namespace's own by a route, IPv4's as mapped ones; the value says nothing.
+#[map(name = "local_nets")]
+static LOCAL_NETS: LpmTrie<Addr, u32> = LpmTrie::with_max_entries(MAX_LOCALS, 0);
 /// When something was last seen to listen at a target of each listener, in nanoseconds of the kernel's
 /// coarse clock.
 #[map(name = "up")]
@@ -106,6 +109,15 @@ pub(super) fn has_port((word, bit): (u32, u32)) -> bool {
 pub fn is_local(addr: &Addr) -> Option<bool> {
     // SAFETY: one word, which the daemon replaces whole.
     unsafe { LOCALS.get(addr) }.map(|unicast| *unicast != 0)
+}
+
+/// Whether an address is this namespace's own, be it by a route alone.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn is_own(addr: &Addr) -> bool {
+    let bits = u32::BITS * addr.words().len() as u32;
+    is_local(addr).is_some() || LOCAL_NETS.get(Key::new(bits, *addr)).is_some()
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use crate::{
 /// Whether an application's address is neither the host's nor a steer address.
 #[inline(always)]
 fn is_beyond(application: &Addr) -> bool {
-    maps::any_is_beyond() && !maps::is_steer(application) && maps::is_local(application).is_none()
+    maps::any_is_beyond() && !maps::is_steer(application) && !maps::is_own(application)
 }
 
 /// The device that leads to the application of a client's packet of so many bytes; 0: it is on this host.

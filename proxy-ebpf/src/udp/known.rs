@@ -49,7 +49,7 @@ fn judge(service: u32, addr: &Addr) -> Judgement {
     if maps::denies(service, addr) {
         return Judgement::Denied;
     }
-    let is_clients = !addr.is_martian() && maps::is_local(addr).is_none() && !maps::is_steer(addr);
+    let is_clients = !addr.is_martian() && !maps::is_own(addr) && !maps::is_steer(addr);
     if is_clients {
         Judgement::Clients
     } else {

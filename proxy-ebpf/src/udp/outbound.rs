@@ -95,7 +95,7 @@ pub fn is_orphan(ctx: &TcContext, datagram: &Tuple) -> bool {
     maps::is_exclusive(&datagram.source())
         && !to.is_martian()
         && !to.is_nobodys()
-        && maps::is_local(to).is_none()
+        && !maps::is_own(to)
         && !is_left(ctx)
 }
 

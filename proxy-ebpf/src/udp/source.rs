@@ -81,9 +81,7 @@ fn aim(ctx: &SockAddrContext, source: Addr, client: Addr) -> Option<Addr> {
     let to = Endpoint::new(client, u16::from_be(client_port));
     let is_clients = maps::find_datagram_flow(&Tuple::new(*aim.at(), to)).is_some();
     // A check that runs beside the daemon has programs of its own.
-    let is_anybodys = !aim.is_exclusive()
-        || client.is_martian()
-        || client.is_nobodys()
-        || maps::is_local(&client).is_some();
+    let is_anybodys =
+        !aim.is_exclusive() || client.is_martian() || client.is_nobodys() || maps::is_own(&client);
     (is_clients || !is_anybodys).then_some(aim.at().addr())
 }

@@ -85,8 +85,8 @@ pub fn is_balancers(
 /// device, and what the stack delivers from there is the host's.
 #[inline(always)]
 pub fn if_foreign(balancer: &Addr, why: Counter) -> Verdict {
-    match maps::is_local(balancer) {
-        None => Verdict::pass(why),
-        Some(_) => Verdict::drop(Counter::DatagramReversePath),
+    match maps::is_own(balancer) {
+        false => Verdict::pass(why),
+        true => Verdict::drop(Counter::DatagramReversePath),
     }
 }

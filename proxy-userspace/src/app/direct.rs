@@ -153,7 +153,9 @@ impl Direct {
     pub fn judge(&mut self, config: &Config, kernel: &mut Kernel) -> Result<()> {
         let facts = self.facts.borrow_and_update().clone();
         self.maps.set_host(self.offered(&facts))?;
+        self.addresses.set_by_route(&facts.own_nets);
         self.maps.set_locals(&self.addresses.unicast_or_not())?;
+        self.maps.set_local_nets(&facts.own_nets)?;
         self.routes.settle(&facts);
         let entrances = self.routes.entrances(&facts.bound);
         if !entrances.is_empty() {

@@ -21,6 +21,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use host::{IpsecPolicy, RoutingRule};
@@ -81,6 +82,8 @@ pub struct Facts {
     pub firewall: Firewall,
     /// The namespace's own unicast addresses: nobody can be spoofed from there.
     pub addresses: BTreeSet<IpAddr>,
+    /// What is its own by a route alone.
+    pub own_nets: BTreeSet<IpNet>,
     /// Those of the targets' addresses that are this host's, be it by a route alone.
     pub here: BTreeSet<IpAddr>,
     /// Targets that a listener with Multipath TCP hears, or has been the last to hear.

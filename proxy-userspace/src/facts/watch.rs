@@ -211,6 +211,7 @@ impl Reader {
             vrfs: host::vrfs(&self.routing).await?,
             firewall: firewall_if(wanted).await?,
             addresses: host::addresses(&self.routing).await?,
+            own_nets: netns::own_nets().await?,
             here: host::here(&self.targets).await?,
             multipath: self.listeners.multipath(&BTreeSet::new()),
             bound: self.listeners.bound(&self.routing, &Bound::new()).await,
@@ -226,6 +227,7 @@ impl Reader {
             facts.routing_rules = host::routing_rules(&self.routing).await?;
             facts.vrfs = host::vrfs(&self.routing).await?;
             facts.addresses = host::addresses(&self.routing).await?;
+            facts.own_nets = netns::own_nets().await?;
             facts.here = host::here(&self.targets).await?;
             stale.routing = false;
             self.routing_from = Instant::now() + READ_PAUSE;

@@ -1,6 +1,7 @@
 //! Direct connections, as the programs have them.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -9,8 +10,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, RingBuf},
+    maps::{Array, HashMap, LpmTrie, MapData, RingBuf, lpm_trie::Key},
 };
+use ipnet::IpNet;
 use proxy_common::{
     Addr, Host, Life,
     cookie::spent,
@@ -28,6 +30,7 @@ pub struct Direct {
     life: Array<MapData, u64>,
     host: Array<MapData, Host>,
     locals: HashMap<MapData, Addr, u32>,
+    local_nets: LpmTrie<MapData, Addr, u32>,
 }
 
 /// The flow table, and what is counted of it.
@@ -120,6 +123,7 @@ impl Direct {
             life: life.try_into()?,
             host: take(ebpf, map::HOST)?.try_into()?,
             locals: take(ebpf, map::LOCALS)?.try_into()?,
+            local_nets: take(ebpf, map::LOCAL_NETS)?.try_into()?,
         };
         // The one before may have been about to stop.
         direct.set_closing(false)?;
@@ -158,6 +162,33 @@ impl Direct {
         for addr in known.iter().filter(|addr| !is_there(addr)) {
             // Another one may have removed it.
             let _ = self.locals.remove(addr);
+        }
+        Ok(())
+    }
+
+    /// What is the host's by a route alone.
+    pub fn set_local_nets(&mut self, nets: &BTreeSet<IpNet>) -> Result<()> {
+        let key = |net: &IpNet| {
+            // As the last bits of 128, whatever the family.
+            let left_out = net.max_prefix_len() - net.prefix_len();
+            Key::new(u128::BITS - u32::from(left_out), Addr::from(net.network()))
+        };
+        let wanted: Vec<_> = nets.iter().map(key).collect();
+        for key in &wanted {
+            self.local_nets
+                .insert(key, 0, 0)
+                .context("too many networks are this host's by a route")?;
+        }
+        let is_there = |known: &Key<Addr>| {
+            let same = |key: &Key<Addr>| {
+                key.prefix_len() == known.prefix_len() && key.data() == known.data()
+            };
+            wanted.iter().any(same)
+        };
+        let known: Vec<_> = self.local_nets.keys().collect::<Result<_, _>>()?;
+        for key in known.iter().filter(|key| !is_there(key)) {
+            // Another one may have removed it.
+            let _ = self.local_nets.remove(key);
         }
         Ok(())
     }

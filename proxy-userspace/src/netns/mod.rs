@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 pub use bell::{Bell, is_unsupported};
 pub use host::{keep_forwarding, keep_loose};
 pub use lookup::{NextHop, Way, answers, has_route_by, name as device_name, way_to};
-pub use routes::{LastResort, routed_devices};
+pub use routes::{LastResort, own_nets, routed_devices};
 pub use sockets::{Entrance, Local, SocketState, TcpSocket, TcpSockets, UdpSockets};
 pub use steer::{Families, SteerNet, SteerNets, is_unicast};
 pub use upkeep::Upkeep;

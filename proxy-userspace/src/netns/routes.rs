@@ -2,7 +2,7 @@
 //! any program sees the reply.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -15,10 +15,11 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         route::{
-            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope,
-            RouteType,
+            RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+            RouteScope, RouteType,
         },
     },
+    sys::AsyncSocket as _,
 };
 
 use super::{Device, netlink};
@@ -86,6 +87,37 @@ fn all(is_v6: bool) -> RouteMessage {
     match is_v6 {
         false => RouteMessageBuilder::<Ipv4Addr>::new().build(),
         true => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+    }
+}
+
+/// Networks that are the host's own by a route: what somebody has given it so, and the address of all routers of a
+/// subnet that it is one of. The kernel's own routes to devices' addresses are not among them.
+pub async fn own_nets() -> Result<BTreeSet<IpNet>> {
+    let (mut connection, netlink, _) = rtnetlink::new_connection().context("opening netlink")?;
+    // So that the kernel leaves other tables out, which may be large.
+    let socket = connection.socket_mut().socket_mut();
+    socket.set_netlink_get_strict_chk(true)?;
+    tokio::spawn(connection);
+    let mut nets = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        request.header.table = libc::RT_TABLE_LOCAL;
+        let mut routes = netlink.route().get(request).execute();
+        while let Some(route) = routes.try_next().await.context("reading local routes")? {
+            nets.extend(destination(&route).filter(|net| is_own_net(&route, net)));
+        }
+    }
+    Ok(nets)
+}
+
+fn is_own_net(RouteMessage { header, .. }: &RouteMessage, net: &IpNet) -> bool {
+    let is_address =
+        header.protocol == RouteProtocol::Kernel && net.prefix_len() == net.max_prefix_len();
+    match header.kind {
+        RouteType::Anycast => true,
+        RouteType::Local => !is_address && !net.addr().is_loopback(),
+        _ => false,
     }
 }
 

@@ -21,9 +21,15 @@ use rtnetlink::{
 };
 use tokio::sync::mpsc;
 
+use super::routes::own_nets;
+
 /// The host's own addresses, broadcast addresses included.
 #[derive(Clone, Default)]
-pub struct Addresses(Arc<RwLock<HashMap<IpAddr, Holders>>>);
+pub struct Addresses {
+    of_devices: Arc<RwLock<HashMap<IpAddr, Holders>>>,
+    /// Networks that are the host's by a route.
+    by_route: Arc<RwLock<BTreeSet<IpNet>>>,
+}
 
 /// The devices that have an address as their own, and as their link's broadcast address.
 #[derive(Default)]
@@ -44,19 +50,41 @@ impl Holders {
 
 impl Addresses {
     pub fn contains(&self, address: &IpAddr) -> bool {
-        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let map = self
+            .of_devices
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         map.contains_key(address)
     }
 
-    /// Whether one of the host's own is a device's, or else a broadcast address.
+    /// Whether one of the host's own is a device's, or the host's by a route, or else a broadcast address.
     pub fn is_unicast(&self, address: &IpAddr) -> Option<bool> {
-        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Some(!map.get(address)?.unicast.is_empty())
+        let map = self
+            .of_devices
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(holders) = map.get(address) {
+            return Some(!holders.unicast.is_empty());
+        }
+        let nets = self.by_route.read().unwrap_or_else(PoisonError::into_inner);
+        nets.iter().any(|net| net.contains(address)).then_some(true)
+    }
+
+    /// What is the host's by a route from now on.
+    pub fn set_by_route(&self, nets: &BTreeSet<IpNet>) {
+        let mut known = self
+            .by_route
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.clone_from(nets);
     }
 
     /// The devices' own in `net`, with the devices' indices.
     pub fn unicast_in(&self, net: &IpNet) -> Vec<(IpAddr, u32)> {
-        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let map = self
+            .of_devices
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let inside = map.iter().filter(|(address, _)| net.contains(*address));
         inside
             .flat_map(|(address, holders)| holders.unicast.iter().map(|index| (*address, *index)))
@@ -65,20 +93,32 @@ impl Addresses {
 
     /// All of them, and whether each is a device's own.
     pub fn unicast_or_not(&self) -> Vec<(IpAddr, bool)> {
-        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let map = self
+            .of_devices
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let each = map.iter();
         each.map(|(address, holders)| (*address, !holders.unicast.is_empty()))
             .collect()
     }
 
     fn replace(&self, with: Self) {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut with = with.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .of_devices
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut with = with
+            .of_devices
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         *map = mem::take(&mut *with);
     }
 
     fn add(&self, message: &AddressMessage) {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .of_devices
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         for (address, is_unicast) in addresses(message) {
             let holders = map.entry(address).or_default();
             holders.of(is_unicast).insert(message.header.index);
@@ -86,7 +126,10 @@ impl Addresses {
     }
 
     fn remove(&self, message: &AddressMessage) {
-        let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .of_devices
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         for (address, is_unicast) in addresses(message) {
             if let Entry::Occupied(mut entry) = map.entry(address) {
                 let holders = entry.get_mut();
@@ -168,6 +211,7 @@ impl Watch {
             fresh.add(&message);
         }
         self.addresses.replace(fresh);
+        self.addresses.set_by_route(&own_nets().await?);
         let mut gone = mem::take(&mut self.present);
         let mut known = self.netlink.link().get().execute();
         while let Some(message) = known.try_next().await.context("reading devices")? {

@@ -7,17 +7,21 @@ use serde_json::json;
 
 use crate::lab::Lab;
 use crate::lab::addr::{
-    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LATER, LOOPBACK, TRUEPEER_PORT,
 };
 use crate::lab::app::App;
 use crate::lab::header::{Version, v2, v2_raw};
 use crate::lab::proc::Proc;
 use crate::lab::stream::expect_reset;
 use crate::lab::talk::Talk;
+use crate::steering::site::{ip, sysctl};
 
 /// An app for each of `targets` (`-4`, `-6`), and truepeer in front of them.
 fn served(targets: &[SocketAddr], args: &[&str]) -> Result<(Lab, Vec<App>, Proc)> {
-    let lab = Lab::new()?;
+    served_in(Lab::new()?, targets, args)
+}
+
+fn served_in(lab: Lab, targets: &[SocketAddr], args: &[&str]) -> Result<(Lab, Vec<App>, Proc)> {
     let listen = |target: &SocketAddr| App::listen(&lab.host, *target);
     let apps = targets.iter().map(listen).collect::<Result<_>>()?;
     let flags = targets.iter().flat_map(|target| {
@@ -201,6 +205,28 @@ fn a_client_on_this_very_host_is_served_from_its_address() -> Result<()> {
     // but from none that isn't a device's own
     expect_reset(&mut lab.balancer(&claim("198.51.100.255:41000".parse()?))?)?;
     truepeer.wait_line("client_broadcast").map(drop)
+}
+
+/// As one that is a device's. IPv6 has an address that is each router's of a link.
+#[test]
+fn a_client_who_is_this_host_by_a_route_is_served_from_its_address() -> Result<()> {
+    let lab = Lab::new()?;
+    ip(
+        &lab.host,
+        "-4 route add local 192.0.2.0/24 dev lo
+         -6 route add local 2001:db8:2::/64 dev lo",
+    )?;
+    sysctl(&lab.host, "ipv6/conf/all/forwarding", "1")?;
+    let (lab, apps, _truepeer) = served_in(lab, &LOOPBACK.both(APP_PORT), &[])?;
+    let all_routers = "[2001:db8:e::]:41000".parse()?;
+    for own in LATER.both(41000).into_iter().chain([all_routers]) {
+        let balancer = lab.balancer(&claim(own))?;
+        let (app, peer) = apps[usize::from(own.is_ipv6())].accept()?;
+        assert_eq!(peer.ip(), own.ip());
+        Talk { balancer, app }.round_trip()?;
+    }
+    assert_eq!(lab.counts()?["unspoofed"], json!(3));
+    Ok(())
 }
 
 /// The client's family and that of the balancer's connection have nothing to do with each other.

@@ -65,6 +65,7 @@ fn facts() -> Facts {
         vrfs: Vec::new(),
         firewall: Firewall::known(Ruleset::default()),
         addresses: [parsed("198.51.100.2"), parsed("2001:db8:e::2")].into(),
+        own_nets: [].into(),
         here: [parsed("198.51.100.2"), parsed("2001:db8:e::2")].into(),
         multipath: [].into(),
         bound: [].into(),

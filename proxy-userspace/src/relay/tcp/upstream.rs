@@ -140,6 +140,11 @@ pub async fn plain(route: &Route, own: Option<IpAddr>, shared: &Shared) -> io::R
     let target = route.target.0;
     let socket = shared.host_sockets.socket(target.ip()).await?;
     if let Some(own) = own {
+        // One that is the host's by a route alone is nobody's to the kernel, in IPv6.
+        match own {
+            IpAddr::V4(_) => socket.set_freebind_v4(true)?,
+            IpAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
         // Any port: the client's is its own socket's.
         socket.bind(&SocketAddr::new(own, 0).into())?;
     }

@@ -7,16 +7,19 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, WILDCARD};
+use crate::lab::Lab;
+use crate::lab::addr::{APP_PORT, HOST, LATER, LOOPBACK, WILDCARD};
 use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::netns::Netns;
 use crate::lab::poll;
+use crate::steering::site::ip;
 
 rows! {
     on_loopback;
     on_a_wildcard_address;
     on_the_host_s_address;
     on_a_wildcard_address_by_the_host_s;
+    on_a_wildcard_address_by_one_of_a_route_alone;
     with_a_socket_for_each_client;
     with_sockets_that_share_a_port;
 }
@@ -53,6 +56,23 @@ fn on_a_wildcard_address_by_the_host_s(plan: Plan<'_>) -> Result<()> {
     exchanges(Plan {
         target,
         bind,
+        ..plan
+    })
+}
+
+/// As where a whole network is one host's.
+fn on_a_wildcard_address_by_one_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
+    let set_up = |lab: &Lab| {
+        ip(
+            &lab.host,
+            "-4 route add local 192.0.2.0/24 dev lo
+             -6 route add local 2001:db8:2::/64 dev lo",
+        )
+    };
+    exchanges(Plan {
+        target: LATER,
+        bind: WILDCARD,
+        set_up: &set_up,
         ..plan
     })
 }

@@ -321,7 +321,7 @@ pub fn counted(site: &Site, name: &str, least: u64) -> Result<()> {
     .with_context(|| name.to_owned())
 }
 
-fn ended_so_far(site: &Site, how: &str) -> Result<u64> {
+pub fn ended_so_far(site: &Site, how: &str) -> Result<u64> {
     let count = site.lab.counts()?["ended"][how].as_u64();
     Ok(count.unwrap_or_default())
 }

@@ -5,19 +5,74 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 use socket2::SockRef;
 
-use super::clients::{counted, ended};
+use super::clients::{counted, ended, ended_so_far};
 use super::rows;
 use super::site::{Plan, Site};
+use crate::lab::Lab;
 use crate::lab::addr::{
-    BALANCER, CLIENT, FRONT, FRONT_PORT, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD,
+    BALANCER, CLIENT, FRONT, FRONT_PORT, LATER, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD,
 };
 use crate::lab::datagram;
 use crate::lab::poll;
+use crate::steering::site::{ip, sysctl};
 
 rows! {
+    of_a_client_who_is_the_host_by_a_route;
+    of_a_client_who_is_all_routers;
     of_another_s_client;
     to_everybody;
     a_balancer_that_is_off_the_list;
+}
+
+/// An answer to him would be some other socket's of the host.
+fn of_a_client_who_is_the_host_by_a_route(plan: Plan<'_>) -> Result<()> {
+    let set_up = |lab: &Lab| {
+        ip(
+            &lab.host,
+            "-4 route add local 192.0.2.0/24 dev lo
+             -6 route add local 2001:db8:2::/64 dev lo",
+        )
+    };
+    let set_up = &set_up;
+    let site = Plan { set_up, ..plan }.start()?;
+    of_the_host(&site, site.of(LATER, 1000), 1)?;
+    // Another one of later on, whose client has a flow already.
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let client = site.client(1000).ip();
+    ip(&site.lab.host, &format!("route add local {client} dev lo"))?;
+    poll::until("the client to be the host", || {
+        balancer.send(&[&site.header(1000)[..], b"hello"].concat())?;
+        Ok((ended_so_far(&site, "client_own_address")? > 1).then_some(()))
+    })?;
+    site.leaks.saw_none()
+}
+
+/// Of IPv6: the first address of a subnet.
+fn of_a_client_who_is_all_routers(plan: Plan<'_>) -> Result<()> {
+    let set_up = |lab: &Lab| sysctl(&lab.host, "ipv6/conf/all/forwarding", "1");
+    let set_up = &set_up;
+    let site = Plan {
+        set_up,
+        both: true,
+        ..plan
+    }
+    .start()?;
+    of_the_host(&site, "[2001:db8:e::]:1000".parse()?, 1)?;
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
+    site.end()
+}
+
+/// The app doesn't get it, and who listens at the client's address hears no answer.
+fn of_the_host(site: &Site, client: SocketAddr, times: u64) -> Result<()> {
+    let mut front = site.front();
+    if client.is_ipv6() {
+        front = FRONT.v6(FRONT_PORT);
+    }
+    let header = datagram::v2(client, front, &[]);
+    site.balancer()?.send(&[&header[..], b"hello"].concat())?;
+    ended(site, "client_own_address", times)?;
+    site.app.saw_nobody()
 }
 
 /// Of the other family than its balancer's, so that the daemon judges it on either path.
