@@ -126,25 +126,44 @@ fn piece(
     if piece.is_first {
         scratch.segment.tuple = piece.tuple(ctx).map_err(failed)?;
         if let Some(receiver) = receiver_of(&scratch.segment.tuple) {
-            scratch.datagram_flow = Flow {
-                back: scratch.segment.tuple.reversed(),
-                ..Flow::default()
-            };
-            let now = clock::seconds();
-            let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow, now);
-            if came.is_err() {
-                return Err(Verdict::drop(Counter::DatagramReversePath));
+            scratch.segment.at = piece.at;
+            if let Some(why) = refused_piece(ctx, version, scratch, receiver) {
+                return Err(Verdict::drop(why));
             }
-            if maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
-                first::find(&scratch.segment.tuple, receiver, now)?;
-                first::leave_undecided(&scratch.segment.tuple, receiver);
-                scratch.segment.at = piece.at;
-                be_followed(ctx, version, link, scratch, receiver);
-            }
+            be_followed(ctx, version, link, scratch, receiver);
             return Ok(Verdict::FOREIGN);
         }
     }
     beyond::reply(ctx, version, link, scratch, Kind::Other)
+}
+
+/// What the first piece of a datagram for a service is dropped for.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn refused_piece(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Option<Counter> {
+    if !maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
+        return Some(Counter::DatagramRefused);
+    }
+    scratch.datagram_flow = Flow {
+        back: scratch.segment.tuple.reversed(),
+        ..Flow::default()
+    };
+    let now = clock::seconds();
+    let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow, now);
+    if came.is_err() {
+        return Some(Counter::DatagramReversePath);
+    }
+    if let Err(forgotten) = first::find(&scratch.segment.tuple, receiver, now) {
+        return Some(forgotten.why);
+    }
+    first::leave_undecided(&scratch.segment.tuple, receiver);
+    None
 }
 
 #[inline(always)]
