@@ -76,30 +76,34 @@ impl Datagrams {
         services: &[Arc<Service>],
         is_heir: bool,
     ) -> Result<Vec<Receiver>> {
-        let mut receivers = Vec::new();
-        for (told, service) in config.services.iter().zip(services) {
-            let Protocol::Udp { framing, .. } = told.protocol else {
-                continue;
-            };
-            for listen in &told.listen {
-                let only_v6 = listen::listens_v4(config, listen.port());
-                let open = |shared| {
-                    udp::listener(*listen, shared, only_v6).map_err(|error| {
-                        let what = check::unusable(*listen, Transport::Udp, &error);
-                        anyhow::Error::from(error).context(what)
-                    })
-                };
-                // Alone first: SO_REUSEPORT would let us in beside somebody else's.
-                if !is_heir {
-                    drop(open(false)?);
-                }
-                receivers.push(Receiver {
-                    service: service.clone(),
-                    framing,
-                    listener: open(true)?,
-                });
+        let each = config.services.iter().zip(services);
+        let each = each.flat_map(|(told, service)| match told.protocol {
+            Protocol::Tcp => Vec::new(),
+            Protocol::Udp { framing, .. } => {
+                let listens = told.listen.iter();
+                listens.map(|at| (*at, framing, service)).collect()
             }
+        });
+        let open = |at: SocketAddr, shared| {
+            let only_v6 = listen::listens_v4(config, at.port());
+            udp::listener(at, shared, only_v6).map_err(|error| {
+                let what = check::unusable(at, Transport::Udp, &error);
+                anyhow::Error::from(error).context(what)
+            })
+        };
+        // Alone first: SO_REUSEPORT would let us in beside somebody else's.
+        if !is_heir {
+            let mut each = each.clone();
+            each.try_for_each(|(at, ..)| open(at, false).map(drop))?;
         }
+        let receiver = |(at, framing, service): (_, _, &Arc<Service>)| {
+            anyhow::Ok(Receiver {
+                service: service.clone(),
+                framing,
+                listener: open(at, true)?,
+            })
+        };
+        let mut receivers = each.map(receiver).collect::<Result<Vec<_>>>()?;
         // Those at an address before those at all of them.
         receivers.sort_by_key(|receiver| receiver.listener.at.ip().is_unspecified());
         Ok(receivers)

@@ -52,11 +52,17 @@ pub fn listen(
     mut left: HashMap<SocketAddr, Vec<Socket>>,
 ) -> Result<Vec<Listeners>> {
     let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
+    // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
+    // beside those that the daemon before this one has at the port, be it at another address.
     let ours: HashSet<u16> = left.keys().map(SocketAddr::port).collect();
+    for (_, listen) in addresses(config, services) {
+        if !ours.contains(&listen.port()) {
+            drop(open(config, listen, false)?);
+        }
+    }
     for ((service, listen), claim) in addresses(config, services).zip(claims) {
         let left = left.remove(&listen).unwrap_or_default();
-        let is_ours = ours.contains(&listen.port());
-        let sockets = open_shared(config, listen, workers.len(), left, is_ours)?;
+        let sockets = open_shared(config, listen, workers.len(), left)?;
         // The kernel finds the others by the address they share.
         if let Some(any) = sockets.first() {
             kernel.serve(claim, any)?;
@@ -75,29 +81,23 @@ fn open_shared(
     listen: SocketAddr,
     count: usize,
     mut left: Vec<Socket>,
-    is_ours: bool,
 ) -> Result<Vec<Socket>> {
-    let only_v6 = listens_v4(config, listen.port());
-    if listen.is_ipv6() && !only_v6 {
+    if listen.is_ipv6() && !listens_v4(config, listen.port()) {
         // One that hears no IPv4 never will.
         left.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
     }
-    let open = |shared| {
-        let socket = sys::listener(listen, shared, only_v6);
-        socket.map_err(|error| {
-            let what = check::unusable(listen, Transport::Tcp, &error);
-            anyhow::Error::from(error).context(what)
-        })
-    };
-    // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
-    // beside those that the daemon before this one has at the port, be it at another address.
-    if !is_ours {
-        drop(open(false)?);
-    }
     while left.len() < count {
-        left.push(open(true)?);
+        left.push(open(config, listen, true)?);
     }
     Ok(left)
+}
+
+fn open(config: &Config, listen: SocketAddr, shared: bool) -> Result<Socket> {
+    let socket = sys::listener(listen, shared, listens_v4(config, listen.port()));
+    socket.map_err(|error| {
+        let what = check::unusable(listen, Transport::Tcp, &error);
+        anyhow::Error::from(error).context(what)
+    })
 }
 
 /// Whether the address is free, without ever listening there.

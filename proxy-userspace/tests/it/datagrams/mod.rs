@@ -31,7 +31,7 @@ mod site;
 mod sizes;
 mod stated;
 mod take_over;
-mod ways;
+pub mod ways;
 
 /// Rows by both paths, of functions that take a [`site::Plan`].
 macro_rules! rows {

@@ -14,6 +14,7 @@ use crate::steering::site::{ip, nft, second_uplink, sysctl};
 
 rows! {
     by_the_address_that_was_sent_to;
+    by_the_address_that_was_sent_to_of_two_listeners;
     by_the_device_that_leads_to_the_balancer;
     while_the_host_looks_for_its_router;
     while_the_host_looks_for_its_router_in_the_name_of_another_link;
@@ -21,6 +22,17 @@ rows! {
 
 /// Of a service at all addresses, in one piece and in several.
 fn by_the_address_that_was_sent_to(plan: Plan<'_>) -> Result<()> {
+    by_each_address(plan)
+}
+
+/// The other one is at one of those addresses alone.
+fn by_the_address_that_was_sent_to_of_two_listeners(plan: Plan<'_>) -> Result<()> {
+    let [v4, v6] = HOST.both(TRUEPEER_PORT).map(|at| at.to_string());
+    let args = &["--listen", &v4, "--listen", &v6];
+    by_each_address(Plan { args, ..plan })
+}
+
+fn by_each_address(plan: Plan<'_>) -> Result<()> {
     for &framing in Framing::scaled() {
         let plan = Plan {
             framing,
@@ -40,7 +52,7 @@ fn by_the_address_that_was_sent_to(plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
-fn with_another_address(lab: &Lab) -> Result<()> {
+pub fn with_another_address(lab: &Lab) -> Result<()> {
     let [v4, v6] = LATER.both(0).map(|at| at.ip());
     lab.host.ip(&format!(
         "address add {v4}/32 dev lo

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{CLIENT_PORT, MIB, Plan, paths};
-use crate::lab::addr::{APP_PORT, HOST};
+use crate::datagrams::ways::with_another_address;
+use crate::lab::addr::{APP_PORT, HOST, LATER, TRUEPEER_PORT};
 use crate::lab::app::App;
 use crate::lab::header::Version;
 use crate::lab::talk::{Side, Talk};
@@ -13,6 +14,7 @@ paths! {
     hundreds;
     one_client_of_two_apps;
     a_busy_client_port;
+    two_listeners_of_a_port;
 }
 
 /// All open before the first of them talks.
@@ -77,4 +79,22 @@ fn a_busy_client_port(plan: Plan<'_>) -> Result<()> {
     second.transfer(&Side::BOTH, MIB)?;
     first.ping_pong(8, 1000)?;
     first.transfer(&Side::BOTH, MIB)
+}
+
+/// One at all addresses, one at one of them.
+fn two_listeners_of_a_port(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        args: &["--listen", "0.0.0.0:7000", "--listen", "[::]:7000"],
+        set_up: &with_another_address,
+        ..plan
+    }
+    .start()?;
+    for (port, at) in (CLIENT_PORT..).zip([HOST, LATER]) {
+        let header = site.header(Version::V2, port);
+        let balancer = site.lab.balancer_to(site.of(at, TRUEPEER_PORT), &header)?;
+        let mut talk = Talk::accept(balancer, &site.app, site.client(port))?;
+        talk.round_trip()?;
+        site.lab.wait_path(&talk, site.path)?;
+    }
+    Ok(())
 }
