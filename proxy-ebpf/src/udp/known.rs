@@ -2,8 +2,9 @@
 
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
-    Addr, Counter,
+    Counter,
     datagram::{Flow, Receiver, Traffic},
+    flow::Tuple,
     shares::Placed,
 };
 
@@ -41,19 +42,22 @@ const fn is_in_place(scratch: &Scratch, flow: &mut Flow, now: u32) -> bool {
     scratch.in_place && !Flow::follows(flow.by_lo, now)
 }
 
-/// Whether an address is a client's who may send.
+/// Whether a datagram's source is a client's who may send. Where its application is, it would be the application
+/// itself.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn judge(service: u32, addr: &Addr) -> Judgement {
+fn judge(service: u32, datagram: &Tuple) -> Judgement {
+    let [addr, application] = datagram.addresses();
     if maps::denies(service, addr) {
         return Judgement::Denied;
     }
-    let is_clients = !addr.is_martian() && !maps::is_own(addr) && !maps::is_steer(addr);
-    if is_clients {
-        Judgement::Clients
-    } else {
+    let is_nobodys =
+        addr == application || addr.is_martian() || maps::is_own(addr) || maps::is_steer(addr);
+    if is_nobodys {
         Judgement::Nobodys
+    } else {
+        Judgement::Clients
     }
 }
 
@@ -125,7 +129,7 @@ fn go_on(
     now: u32,
 ) -> Result<(), Verdict> {
     if flow.judged != scratch.stamp {
-        judge(receiver.service(), scratch.rewrite.to.addresses()[0]).verdict()?;
+        judge(receiver.service(), &scratch.rewrite.to).verdict()?;
         flow.judged = scratch.stamp;
     }
     way::is_balancers(ctx, version, flow, now)?;
@@ -152,7 +156,7 @@ fn begin(
     receiver: &Receiver,
     now: u32,
 ) -> Result<(), Verdict> {
-    judge(receiver.service(), scratch.rewrite.to.addresses()[0]).verdict()?;
+    judge(receiver.service(), &scratch.rewrite.to).verdict()?;
     scratch.datagram_flow = Flow {
         back: scratch.segment.tuple.reversed(),
         service: receiver.service(),

@@ -39,6 +39,8 @@ pub enum Martian {
     /// One of this host's own. It can be connected from, without being spoofed.
     Own,
     Steer,
+    /// The target's, whose host would answer itself.
+    Target,
     /// Nothing can be answered to port 0.
     NoPort,
 }
@@ -67,6 +69,7 @@ names! {
     LinkLocal => "client_link_local",
     Own => "client_own_address",
     Steer => "client_steer_address",
+    Target => "client_target_address",
     NoPort => "client_no_port",
 }
 
@@ -80,6 +83,7 @@ impl fmt::Display for Martian {
             Self::LinkLocal => "a link-local address",
             Self::Own => "one of this host's own addresses",
             Self::Steer => "an address that truepeer steers replies by",
+            Self::Target => "the target's own address",
             Self::NoPort => "without a port",
         })
     }

@@ -35,6 +35,8 @@ pub struct Way {
     pub client: Client,
     pub route: Route,
     pub spoofed: bool,
+    /// What keeps its client from being spoofed, if it is the client's address.
+    pub martian: Option<Martian>,
     /// The client's address where that is this host's: it is connected from as it is.
     pub own: Option<IpAddr>,
 }
@@ -52,28 +54,37 @@ impl Way {
         }
         let client = claimed.unwrap_or(Client(balancer.0));
         let address = client.0.ip();
-        let checked = client::check(address, own);
-        let own = (checked == Err(Martian::Own)).then_some(address);
-        let spoofable = match checked {
-            Ok(()) => true,
+        let refused = |martian: &Martian| {
             // A balancer on this very host needs no spoofing, and it couldn't be done either.
-            Err(_) if own.is_some() || claimed.is_none() => false,
-            Err(_) if service.clients.on_martian == Fallback::Unspoofed => false,
-            Err(martian) => return Err(End::Client { client, martian }),
+            *martian != Martian::Own
+                && claimed.is_some()
+                && service.clients.on_martian == Fallback::Reject
         };
-        let (route, spoofed) = match service.routes(&client) {
-            (Some(route), _) => (route, spoofable),
+        let mut martian = client::check(address, own).err();
+        if let Some(martian) = martian.filter(refused) {
+            return Err(End::Client { client, martian });
+        }
+        let (route, is_of_family) = match service.routes(&client) {
+            (Some(route), _) => (route, true),
             (None, Some(other)) if service.clients.on_no_target == Fallback::Unspoofed => {
                 (other, false)
             }
             (None, _) => return Err(End::NoTarget(client)),
         };
-        let is_of_family = |own: &IpAddr| own.is_ipv4() == route.target.0.is_ipv4();
+        if martian.is_none() && address == route.target.0.ip() {
+            martian = Some(Martian::Target);
+            if let Some(martian) = martian.filter(refused) {
+                return Err(End::Client { client, martian });
+            }
+        }
+        let own = (martian == Some(Martian::Own)).then_some(address);
+        let fits = |own: &IpAddr| own.is_ipv4() == route.target.0.is_ipv4();
         Ok(Self {
             client,
             route,
-            spoofed,
-            own: own.filter(is_of_family),
+            spoofed: is_of_family && martian.is_none(),
+            martian,
+            own: own.filter(fits),
         })
     }
 }
@@ -98,8 +109,8 @@ mod tests {
 
     /// Has an IPv4 target only.
     fn service(clients: ClientPolicy) -> Service {
-        let target = Target(([127, 0, 0, 1], 80).into());
-        let application = Application::new(target, ([169, 254, 80, 80], 80).into(), true);
+        let target = Target(([10, 80, 0, 2], 80).into());
+        let application = Application::new(target, ([169, 254, 80, 80], 80).into(), false);
         Service {
             name: "default".into(),
             policy: Policy::default(),
@@ -146,6 +157,8 @@ mod tests {
             (Some("127.0.0.1"), on_no_target, Err("client_loopback")),
             (Some("127.0.0.1"), on_martian, Ok(false)),
             (Some("198.51.100.2"), default, Ok(false)),
+            (Some("10.80.0.2"), default, Err("client_target_address")),
+            (Some("10.80.0.2"), on_martian, Ok(false)),
             (Some("::1"), on_martian, Err("no_target")),
         ] {
             assert_eq!(outcome(claimed, policy), expected, "{claimed:?} {policy:?}");

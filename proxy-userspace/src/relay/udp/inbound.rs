@@ -179,7 +179,7 @@ fn martian(way: &Way) -> Option<Martian> {
     if way.client.0.port() == 0 {
         return Some(Martian::NoPort);
     }
-    (!way.spoofed).then_some(Martian::Own)
+    way.martian
 }
 
 fn read<'a>(

@@ -21,7 +21,7 @@ use crate::lab::netns::Netns;
 use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
-use crate::lab::stream::{read_greeting, round_trip};
+use crate::lab::stream::{expect_reset, read_greeting, round_trip};
 use crate::lab::truepeer::Truepeer;
 
 /// What is behind the host.
@@ -281,6 +281,47 @@ fn outsiders_behind(client: SocketAddr) -> Result<()> {
     host.send_to(b"hello", behind(client))?;
     datagram::receive(&host).context("the host's own answer")?;
     leaks.saw_none()
+}
+
+#[test]
+fn a_client_with_the_container_s_address_v4() -> Result<()> {
+    with_its_own_address(CLIENT.v4(CLIENT_PORT))
+}
+
+#[test]
+fn a_client_with_the_container_s_address_v6() -> Result<()> {
+    with_its_own_address(CLIENT.v6(CLIENT_PORT))
+}
+
+/// It would answer itself, and itself again.
+fn with_its_own_address(client: SocketAddr) -> Result<()> {
+    let header = Version::V2.header(behind(client), FRONT.like(client, FRONT_PORT));
+    let site = Site::new(veth, not_at_all)?;
+    let truepeer = site.start()?;
+    expect_reset(
+        &mut site
+            .lab
+            .balancer_to(HOST.like(client, TRUEPEER_PORT), &header)?,
+    )?;
+    truepeer.wait_line("client_target_address")?;
+    drop(truepeer);
+    for path in Path::BOTH {
+        let bind = WILDCARD.like(client, APP_PORT);
+        let app = datagram::Echo::listen(&site.container, bind, Kind::Unconnected)?;
+        let truepeer = site.truepeer().args(Framing::V2.args()).args(path.args());
+        let _truepeer = truepeer.start()?;
+        let balancer = datagram::socket(&site.lab.edge, BALANCER.like(client, 0))?;
+        balancer.connect(HOST.like(client, TRUEPEER_PORT))?;
+        let header = Framing::V2.header(behind(client), FRONT.like(client, FRONT_PORT));
+        balancer.send(&[&header[..], b"hello"].concat())?;
+        poll::until("the client to be refused", || {
+            let ended = site.lab.counts()?["ended"]["client_target_address"].take();
+            Ok((ended == 1).then_some(()))
+        })?;
+        app.saw_nobody()?;
+        datagrams::asks(&balancer, &app, client, b"hello")?;
+    }
+    Ok(())
 }
 
 /// The app's socket may live on for a moment, in a process that another test is just starting.
