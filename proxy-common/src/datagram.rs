@@ -220,6 +220,29 @@ impl ReversePath {
     }
 }
 
+impl Way {
+    /// Every IPv6 link takes as much.
+    const LEAST_MTU: u16 = 1280;
+    /// Of `found`: no route tells it.
+    const OF_LINK: u32 = u32::MAX;
+
+    /// To somebody whose address means something on one link alone, which is behind this device.
+    #[must_use]
+    pub const fn of_link(device: u32) -> Self {
+        Self {
+            device,
+            mtu: Self::LEAST_MTU,
+            mac: [0; 6],
+            found: Self::OF_LINK,
+        }
+    }
+
+    #[must_use]
+    pub const fn is_of_link(&self) -> bool {
+        self.found == Self::OF_LINK
+    }
+}
+
 impl Flow {
     /// One with traffic this young isn't taken over by another balancer, and doesn't make room for others.
     const BUSY: u32 = 5;

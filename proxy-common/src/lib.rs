@@ -110,9 +110,16 @@ impl Addr {
             return first == 0 || first == 127 || (first >= 224 && first < 240) || word == u32::MAX;
         }
         let [a, b, c, d] = self.0;
-        let [first, second, ..] = a.to_ne_bytes();
+        let [first, ..] = a.to_ne_bytes();
         let is_low = a | b | c == 0 && u32::from_be(d) <= 1;
-        is_low || first == 0xff || (first == 0xfe && second & 0xc0 == 0x80)
+        is_low || first == 0xff || self.is_of_link()
+    }
+
+    /// Whether it means something on one link alone.
+    #[inline(always)]
+    pub const fn is_of_link(&self) -> bool {
+        let [first, second, ..] = self.0[0].to_ne_bytes();
+        first == 0xfe && second & 0xc0 == 0x80
     }
 
     pub fn is_nobodys(&self) -> bool {

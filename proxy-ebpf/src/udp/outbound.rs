@@ -12,7 +12,6 @@ use super::{failed, first, is_left, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
-    lookup::route,
     maps::{self, Scratch, Sent},
     segmenter::{self, Hook},
     steer::{neighbour, reply},
@@ -229,19 +228,21 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     let source = wire::source(ctx, version, link).map_err(failed)?;
     let foreign = of_no_flow(&source);
     let about = icmp::about(ctx, version, IpProto::Udp).ok_or(foreign)?;
-    let flow = find(&about.reversed(), clock::seconds()).ok_or(foreign)?;
+    let now = clock::seconds();
+    let flow = find(&about.reversed(), now).ok_or(foreign)?;
     let to = flow.back.reversed();
     let [balancer, service] = to.addresses();
     if balancer.v4().is_some() != (version == Version::V4) {
         return Ok(Verdict::drop(Counter::DatagramOrphan));
     }
-    let way = route::way(ctx, version, &flow.back, IpProto::Udp)
-        .ok_or(Verdict::drop(Counter::DatagramFailed))?;
+    if !way::know(ctx, version, &flow.back, &mut flow.way_back, now) {
+        return Ok(Verdict::drop(Counter::DatagramFailed));
+    }
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     icmp::translate(ctx, version, &about, &to, Some(service)).map_err(failed)?;
     Ok(Verdict::to(
         Action::ByRoute,
-        way.device,
+        flow.way_back.device,
         Counter::DatagramIcmp,
     ))
 }

@@ -18,7 +18,7 @@ use crate::{
 /// The way of packets of this tuple is asked for once a second. False: there is none.
 #[inline(always)]
 pub fn know(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, now: u32) -> bool {
-    if way.found != now {
+    if way.found != now && !way.is_of_link() {
         *way = match route::way(ctx, version, tuple, IpProto::Udp) {
             Some(found) => Way {
                 device: found.device,
@@ -56,6 +56,19 @@ pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
 #[inline(always)]
 pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, now: u32) -> bool {
     know(ctx, version, tuple, way, now) && way.device == ctx::device(ctx)
+        || is_of_link(ctx, tuple, way)
+}
+
+/// Whether the packet's source means something on its link alone: by that it is answered.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_of_link(ctx: &TcContext, tuple: &Tuple, way: &mut Way) -> bool {
+    if !tuple.addresses()[1].is_of_link() {
+        return false;
+    }
+    *way = Way::of_link(ctx::device(ctx));
+    true
 }
 
 /// Whether it came by the device that leads to its balancer. By any other one, anybody on that link could

@@ -16,7 +16,7 @@ use aya::{
 };
 use proxy_common::{
     Endpoint, Life,
-    datagram::{Aim, Flow, Receiver, ReversePath, Traffic},
+    datagram::{Aim, Flow, Receiver, ReversePath, Traffic, Way},
     flow::Tuple,
     map,
 };
@@ -243,6 +243,11 @@ impl Datagrams {
             ..Flow::default()
         });
         noted.last = now;
+        if let SocketAddr::V6(balancer) = flow.balancer
+            && balancer.scope_id() != 0
+        {
+            noted.way_back = Way::of_link(balancer.scope_id());
+        }
         // Who speaks of two services by one socket hears each reply with the header of his last datagram.
         noted.stated = flow.stated.into();
         noted.flags = u16::try_from(receiver.flags())?;
@@ -282,11 +287,23 @@ fn is_there(changed: Result<(), MapError>) -> Result<bool, MapError> {
     }
 }
 
+/// With its link, if its address means nothing without.
+fn balancer(flow: &Flow) -> SocketAddr {
+    let balancer = flow.back.destination();
+    let mut told = SocketAddr::from(balancer);
+    if let SocketAddr::V6(told) = &mut told
+        && balancer.addr().is_of_link()
+    {
+        told.set_scope_id(flow.way_back.device);
+    }
+    told
+}
+
 fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
     DatagramFlow {
         service: flow.service,
         ends: FlowEnds {
-            balancer: flow.back.destination().into(),
+            balancer: balancer(flow),
             received_at: flow.back.source().into(),
             client: reply.destination().into(),
             aim: reply.source().into(),

@@ -136,7 +136,11 @@ fn receive_now(
     let to = controls.find_map(|control| sent_to(&control, port));
     match (from, to) {
         (Some(from), Some((to, device))) => Ok(Received {
-            from: canonical(from),
+            // With its link, if it has one.
+            from: match from {
+                SocketAddr::V6(v6) if v6.scope_id() != 0 => from,
+                from => canonical(from),
+            },
             to: canonical(to),
             device,
             len: message.bytes,
@@ -212,7 +216,11 @@ pub fn send_from(
             },
             ipi6_ifindex: 0,
         };
-        let to = SocketAddrV6::new(mapped(to.ip()), to.port(), 0, 0);
+        let link = match to {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(to) => to.scope_id(),
+        };
+        let to = SocketAddrV6::new(mapped(to.ip()), to.port(), 0, link);
         (
             ControlMessage::Ipv6PacketInfo(&v6),
             SockaddrStorage::from(to),

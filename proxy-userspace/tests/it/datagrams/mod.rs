@@ -15,6 +15,7 @@ mod dtls;
 mod firsts;
 mod floods;
 mod limits;
+mod link_local;
 mod links;
 mod lives;
 mod name_servers;

@@ -1,0 +1,72 @@
+//! Balancers whose address means something on one link alone. It is the same on another one.
+
+use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
+
+use anyhow::{Result, ensure};
+use nix::net::if_::if_nametoindex;
+
+use super::clients::ended;
+use super::site::{Plan, Site};
+use crate::lab::addr::{Pair, TRUEPEER_PORT, WILDCARD};
+use crate::lab::datagram::{self, Framing};
+use crate::lab::header;
+use crate::lab::path::Path;
+use crate::steering::site::second_uplink;
+
+#[test]
+fn direct() -> Result<()> {
+    all(Plan::new(Path::Direct, Pair::v6))
+}
+
+#[test]
+fn daemon() -> Result<()> {
+    all(Plan::new(Path::Daemon, Pair::v6))
+}
+
+fn all(plan: Plan<'_>) -> Result<()> {
+    for framing in Framing::ALL {
+        let site = Plan {
+            framing,
+            listen: WILDCARD,
+            args: &["--allow", "fe80::1"],
+            set_up: &second_uplink,
+            ..plan
+        }
+        .start()?;
+        for (port, device) in (1000..).zip(["host", "second"]) {
+            exchanges(&site, &balancer(&site, device)?, port)?;
+        }
+        // Its own name says as little to the application as a client's.
+        if framing != Framing::Spp {
+            let local = header::v2_raw(0x20, 0, &[]);
+            balancer(&site, "second")?.send(&[&local[..], b"hello"].concat())?;
+            ended(&site, "client_link_local", 1)?;
+        }
+        site.app.saw_nobody()?;
+        site.end()?;
+    }
+    Ok(())
+}
+
+fn balancer(site: &Site, device: &str) -> Result<UdpSocket> {
+    let link = site.lab.edge.enter(|| if_nametoindex(device))?;
+    let at = |address: &str, port| -> Result<SocketAddr> {
+        Ok(SocketAddrV6::new(address.parse()?, port, 0, link).into())
+    };
+    let socket = datagram::socket(&site.lab.edge, at("fe80::1", 0)?)?;
+    socket.connect(at("fe80::2", TRUEPEER_PORT)?)?;
+    Ok(socket)
+}
+
+/// In one piece and in several, there and back.
+fn exchanges(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
+    let header = site.next_header(port);
+    site.exchange(balancer, port, b"hello")?;
+    site.exchange_with(balancer, &header, port, &[7; 1300])?;
+    site.exchange_with(balancer, &header, port, &[7; 4000])?;
+    site.exchange_with(balancer, &header, port, b"again")?;
+    let shown = site.lab.shown("connections")?.to_string();
+    let told = "[fe80::1%";
+    ensure!(shown.contains(told), "no link of the balancer's: {shown}");
+    Ok(())
+}
