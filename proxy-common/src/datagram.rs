@@ -250,6 +250,8 @@ impl Flow {
     /// Of `flags`: its client has been denied since its last datagram. It stays, so that nothing of what its
     /// application still has to say gets to the client itself.
     pub const DENIED: u16 = 1 << 9;
+    /// Of `flags`: by its last header, the balancer speaks for itself.
+    pub const LOCAL: u16 = 1 << 10;
     /// Of `flags`, for a check: its application's socket has got a datagram.
     pub const HEARD: u16 = 1 << 8;
 

@@ -9,7 +9,7 @@ use crate::{
     admin::{ConnectionStatus, DatagramCounts, HeaderStatus},
     config::Config,
     header::{Command, KeptTlvs, Parse, Policy, Version, parse},
-    kernel::{DatagramFlow, Flow},
+    kernel::{DatagramFlow, Flow, FlowEnds},
     relay::{Balancer, Client, Connection, Moved, Target},
 };
 
@@ -97,12 +97,24 @@ pub fn of_datagrams<'a>(config: &'a Config, routes: &Routes, flow: &DatagramFlow
         client: Client(ends.client),
         balancer: Balancer(ends.balancer),
         target: routes.target_behind(ends.aim).unwrap_or(Target(ends.aim)),
-        path: if flow.flags & Receiver::DIRECT != 0 {
-            Path::Direct
-        } else {
-            Path::Daemon
-        },
+        path: path(flow),
         age: flow.age,
+    }
+}
+
+/// The programs don't send on what changes its family, nor what the balancer says for itself.
+fn path(flow: &DatagramFlow) -> Path {
+    let FlowEnds {
+        client,
+        balancer,
+        is_local,
+        ..
+    } = flow.ends;
+    let is_same = client.is_ipv4() == balancer.is_ipv4();
+    if flow.flags & Receiver::DIRECT != 0 && is_same && !is_local {
+        Path::Direct
+    } else {
+        Path::Daemon
     }
 }
 
@@ -113,7 +125,12 @@ pub fn datagrams(config: &Config, routes: &Routes, flow: &DatagramFlow) -> Conne
     } else {
         Version::V2
     };
-    let header = header_status(version, Command::Proxy, &KeptTlvs::default());
+    let command = if flow.ends.is_local {
+        Command::Local
+    } else {
+        Command::Proxy
+    };
+    let header = header_status(version, command, &KeptTlvs::default());
     let counts = DatagramCounts {
         up: flow.up.datagrams,
         down: flow.down.datagrams,

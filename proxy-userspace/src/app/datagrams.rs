@@ -302,6 +302,7 @@ impl Flows for Known {
             client: flow.client.0,
             aim: flow.aim,
             stated: flow.stated,
+            is_local: flow.is_local,
         };
         let noted = self.maps.note(&ends, receiver, bytes as u64);
         Ok(match noted.map_err(io::Error::other)? {
@@ -324,6 +325,7 @@ impl Flows for Known {
             client: Client(flow.client),
             aim: flow.aim,
             stated: flow.stated,
+            is_local: flow.is_local,
         })
     }
 

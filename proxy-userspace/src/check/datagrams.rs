@@ -256,6 +256,7 @@ fn ask_inside(spoof: &SpoofNs, maps: &Datagrams, question: Question) -> Result<(
         client,
         aim,
         stated: aim,
+        is_local: false,
     };
     let none = Steered::default();
     let close_after = CloseAfter::MINUTE.seconds();

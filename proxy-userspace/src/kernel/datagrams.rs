@@ -68,6 +68,8 @@ pub struct FlowEnds {
     pub aim: SocketAddr,
     /// Where the client has sent to, as an SPP header says.
     pub stated: SocketAddr,
+    /// Whether the balancer speaks for itself.
+    pub is_local: bool,
 }
 
 /// A client's datagrams to an application.
@@ -251,6 +253,9 @@ impl Datagrams {
         // Who speaks of two services by one socket hears each reply with the header of his last datagram.
         noted.stated = flow.stated.into();
         noted.flags = u16::try_from(receiver.flags())?;
+        if flow.is_local {
+            noted.flags |= Flow::LOCAL;
+        }
         noted.up.datagrams += 1;
         noted.up.bytes += bytes;
         let is_noted = same.is_some()
@@ -308,6 +313,7 @@ fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
             client: reply.destination().into(),
             aim: reply.source().into(),
             stated: flow.stated.into(),
+            is_local: flow.flags & Flow::LOCAL != 0,
         },
         flags: flow.flags.into(),
         close_after: flow.close_after.into(),

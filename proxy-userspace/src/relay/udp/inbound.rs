@@ -145,6 +145,7 @@ fn send_on(
         client,
         aim: way.route.steered,
         stated,
+        is_local: claimed.is_none(),
     };
     match at.flows.note(service, &flow, payload.len())? {
         Noted::Yes => {}

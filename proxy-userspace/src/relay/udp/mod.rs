@@ -51,6 +51,8 @@ pub struct Flow {
     pub aim: SocketAddr,
     /// Where the client has sent to, as an SPP header says.
     pub stated: SocketAddr,
+    /// Whether the balancer speaks for itself.
+    pub is_local: bool,
 }
 
 /// What the programs know too.

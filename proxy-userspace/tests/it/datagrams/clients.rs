@@ -234,6 +234,9 @@ fn a_balancer_that_speaks_for_itself(plan: Plan<'_>) -> Result<()> {
     ensure!(client == balancer.local_addr()? && words == b"hello");
     let (reply, _) = datagram::receive(&balancer)?;
     ensure!(reply == b"hello");
+    let shown = site.lab.shown("connections")?;
+    ensure!(shown[0]["header"]["command"] == "local", "{shown:#}");
+    ensure!(shown[0]["path"] == "daemon", "{shown:#}");
     site.exchange(&balancer, 1001, b"hello")?;
     site.leaks.saw_none()
 }
@@ -300,6 +303,8 @@ fn of_the_other_family(plan: Plan<'_>) -> Result<()> {
             let (reply, _) = datagram::receive(&balancer)?;
             ensure!(reply == [&framing.reply_header(client, front)[..], words].concat());
         }
+        let shown = site.lab.shown("connections")?;
+        ensure!(shown[0]["path"] == "daemon", "{shown:#}");
         site.leaks.saw_none()?;
     }
     Ok(())
