@@ -328,7 +328,10 @@ impl Control<'_> {
             targets: service.targets().collect(),
             paths: self.direct.paths(self.config, index),
             clients: datagrams::clients(service, &flows),
-            connections: counts(self.telemetry.counts(&service.name)),
+            connections: match self.telemetry.counts(&service.name) {
+                refused if service.is_udp() => refused.of_datagrams(),
+                all => counts(all),
+            },
         };
         Status {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 #[derive(Default)]
 pub struct Counters {
@@ -39,6 +40,13 @@ pub struct Counts {
     pub accept_failed: u64,
     /// By how they ended.
     pub ended: BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    /// What they say of a service of UDP, which accepts nothing.
+    pub fn of_datagrams(self) -> Value {
+        json!({ "ended": self.ended })
+    }
 }
 
 impl Counters {

@@ -189,7 +189,9 @@ fn status_adds_them_up(plan: Plan<'_>) -> Result<()> {
     let args = ["status", "--instance", site.lab.instance()];
     let moved = "3 datagrams of 4007 bytes";
     let line = format!("clients now 2: {moved} up, {moved} down");
-    site.lab.truepeer_raw(&args)?.expect(0, &[&line])?;
+    let said = site.lab.truepeer_raw(&args)?;
+    said.expect(0, &[&line])?;
+    ensure!(!said.text.contains("accepted"), "{}", said.text);
     let address = site.client(0).ip().to_string();
     site.lab
         .deny(&[&address], &["added", "ended 2 open connections"])?;
