@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
 };
-use proxy_common::{cookie::Key, datagram::First, flow::Tuple, map, spoken::Spoken};
+use proxy_common::{Endpoint, cookie::Key, datagram::First, flow::Tuple, map, spoken::Spoken};
 
 use super::{datagrams::lock, life, load::take};
 
@@ -16,6 +16,14 @@ pub struct Firsts {
     spoken: Mutex<Array<MapData, u64>>,
     secret: Array<MapData, Key>,
     life: Array<MapData, u64>,
+}
+
+/// No client at all means that the daemon has yet to tell, and a header may name `[::]:0`: nobody either way.
+fn named(client: SocketAddr) -> Endpoint {
+    match Endpoint::from(client) {
+        none if none == Endpoint::default() => SocketAddr::from(([0; 4], 0)).into(),
+        one => one,
+    }
 }
 
 /// For others' sake, and not for having been silent.
@@ -92,7 +100,7 @@ impl Firsts {
         [client, stated]: [SocketAddr; 2],
     ) -> Result<()> {
         let first = First {
-            client: client.into(),
+            client: named(client),
             stated: stated.into(),
             last: life::now(&self.life),
         };

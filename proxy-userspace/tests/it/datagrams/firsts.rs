@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::clients::ended;
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::OTHER_CLIENT;
+use crate::lab::addr::{OTHER_CLIENT, WILDCARD};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::poll;
 use crate::lab::proc::Proc;
@@ -21,6 +22,7 @@ rows! {
     a_header_of_a_denied_client;
     a_header_of_one_too_many;
     a_header_behind_answers;
+    a_header_behind_one_of_nobody;
 }
 
 /// Whoever is silent for three seconds is forgotten.
@@ -119,6 +121,23 @@ fn a_header_behind_answers(plan: Plan<'_>) -> Result<()> {
     site.exchange_with(&balancer, &[], 1000, &forged(&site, b"hello"))?;
     site.exchange_with(&balancer, &[], 1000, b"still here")?;
     site.end()
+}
+
+/// Whoever that is, the socket speaks for him, and he can't be anybody else then.
+fn a_header_behind_one_of_nobody(plan: Plan<'_>) -> Result<()> {
+    let framing = Framing::V2First;
+    for port in [0, 1000] {
+        let site = Plan { framing, ..plan }.start()?;
+        let balancer = site.balancer()?;
+        let nobody = datagram::v2(site.of(WILDCARD, port), site.front(), &[]);
+        balancer.send(&[&nobody[..], b"hello"].concat())?;
+        ended(&site, "client_unspecified", 1)?;
+        balancer.send(&forged(&site, b"hello"))?;
+        ended(&site, "client_unspecified", 2)?;
+        site.app.saw_nobody()?;
+        site.leaks.saw_none()?;
+    }
+    Ok(())
 }
 
 /// As a client's payload.
