@@ -12,6 +12,7 @@ mod devices;
 mod differential;
 mod dns;
 mod dtls;
+mod errors;
 mod firsts;
 mod floods;
 mod limits;
