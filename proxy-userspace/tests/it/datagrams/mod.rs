@@ -32,6 +32,7 @@ mod scripts;
 mod site;
 mod sizes;
 mod stated;
+mod sums;
 mod take_over;
 pub mod ways;
 
