@@ -270,6 +270,14 @@ impl Control<'_> {
     }
 
     fn tick(&mut self) -> Result<()> {
+        self.look()?;
+        if mem::take(&mut self.lists.have_changed) {
+            self.end_listed_denied()?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<()> {
         self.heart.is_there();
         self.direct
             .tick(self.config, &mut self.kernel, &self.telemetry)?;
@@ -278,15 +286,12 @@ impl Control<'_> {
         if withheld > 0 {
             self.telemetry.withheld(withheld);
         }
-        if mem::take(&mut self.lists.have_changed) {
-            self.end_listed_denied()?;
-        }
         Ok(())
     }
 
     fn answer(&mut self, Asked { request, reply }: Asked) {
-        // Counts are of now.
-        if let Err(error) = self.tick() {
+        // Counts are of now, and who asks to end what is denied hears of all of it.
+        if let Err(error) = self.look() {
             tracing::error!("{error:#}");
         }
         let answer = match request {
