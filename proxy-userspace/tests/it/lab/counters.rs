@@ -1,4 +1,4 @@
-//! What a namespace's own TCP has counted.
+//! What a namespace's own protocols have counted.
 
 use std::fs;
 
@@ -22,4 +22,13 @@ pub fn of(netns: &Netns, protocol: &str, name: &str) -> Result<u64> {
     let mut both = names.split(' ').zip(numbers.split(' '));
     let found = both.find(|(found, _)| *found == name);
     Ok(found.with_context(|| format!("no {name}"))?.1.parse()?)
+}
+
+/// Datagrams that came to a port without a socket, of both families.
+pub fn udp_to_nobody(netns: &Netns) -> Result<u64> {
+    let v6 = netns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp6"))?;
+    let fields = v6.lines().filter_map(|line| line.split_once(' '));
+    let found = fields.into_iter().find(|(name, _)| *name == "Udp6NoPorts");
+    let (_, v6) = found.context("no Udp6NoPorts")?;
+    Ok(of(netns, "Udp", "NoPorts")? + v6.trim().parse::<u64>()?)
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     ADDRESS_V4, ADDRESS_V6, Bound, CLIENT_PORT, DUAL_V4, LOOPBACK_V4, LOOPBACK_V6, Talk,
-    WILDCARD_V4, WILDCARD_V6, holds, rows, v4, v6,
+    WILDCARD_V4, WILDCARD_V6, datagrams, holds, rows, v4, v6,
 };
 use crate::lab::Lab;
 use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT};
@@ -17,18 +17,33 @@ rows! {
 }
 
 /// The device of the app's address needn't be the uplink.
-#[test]
-fn at_an_ipv4_address_of_lo() -> Result<()> {
-    let app = v4("10.0.0.5:8080".parse()?);
-    holds(app, |lab| lab.host.ip("address add 10.0.0.5/32 dev lo"))
-}
+mod at_an_address_of_lo {
+    use super::*;
 
-#[test]
-fn at_an_ipv6_address_of_lo() -> Result<()> {
-    let app = v6("[fd00::5]:8080".parse()?);
-    holds(app, |lab| {
-        lab.host.ip("address add fd00::5/128 dev lo nodad")
-    })
+    fn set_up(lab: &Lab) -> Result<()> {
+        lab.host.ip("address add 10.0.0.5/32 dev lo
+             address add fd00::5/128 dev lo nodad")
+    }
+
+    #[test]
+    fn v4() -> Result<()> {
+        holds(super::v4("10.0.0.5:8080".parse()?), set_up)
+    }
+
+    #[test]
+    fn v6() -> Result<()> {
+        holds(super::v6("[fd00::5]:8080".parse()?), set_up)
+    }
+
+    #[test]
+    fn udp_v4() -> Result<()> {
+        datagrams::hold(super::v4("10.0.0.5:8080".parse()?), set_up)
+    }
+
+    #[test]
+    fn udp_v6() -> Result<()> {
+        datagrams::hold(super::v6("[fd00::5]:8080".parse()?), set_up)
+    }
 }
 
 /// The same with the other header, over IPv6 between balancer and host, and bulk data.

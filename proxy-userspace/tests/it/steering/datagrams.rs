@@ -1,15 +1,18 @@
 //! The same table for UDP.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::{Bound, changed, has};
+use super::{Bound, changed, services};
 use crate::lab::Lab;
-use crate::lab::addr::{BALANCER, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT};
+use crate::lab::addr::{BALANCER, FRONT, FRONT_PORT};
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
+use crate::lab::poll;
 use crate::lab::scale::scaled;
 
 /// The row: an app on a host that `set_up` has changed, by the kernel; with full counts, by the daemon too.
@@ -36,23 +39,23 @@ fn holds_by(told: Path, app: Bound, lab: &Lab, echo: &Echo) -> Result<()> {
     leaks.saw_none()
 }
 
-/// Not every one of these hosts has an IPv6 address.
-fn services(lab: &Lab) -> Vec<SocketAddr> {
-    let both = HOST.both(TRUEPEER_PORT).into_iter();
-    both.filter(|addr| has(lab, addr.ip())).collect()
-}
-
 /// The app sees the client, and its answers come back, by a balancer of either family.
 pub fn sees(lab: &Lab, service: SocketAddr, echo: &Echo, client: SocketAddr) -> Result<()> {
-    let balancer = datagram::socket(&lab.edge, BALANCER.like(service, 0))?;
+    let balancer = balancer(lab, service)?;
     // Another balancer doesn't get a client who has just been here.
     let port = client.port() + u16::from(service.is_ipv6());
     let client = SocketAddr::new(client.ip(), port);
-    balancer.connect(service)?;
     for words in [&b"hello"[..], b"again", &[7; 1200]] {
         asks(&balancer, echo, client, words).with_context(|| format!("by {service}"))?;
     }
     Ok(())
+}
+
+/// A socket of its, which hears the service alone.
+pub fn balancer(lab: &Lab, service: SocketAddr) -> Result<UdpSocket> {
+    let socket = datagram::socket(&lab.edge, BALANCER.like(service, 0))?;
+    socket.connect(service)?;
+    Ok(socket)
 }
 
 pub fn asks(balancer: &UdpSocket, echo: &Echo, client: SocketAddr, words: &[u8]) -> Result<()> {
@@ -65,4 +68,20 @@ pub fn asks(balancer: &UdpSocket, echo: &Echo, client: SocketAddr, words: &[u8])
     let (answer, _) = datagram::receive(balancer).context("the answer")?;
     ensure!(answer == words, "an answer of {} bytes", answer.len());
     Ok(())
+}
+
+/// The app's socket may live on for a moment, in a process that another test is just starting.
+pub fn hears_that_nobody_is_there(balancer: &UdpSocket, client: SocketAddr) -> Result<()> {
+    let header = Framing::V2.header(client, FRONT.like(client, FRONT_PORT));
+    balancer.set_read_timeout(Some(Duration::from_millis(100)))?;
+    let heard = poll::until("the balancer to hear that nobody is there", || {
+        let heard = balancer.send(&header).and_then(|_| balancer.recv(&mut []));
+        match heard.map_err(|error| error.kind()) {
+            Err(ErrorKind::ConnectionRefused) => Ok(Some(())),
+            Err(ErrorKind::WouldBlock) => Ok(None),
+            other => bail!("{other:?}"),
+        }
+    });
+    balancer.set_read_timeout(Some(poll::PATIENCE))?;
+    heard
 }

@@ -1,18 +1,15 @@
 //! Apps that are not on this host, but whose way out it is: containers and namespaces behind a
 //! bridge or a veth, and servers on a LAN that have it as their gateway. Nothing is changed there.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::site::{ip, nft, sysctl};
 use super::{CLIENT_PORT, Talk, datagrams, sees};
 use crate::lab::Lab;
-use crate::lab::addr::{
-    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT, WILDCARD,
-};
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, HOST, TRUEPEER_PORT, WILDCARD};
 use crate::lab::app::{App, Echo};
 use crate::lab::datagram::{self, Framing, Kind};
 use crate::lab::header::Version;
@@ -215,7 +212,7 @@ fn seen_behind(
 }
 
 /// By both paths: datagrams, and answers in pieces; what the app's way takes only in pieces, too. With
-/// nobody there, the balancer hears so.
+/// nobody there, the balancer hears so, until an app is at the container's address alone.
 fn datagrams_behind(joint: Joint, forwarding: Forwarding, client: SocketAddr) -> Result<()> {
     for path in Path::BOTH {
         let site = Site::new(joint, forwarding)?;
@@ -228,12 +225,13 @@ fn datagrams_behind(joint: Joint, forwarding: Forwarding, client: SocketAddr) ->
             datagrams::sees(&site.lab, service, &app, client)?;
         }
         let service = HOST.like(client, TRUEPEER_PORT);
-        let balancer = datagram::socket(&site.lab.edge, BALANCER.like(client, 0))?;
-        balancer.connect(service)?;
+        let balancer = datagrams::balancer(&site.lab, service)?;
         let client = SocketAddr::new(client.ip(), CLIENT_PORT + 2);
         datagrams::asks(&balancer, &app, client, &[7; 8000]).context("in pieces")?;
         drop(app);
-        hears_that_nobody_is_there(&balancer, client)?;
+        datagrams::hears_that_nobody_is_there(&balancer, client)?;
+        let app = datagram::Echo::listen(&site.container, behind(client), Kind::Unconnected)?;
+        datagrams::asks(&balancer, &app, client, b"at its address")?;
         leaks.saw_none().with_context(|| format!("told {path:?}"))?;
     }
     Ok(())
@@ -322,20 +320,6 @@ fn with_its_own_address(client: SocketAddr) -> Result<()> {
         datagrams::asks(&balancer, &app, client, b"hello")?;
     }
     Ok(())
-}
-
-/// The app's socket may live on for a moment, in a process that another test is just starting.
-fn hears_that_nobody_is_there(balancer: &UdpSocket, client: SocketAddr) -> Result<()> {
-    let header = Framing::V2.header(client, FRONT.like(client, FRONT_PORT));
-    balancer.set_read_timeout(Some(Duration::from_millis(100)))?;
-    poll::until("the balancer to hear that nobody is there", || {
-        let heard = balancer.send(&header).and_then(|_| balancer.recv(&mut []));
-        match heard.map_err(|error| error.kind()) {
-            Err(ErrorKind::ConnectionRefused) => Ok(Some(())),
-            Err(ErrorKind::WouldBlock) => Ok(None),
-            other => bail!("{other:?}"),
-        }
-    })
 }
 
 /// The container's own connections go out through the masquerade as ever, also to an address that

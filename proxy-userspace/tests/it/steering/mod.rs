@@ -140,15 +140,18 @@ fn changed(set_up: impl Fn(&Lab) -> Result<()>) -> Result<Lab> {
 /// By what the daemon is told, and what becomes of it.
 fn holds_by([told, path]: [Path; 2], app: Bound, lab: &Lab, listening: &App) -> Result<()> {
     let truepeer = lab.truepeer().targets_for(app.to).args(told.args());
-    // Not every one of these hosts has an IPv6 address.
-    let services = HOST.both(TRUEPEER_PORT).into_iter();
-    let services = services.filter(|addr| has(lab, addr.ip()));
-    let _truepeer = truepeer.listen(services).start()?;
+    let _truepeer = truepeer.listen(services(lab)).start()?;
     // The kernel may still remember those of the other path.
     let port = app.client.port() + 10 * u16::from(told == Path::Daemon);
     let client = SocketAddr::new(app.client.ip(), port);
     sees(lab, listening, client)?;
     goes_by(path, lab, listening, client)
+}
+
+/// Not every one of these hosts has an IPv6 address.
+fn services(lab: &Lab) -> Vec<SocketAddr> {
+    let both = HOST.both(TRUEPEER_PORT).into_iter();
+    both.filter(|addr| has(lab, addr.ip())).collect()
 }
 
 fn has(lab: &Lab, address: IpAddr) -> bool {

@@ -2,41 +2,91 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::site::sysctl;
-use super::{LOOPBACK_V4, sees};
+use super::site::{nft, sysctl};
+use super::{LOOPBACK_V4, datagrams, sees};
 use crate::lab::Lab;
+use crate::lab::addr::{HOST, TRUEPEER_PORT};
 use crate::lab::app::App;
+use crate::lab::datagram::{Echo, Framing, Kind};
 
-#[test]
-fn clsact_filters_from_before() -> Result<()> {
-    filters_count(Some(add_filters), None)
+macro_rules! filters_count {
+    ($($when:ident $before:expr, $after:expr;)*) => { $(
+        mod $when {
+            use super::*;
+            #[test] fn tcp() -> Result<()> { filters_count($before, $after, &TCP) }
+            #[test] fn udp() -> Result<()> { filters_count($before, $after, &UDP) }
+        }
+    )* };
 }
 
-#[test]
-fn clsact_filters_from_after() -> Result<()> {
-    filters_count(None, Some(add_filters))
+filters_count! {
+    clsact_filters_from_before Some(add_filters), None;
+    clsact_filters_from_after None, Some(add_filters);
 }
 
-type SetUp = fn(&Lab) -> Result<()>;
+type SetUp = fn(&Lab, &Spoken) -> Result<()>;
+type After<'a> = &'a dyn Fn() -> Result<()>;
 
-fn filters_count(before: Option<SetUp>, after: Option<SetUp>) -> Result<()> {
+/// What the app and its clients talk by.
+struct Spoken {
+    /// Of IP.
+    number: u8,
+    /// Once truepeer is there, and then something else.
+    talk: fn(&Lab, After<'_>) -> Result<()>,
+}
+
+const TCP: Spoken = Spoken {
+    number: 6,
+    talk: connection,
+};
+const UDP: Spoken = Spoken {
+    number: 17,
+    talk: exchange,
+};
+
+fn filters_count(before: Option<SetUp>, after: Option<SetUp>, spoken: &Spoken) -> Result<()> {
     let lab = Lab::new()?;
-    before.map_or(Ok(()), |set_up| set_up(&lab))?;
+    before.map_or(Ok(()), |set_up| set_up(&lab, spoken))?;
+    (spoken.talk)(&lab, &|| {
+        after.map_or(Ok(()), |set_up| set_up(&lab, spoken))
+    })
+}
+
+fn connection(lab: &Lab, after: After<'_>) -> Result<()> {
     let app = App::listen(&lab.host, LOOPBACK_V4.to)?;
     let _truepeer = lab.truepeer().start()?;
-    after.map_or(Ok(()), |set_up| set_up(&lab))?;
-    let hooks = ["ingress", "egress"];
-    let counts = || hooks.map(|hook| count(&lab, hook));
+    after()?;
+    count_what_passes(lab, || sees(lab, &app, LOOPBACK_V4.client))
+}
+
+fn exchange(lab: &Lab, after: After<'_>) -> Result<()> {
+    let app = Echo::listen(&lab.host, LOOPBACK_V4.to, Kind::Unconnected)?;
+    let _truepeer = lab.truepeer().args(Framing::V2.args()).start()?;
+    after()?;
+    let talk = || datagrams::sees(lab, HOST.v4(TRUEPEER_PORT), &app, LOOPBACK_V4.client);
+    count_what_passes(lab, talk).context("that stays on its device")?;
+    nft(
+        &lab.host,
+        "add table inet f
+         add chain inet f input { type filter hook input priority 0; }",
+    )?;
+    count_what_passes(lab, talk).context("that goes by lo")
+}
+
+/// Three packets each way, or more.
+fn count_what_passes(lab: &Lab, talk: impl FnOnce() -> Result<()>) -> Result<()> {
+    let counts = || ["ingress", "egress"].map(|hook| count(lab, hook));
     let [before_in, before_out] = counts();
-    sees(&lab, &app, LOOPBACK_V4.client)?;
+    talk()?;
     let [after_in, after_out] = counts();
+    eprintln!("{}", lab.host.run("tc -s filter show dev edge ingress")?);
     ensure!(after_in? >= before_in? + 3, "they miss what comes in");
     ensure!(after_out? >= before_out? + 3, "they miss what goes out");
     Ok(())
 }
 
-/// Filters that match and copy everything; the copies' device counts for nothing.
-fn add_filters(lab: &Lab) -> Result<()> {
+/// Filters that match all of a protocol and copy it; the copies' device counts for nothing.
+fn add_filters(lab: &Lab, spoken: &Spoken) -> Result<()> {
     lab.host.ip("link add copies type veth peer name void
          link set copies up addrgenmode none
          link set void up addrgenmode none")?;
@@ -47,8 +97,9 @@ fn add_filters(lab: &Lab) -> Result<()> {
     }
     for hook in ["ingress", "egress"] {
         lab.host.run(&format!(
-            "tc filter add dev edge {hook} protocol all u32 match u32 0 0 \
-             action mirred egress mirror dev copies"
+            "tc filter add dev edge {hook} protocol ip u32 match ip protocol {} 0xff \
+             action mirred egress mirror dev copies",
+            spoken.number
         ))?;
     }
     Ok(())

@@ -1,15 +1,21 @@
-//! The same client ip:port again, at once, whoever closed first: the app sees the same port again.
+//! The same client ip:port again, at once, whoever closed first: the app sees the same port again. In UDP nobody
+//! closes anything, but sockets go, and others come.
 
 use std::fs;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{ADDRESS_V4, Bound, DUAL_V4, LOOPBACK_V4, LOOPBACK_V6, Talk, WILDCARD_V4, WILDCARD_V6};
+use super::{
+    ADDRESS_V4, Bound, DUAL_V4, LOOPBACK_V4, LOOPBACK_V6, Talk, WILDCARD_V4, WILDCARD_V6, datagrams,
+};
 use crate::lab::Lab;
-use crate::lab::addr::APP_PORT;
+use crate::lab::addr::{APP_PORT, HOST, TRUEPEER_PORT};
 use crate::lab::app::App;
+use crate::lab::counters;
+use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::header::Version;
+use crate::lab::leaks::Leaks;
 use crate::lab::poll;
 use crate::lab::stream::{expect_end, expect_reset, reset};
 
@@ -33,6 +39,61 @@ again! {
     the_app_closes_first;
     the_client_resets;
     the_app_resets;
+}
+
+mod datagrams_by_other_sockets {
+    use super::*;
+
+    macro_rules! again {
+        ($($name:ident $app:ident;)*) => { $(
+            #[test] fn $name() -> Result<()> { in_datagrams($app) }
+        )* };
+    }
+
+    again! {
+        wildcard_v4 WILDCARD_V4;
+        loopback_v4 LOOPBACK_V4;
+        address_v4 ADDRESS_V4;
+        dual_v4 DUAL_V4;
+        wildcard_v6 WILDCARD_V6;
+        loopback_v6 LOOPBACK_V6;
+    }
+}
+
+/// The balancer's next socket gets the answers then, and the app's next one the client's words.
+fn in_datagrams(bound: Bound) -> Result<()> {
+    let Bound { to, client } = bound;
+    let lab = Lab::new()?;
+    let listen = || Echo::listen(&lab.host, to, Kind::Unconnected);
+    let app = listen()?;
+    let leaks = Leaks::watch(&lab.edge)?;
+    let truepeer = lab.truepeer().targets_for(to).args(Framing::V2.args());
+    let _truepeer = truepeer.start()?;
+    let balancer = || datagrams::balancer(&lab, HOST.like(client, TRUEPEER_PORT));
+    let first = balancer()?;
+    datagrams::asks(&first, &app, client, b"hello")?;
+    let second = balancer()?;
+    datagrams::asks(&second, &app, client, b"beside the first one")?;
+    drop((first, second));
+    let before = counters::udp_to_nobody(&lab.edge)?;
+    app.say(to_the_app(bound), b"to a socket that is gone")?;
+    poll::until("the balancer to have no such socket", || {
+        Ok((counters::udp_to_nobody(&lab.edge)? > before).then_some(()))
+    })?;
+    let third = balancer()?;
+    datagrams::asks(&third, &app, client, b"behind those that are gone")?;
+    drop(app);
+    datagrams::hears_that_nobody_is_there(&third, client)?;
+    datagrams::asks(&third, &listen()?, client, b"to the app's next socket")?;
+    leaks.saw_none()
+}
+
+/// The client, in the family of the app's socket.
+fn to_the_app(Bound { to, client }: Bound) -> SocketAddr {
+    match (to, client.ip()) {
+        (SocketAddr::V6(_), IpAddr::V4(ip)) => (ip.to_ipv6_mapped(), client.port()).into(),
+        _ => client,
+    }
 }
 
 fn again(bound: Bound, end: fn(&Lab, Talk) -> Result<()>) -> Result<()> {

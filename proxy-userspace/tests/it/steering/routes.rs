@@ -3,10 +3,12 @@
 use anyhow::Result;
 
 use super::site::{ip, second_uplink, sysctl};
-use super::{CLIENT_PORT, holds, rows, sees};
+use super::{CLIENT_PORT, changed, datagrams, holds, rows, sees, services};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, NEIGHBOUR, OTHER_CLIENT, WILDCARD};
+use crate::lab::addr::{APP_PORT, CLIENT, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD};
 use crate::lab::app::App;
+use crate::lab::datagram::{Echo, Framing, Kind};
+use crate::lab::leaks::Leaks;
 
 rows! {
     no_ipv4_default: |lab| ip(&lab.host, "-4 route del default")
@@ -104,10 +106,37 @@ fn by_source(lab: &Lab) -> Result<()> {
     )
 }
 
-#[test]
-fn each_client_by_its_own_uplink() -> Result<()> {
-    let lab = Lab::new()?;
-    second_uplink(&lab)?;
+mod each_client_by_its_own_uplink {
+    use super::*;
+
+    #[test]
+    fn tcp() -> Result<()> {
+        clients_are_seen(with_a_client_behind_another_uplink, &[CLIENT, OTHER_CLIENT])
+    }
+
+    #[test]
+    fn udp() -> Result<()> {
+        clients_are_heard(with_a_client_behind_another_uplink, &[CLIENT, OTHER_CLIENT])
+    }
+}
+
+/// A client that the host could reach without a router.
+mod a_client_on_the_uplinks_own_network {
+    use super::*;
+
+    #[test]
+    fn tcp() -> Result<()> {
+        clients_are_seen(|_| Ok(()), &[NEIGHBOUR])
+    }
+
+    #[test]
+    fn udp() -> Result<()> {
+        clients_are_heard(|_| Ok(()), &[NEIGHBOUR])
+    }
+}
+
+fn with_a_client_behind_another_uplink(lab: &Lab) -> Result<()> {
+    second_uplink(lab)?;
     for client in OTHER_CLIENT.both(0) {
         let via = if client.is_ipv4() {
             "192.0.2.1"
@@ -117,24 +146,26 @@ fn each_client_by_its_own_uplink() -> Result<()> {
         lab.host
             .ip(&format!("route add {} via {via}", client.ip()))?;
     }
-    let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
-    let _truepeer = lab.truepeer().start()?;
-    for clients in [CLIENT.both(CLIENT_PORT), OTHER_CLIENT.both(CLIENT_PORT)] {
-        clients
-            .iter()
-            .try_for_each(|client| sees(&lab, &app, *client))?;
-    }
     Ok(())
 }
 
-/// A client that the host could reach without a router.
-#[test]
-fn a_client_on_the_uplinks_own_network() -> Result<()> {
-    let lab = Lab::new()?;
+fn clients_are_seen(set_up: fn(&Lab) -> Result<()>, clients: &[Pair]) -> Result<()> {
+    let lab = changed(set_up)?;
     let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
     let _truepeer = lab.truepeer().start()?;
-    let clients = NEIGHBOUR.both(CLIENT_PORT);
-    clients
-        .iter()
-        .try_for_each(|client| sees(&lab, &app, *client))
+    let mut clients = clients.iter().flat_map(|pair| pair.both(CLIENT_PORT));
+    clients.try_for_each(|client| sees(&lab, &app, client))
+}
+
+fn clients_are_heard(set_up: fn(&Lab) -> Result<()>, clients: &[Pair]) -> Result<()> {
+    let lab = changed(set_up)?;
+    let app = Echo::listen(&lab.host, WILDCARD.v6(APP_PORT), Kind::Unconnected)?;
+    let leaks = Leaks::watch(&lab.edge)?;
+    let _truepeer = lab.truepeer().args(Framing::V2.args()).start()?;
+    for client in clients.iter().flat_map(|pair| pair.both(CLIENT_PORT)) {
+        for service in services(&lab) {
+            datagrams::sees(&lab, service, &app, client)?;
+        }
+    }
+    leaks.saw_none()
 }
