@@ -1,5 +1,5 @@
 //! A datagram to each application of UDP, from a spoofed client: whether somebody is there, whether it gets
-//! there, and whether an answer comes back.
+//! there, whether the socket takes it, and whether an answer comes back. Each is said by itself.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -118,10 +118,11 @@ async fn of_target(
     let may_answer = may_answer(client.ip(), entrance).await;
     let spoofed = match entrance {
         Some(entrance) if !heard || !may_answer => by_one_device(entrance, client.ip()).await,
-        _ => spoofed(client, heard, has_lost),
+        _ => spoofed(client, heard),
     };
     Ok([listens(entrance), spoofed]
         .into_iter()
+        .chain(heard.then(|| room(has_lost)))
         .chain((heard && may_answer).then(|| reply(target, answered)))
         .collect())
 }
@@ -165,25 +166,31 @@ fn beyond_answer(client: SocketAddr, device: &str, answered: bool) -> Finding {
     )
 }
 
-fn spoofed(client: SocketAddr, heard: bool, has_lost: bool) -> Finding {
+fn spoofed(client: SocketAddr, heard: bool) -> Finding {
     let client = client.ip();
-    match (heard, has_lost) {
-        (true, false) => Finding::ok(
-            SPOOFED,
-            format!("a datagram from client {client} reached its socket"),
-        ),
-        (true, true) => Finding::warn(
-            SPOOFED,
-            "its socket loses datagrams, as it has no room for them",
-            "see why the application doesn't read, or give it a larger receive buffer",
-        ),
-        (false, _) => Finding::fail(
-            SPOOFED,
-            format!("a datagram from client {client} didn't reach its socket"),
-            "let the firewall accept UDP packets from any client to the application by lo and truepeer*; see \
-             the firewall and rp_filter lines",
-        ),
+    if heard {
+        let message = format!("a datagram from client {client} reached its socket");
+        return Finding::ok(SPOOFED, message);
     }
+    Finding::fail(
+        SPOOFED,
+        format!("a datagram from client {client} didn't reach its socket"),
+        "let the firewall accept UDP packets from any client to the application by lo and truepeer*; see \
+         the firewall and rp_filter lines",
+    )
+}
+
+/// A datagram that has reached a socket is lost there if others wait that nobody reads.
+fn room(has_lost: bool) -> Finding {
+    const SUBJECT: &str = "socket";
+    if has_lost {
+        return Finding::warn(
+            SUBJECT,
+            "it loses datagrams, as it has no room for them",
+            "see why the application doesn't read, or give it a larger receive buffer",
+        );
+    }
+    Finding::ok(SUBJECT, "it took the datagram, and has lost none meanwhile")
 }
 
 fn reply(target: SocketAddr, answered: bool) -> Finding {
@@ -192,12 +199,14 @@ fn reply(target: SocketAddr, answered: bool) -> Finding {
         return Finding::ok(SUBJECT, "its answer came back");
     }
     let none = "none came to a datagram without a byte, which may well be right";
-    match target.ip().is_loopback() {
+    // The kernel refuses it in IPv4 alone.
+    match target.is_ipv4() && target.ip().is_loopback() {
         false => Finding::ok(SUBJECT, none),
         true => Finding::ok(
             SUBJECT,
             format!(
-                "{none}; an application that connects a socket to each client can't do so at a loopback address"
+                "{none}; an application that connects a socket to each client can't do so at {}",
+                target.ip()
             ),
         ),
     }

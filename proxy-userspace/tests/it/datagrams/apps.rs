@@ -1,6 +1,6 @@
 //! Wherever the app is, and however it has its sockets.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -78,13 +78,22 @@ fn on_a_wildcard_address_by_one_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
 }
 
 fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
-    let (target, bind, kind) = (HOST, WILDCARD, Kind::Connected);
-    let plan = Plan {
+    let (target, bind) = (HOST, WILDCARD);
+    connected(Plan {
         target,
         bind,
-        kind,
         ..plan
-    };
+    })?;
+    // From 127.0.0.1 the kernel connects nobody to a client.
+    match (plan.family)(LOOPBACK, 0) {
+        SocketAddr::V4(_) => Ok(()),
+        SocketAddr::V6(_) => connected(plan),
+    }
+}
+
+fn connected(plan: Plan<'_>) -> Result<()> {
+    let kind = Kind::Connected;
+    let plan = Plan { kind, ..plan };
     for framing in Framing::ALL {
         let site = Plan { framing, ..plan }.start()?;
         // All stay open, lest one gets the port of another.

@@ -7,10 +7,10 @@ use super::rows;
 use super::site::Plan;
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
-use crate::lab::datagram::{self, Echo};
+use crate::lab::datagram::{self, Echo, Kind};
 use crate::lab::path::Path;
 use crate::lab::truepeer::Said;
-use crate::steering::site::nft;
+use crate::steering::site::{nft, sysctl};
 
 rows! {
     an_app_that_answers;
@@ -22,6 +22,8 @@ rows! {
     a_rule_that_sees_nothing;
     an_app_that_is_silent;
     an_app_that_does_not_read;
+    an_app_with_a_socket_for_each_client;
+    a_strict_reverse_path_filter;
     a_listen_address_that_is_taken;
 }
 
@@ -57,8 +59,13 @@ fn an_app_that_answers(plan: Plan<'_>) -> Result<()> {
     said.expect(
         0,
         &[
+            "ok rp_filter",
             "the application has a UDP socket there",
+            "ok spoofed",
             "reached its socket",
+            "ok socket",
+            "took the datagram, and has lost none",
+            "ok reply",
             "its answer came back",
             "is free",
         ],
@@ -150,12 +157,7 @@ fn a_policy_before_the_app(plan: Plan<'_>) -> Result<()> {
         1,
         &["inet f input drops by default", "didn't reach its socket"],
     )?;
-    let warned = said
-        .text
-        .lines()
-        .find(|line| line.starts_with("warn firewall"));
-    let next = warned.and_then(|line| line.split_once("next: nft "));
-    nft(&lab.host, next.context("a rule to insert")?.1)?;
+    nft(&lab.host, next_of(&said, "warn firewall")?)?;
     checked(&plan, &lab)?.expect(0, &["ok firewall", "its answer came back"])
 }
 
@@ -193,9 +195,18 @@ fn an_app_that_is_silent(plan: Plan<'_>) -> Result<()> {
         &[
             "reached its socket",
             "none came to a datagram without a byte",
-            "can't do so at a loopback address",
         ],
-    )
+    )?;
+    cannot_connect(&plan, &said)
+}
+
+/// An application of 127.0.0.1 to a client, as the kernel has it; one of `::1` can.
+fn cannot_connect(plan: &Plan<'_>, said: &Said) -> Result<()> {
+    let says = said
+        .text
+        .contains("connects a socket to each client can't do so at 127.0.0.1");
+    ensure!(says == (plan.family)(HOST, 0).is_ipv4(), "{said:?}");
+    Ok(())
 }
 
 /// That a socket was found says nothing of whether it had room.
@@ -208,7 +219,79 @@ fn an_app_that_does_not_read(plan: Plan<'_>) -> Result<()> {
     for _ in 0..100 {
         other.send_to(&[7; 1000], at)?;
     }
-    checked(&plan, &lab)?.expect(0, &["warn spoofed", "its socket loses datagrams"])
+    checked(&plan, &lab)?.expect(
+        0,
+        &[
+            "ok spoofed",
+            "reached its socket",
+            "warn socket",
+            "it loses datagrams",
+            "none came to a datagram without a byte",
+        ],
+    )
+}
+
+/// At the host's address it may have one.
+fn an_app_with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
+    let kind = Kind::Connected;
+    let at_loopback = Plan { kind, ..plan };
+    let lab = Lab::new()?;
+    let _app = app(&at_loopback, &lab)?;
+    let said = checked(&at_loopback, &lab)?;
+    said.expect(0, &["ok spoofed", "ok socket"])?;
+    let refused = said
+        .text
+        .contains("connects a socket to each client can't do so");
+    ensure!(refused == (plan.family)(HOST, 0).is_ipv4(), "{said:?}");
+    ensure!(
+        said.text.contains("its answer came back") != refused,
+        "{said:?}"
+    );
+    let at_host = at_loopback.app_at(HOST);
+    let _app = app(&at_host, &lab)?;
+    checked(&at_host, &lab)?.expect(0, &["ok socket", "its answer came back"])
+}
+
+/// Nothing gets in by `lo` then, and by no other device does the firewall let it in. Either step that check says is
+/// enough.
+fn a_strict_reverse_path_filter(plan: Plan<'_>) -> Result<()> {
+    const ALL: &str = "ipv4/conf/all/rp_filter";
+    let lab = Lab::new()?;
+    let _app = app(&plan, &lab)?;
+    // Others would have no neighbours in IPv6.
+    nft(
+        &lab.host,
+        "add table inet f
+         add chain inet f input { type filter hook input priority 0 ; policy drop ; }
+         add rule inet f input meta l4proto ipv6-icmp accept
+         add rule inet f input iif lo accept",
+    )?;
+    sysctl(&lab.host, ALL, "1")?;
+    let said = checked(&plan, &lab)?;
+    said.expect(
+        1,
+        &[
+            "warn rp_filter",
+            "strict on lo",
+            "net.ipv4.conf.all.rp_filter=2",
+            "FAIL spoofed",
+            "see the firewall and rp_filter lines",
+        ],
+    )?;
+    let answered = "its answer came back";
+    sysctl(&lab.host, ALL, "2")?;
+    checked(&plan, &lab)?.expect(0, &["ok rp_filter", "ok firewall", answered])?;
+    sysctl(&lab.host, ALL, "1")?;
+    nft(&lab.host, next_of(&said, "warn firewall")?)?;
+    checked(&plan, &lab)?.expect(0, &["warn rp_filter", "ok firewall", answered])
+}
+
+/// What to have nft do, as this line says.
+fn next_of<'a>(said: &'a Said, start: &str) -> Result<&'a str> {
+    let mut lines = said.text.lines();
+    let line = lines.find(|line| line.starts_with(start));
+    let next = line.and_then(|line| line.split_once("next: nft "));
+    Ok(next.context("a rule to insert")?.1)
 }
 
 fn a_listen_address_that_is_taken(plan: Plan<'_>) -> Result<()> {
