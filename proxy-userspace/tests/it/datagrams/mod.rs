@@ -2,6 +2,7 @@
 //! `datagrams::apps::on_loopback::direct::v4`. A row fails unless its datagrams really went by the path
 //! that it names, and if anything leaks: each ends with [`Site::end`].
 
+mod any;
 mod apps;
 mod bound;
 mod check;
@@ -15,6 +16,7 @@ mod dtls;
 mod errors;
 mod firsts;
 mod floods;
+mod instances;
 mod limits;
 mod link_local;
 mod links;

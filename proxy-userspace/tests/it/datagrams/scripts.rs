@@ -105,7 +105,7 @@ impl Author {
         };
         match self.framing {
             Framing::V2First if self.random.happens(600) => Vec::new(),
-            Framing::V2 | Framing::V2First => self.v2(client, front),
+            Framing::V2 | Framing::Any | Framing::V2First => self.v2(client, front),
             Framing::Spp => self.spp(client, front),
         }
     }
@@ -185,7 +185,7 @@ impl Author {
             .into_bytes(),
             1 => header::v2_raw(0x21, 0x32, &[7; 216]),
             2 => match self.framing {
-                Framing::V2 | Framing::V2First => datagram::spp(client, front),
+                Framing::V2 | Framing::Any | Framing::V2First => datagram::spp(client, front),
                 Framing::Spp => datagram::v2(client, front, &[]),
             },
             _ => Vec::new(),

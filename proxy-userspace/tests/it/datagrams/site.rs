@@ -155,7 +155,7 @@ impl<A> Site<A> {
     pub fn next_header(&self, port: u16) -> Vec<u8> {
         match self.framing {
             Framing::V2First => Vec::new(),
-            Framing::V2 | Framing::Spp => self.header(port),
+            Framing::V2 | Framing::Any | Framing::Spp => self.header(port),
         }
     }
 

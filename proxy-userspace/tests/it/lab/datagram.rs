@@ -27,6 +27,8 @@ pub const TICK: Duration = Duration::from_millis(50);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     V2,
+    /// The same, which the daemon is told to find out.
+    Any,
     V2First,
     Spp,
 }
@@ -43,6 +45,7 @@ impl Framing {
     pub const fn args(self) -> [&'static str; 4] {
         let header = match self {
             Self::V2 => "v2",
+            Self::Any => "any",
             Self::V2First => "v2-first",
             Self::Spp => "spp",
         };
@@ -52,7 +55,7 @@ impl Framing {
     /// In front of a datagram of `client`, who has sent it to `front`.
     pub fn header(self, client: SocketAddr, front: SocketAddr) -> Vec<u8> {
         match self {
-            Self::V2 | Self::V2First => v2(client, front, &[]),
+            Self::V2 | Self::Any | Self::V2First => v2(client, front, &[]),
             Self::Spp => spp(client, front),
         }
     }
@@ -60,7 +63,7 @@ impl Framing {
     /// In front of a reply to it.
     pub fn reply_header(self, client: SocketAddr, front: SocketAddr) -> Vec<u8> {
         match self {
-            Self::V2 | Self::V2First => Vec::new(),
+            Self::V2 | Self::Any | Self::V2First => Vec::new(),
             Self::Spp => spp(client, front),
         }
     }
