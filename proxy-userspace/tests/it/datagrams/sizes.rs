@@ -1,5 +1,6 @@
 //! Payloads of all sizes, behind headers of all lengths: every byte is right.
 
+use std::net::UdpSocket;
 use std::sync::LazyLock;
 
 use anyhow::{Context, Result, ensure};
@@ -24,35 +25,40 @@ rows! {
 
 /// Of the lab's links.
 const MTU: usize = 1500;
-/// Of an IPv6 packet's payload.
-const LARGEST: usize = 65_535 - 40 - 8;
+/// Of an IP packet with its header. IPv6 doesn't count that, but the 40 bytes more fit no device in one piece.
+const LARGEST: usize = 65_535;
 
 fn words_of(size: usize) -> Vec<u8> {
     static WORDS: LazyLock<Payload> = LazyLock::new(|| Payload::new(80));
     WORDS.piece(0, size).to_vec()
 }
 
-fn sizes(headers: usize) -> Vec<usize> {
-    let edge = MTU - headers;
-    let mut sizes = vec![0, 1, 2, 3, 512, 8192, LARGEST - headers];
+/// Of what is said behind a header of this length, up to the longest that a datagram takes with it.
+fn sizes(site: &Site, header: usize) -> Vec<usize> {
+    let headers = header + if site.service().is_ipv4() { 28 } else { 48 };
+    let (edge, largest) = (MTU - headers, LARGEST - headers);
+    let mut sizes = vec![0, 1, 2, 3, 512, 8192, largest - 1, largest];
     sizes.extend(edge - 2..=edge + 2);
     sizes
+}
+
+/// The same there and back, as a reply is as long as its own header leaves room.
+fn sizes_both_ways(site: &Site, header: usize) -> Vec<usize> {
+    let reply = site.framing.reply_header(site.client(1000), site.front());
+    let there = sizes(site, header);
+    let longest = there.iter().copied().max();
+    let back = sizes(site, reply.len()).into_iter();
+    let back = back.filter(|size| Some(*size) <= longest);
+    there.iter().copied().chain(back).collect()
 }
 
 fn all(plan: Plan<'_>) -> Result<()> {
     for framing in Framing::ALL {
         let site = Plan { framing, ..plan }.start()?;
         let header = site.header(1000);
-        let ip = if site.service().is_ipv4() { 28 } else { 48 };
-        // A reply is as long as its own header and IP's leave room.
-        let reply = framing.reply_header(site.client(1000), site.front()).len();
-        let more = [sizes(ip + header.len()), sizes(ip + reply)].concat();
         let mut port = 1000;
         let mut open = Vec::new();
-        for size in more
-            .into_iter()
-            .filter(|size| *size <= LARGEST - header.len() - ip)
-        {
+        for size in sizes_both_ways(&site, header.len()) {
             // A balancer's socket for each, as v2-first knows them by it: all stay open, lest one gets the
             // port of another.
             let balancer = site.balancer()?;
@@ -62,7 +68,19 @@ fn all(plan: Plan<'_>) -> Result<()> {
                 .with_context(|| format!("{size} bytes by {framing:?}"))?;
             open.push(balancer);
         }
+        if framing == Framing::V2First {
+            without_a_header(&site, &open[0], 1001)?;
+        }
         site.end()?;
+    }
+    Ok(())
+}
+
+/// What comes behind a first datagram has room for more.
+fn without_a_header(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
+    for size in sizes(site, 0) {
+        site.exchange_with(balancer, &[], port, &words_of(size))
+            .with_context(|| format!("{size} bytes without a header"))?;
     }
     Ok(())
 }
@@ -85,10 +103,9 @@ fn header_lengths(plan: Plan<'_>) -> Result<()> {
         tlv.extend(value.to_be_bytes());
         tlv.resize(usize::from(extra), 7);
         let header = datagram::v2(site.client(1000), site.front(), &tlv);
-        let ip = if site.service().is_ipv4() { 28 } else { 48 };
         // One of an even number of bytes, and one of an odd one, with all sizes.
         let sizes = match extra {
-            64 | 65 => sizes(ip + header.len()),
+            64 | 65 => sizes_both_ways(&site, header.len()),
             _ => vec![0, 1, 2, 300, 301],
         };
         for size in sizes {
