@@ -1,4 +1,4 @@
-//! More new clients than the flow table has room for.
+//! More new clients than the flow table has room for: the daemon has nothing to do with them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,6 +8,7 @@ use super::site::{Plan, Site};
 use crate::lab::addr::Pair;
 use crate::lab::datagram;
 use crate::lab::path::Path;
+use crate::lab::proc::Proc;
 use crate::lab::scale::scaled;
 
 #[test]
@@ -28,6 +29,7 @@ const SHARE: usize = 1 << 16;
 fn an_active_flow_loses_nothing(family: fn(Pair, u16) -> SocketAddr) -> Result<()> {
     let site = Plan::new(Path::Direct, family).start()?;
     let (active, flooding) = (site.balancer()?, site.balancer()?);
+    let idle = Idle::begin(&site.truepeer)?;
     let count: u32 = AT_ONCE * scaled(1_600, 8_000);
     for first in (0..count).step_by(AT_ONCE as usize) {
         for number in first..first + AT_ONCE {
@@ -39,6 +41,7 @@ fn an_active_flow_loses_nothing(family: fn(Pair, u16) -> SocketAddr) -> Result<(
         while site.app.next().context("the active flow's datagram")?.0 != site.client(1000) {}
         site.answered(&active, 1000, &words)?;
     }
+    idle.end(count.into())?;
     let shown = site.lab.shown("connections")?;
     let listed = shown.as_array().map_or(0, Vec::len);
     ensure!(listed == SHARE, "{listed} flows");
@@ -54,6 +57,39 @@ fn an_active_flow_loses_nothing(family: fn(Pair, u16) -> SocketAddr) -> Result<(
         ensure!(!is_daemons || times == 0, "{times} by {name}");
     }
     site.leaks.saw_none()
+}
+
+/// What the daemon has used before the flood.
+struct Idle<'a> {
+    truepeer: &'a Proc,
+    ticks: u64,
+    switches: u64,
+    /// Its own, and that of the programs' maps.
+    memory: u64,
+}
+
+impl<'a> Idle<'a> {
+    fn begin(truepeer: &'a Proc) -> Result<Self> {
+        Ok(Self {
+            truepeer,
+            ticks: truepeer.ticks()?,
+            switches: truepeer.switches()?,
+            memory: truepeer.memory()? + truepeer.fd_info("memlock")?.iter().sum::<u64>(),
+        })
+    }
+
+    /// What it does twice a second anyway is less than anything for each datagram would be, and the memory of all
+    /// flows was there before.
+    fn end(self, datagrams: u64) -> Result<()> {
+        const ROOM: u64 = 4 << 20;
+        let now = Self::begin(self.truepeer)?;
+        let (ticks, switches) = (now.ticks - self.ticks, now.switches - self.switches);
+        ensure!(ticks <= datagrams / 2_048, "{ticks} ticks of CPU time");
+        ensure!(switches <= datagrams / 128, "woken {switches} times");
+        let more = now.memory.saturating_sub(self.memory);
+        ensure!(more <= ROOM, "{more} bytes more");
+        Ok(())
+    }
 }
 
 /// Of the networks for documentation and for benchmarks.
