@@ -23,7 +23,6 @@ rows! {
     a_header_as_payload;
     clients_that_cannot_be;
     denied_clients;
-    nobody_hears;
     they_are_listed;
     status_adds_them_up;
     the_path_is_udp_s_own;
@@ -131,21 +130,6 @@ fn denied_clients(plan: Plan<'_>) -> Result<()> {
     site.exchange(&balancer, 1001, b"hello")?;
     site.app.saw_nobody()?;
     site.end()
-}
-
-/// The balancer's socket hears of it, as if it were the application's host.
-fn nobody_hears(plan: Plan<'_>) -> Result<()> {
-    let target = HOST;
-    let site = Plan { target, ..plan }.start()?;
-    let balancer = site.balancer()?;
-    balancer.send(&[&site.header(1000)[..], b"hello"].concat())?;
-    let error = datagram::receive(&balancer).expect_err("an answer");
-    let error = error.downcast_ref::<std::io::Error>().context("of I/O")?;
-    ensure!(
-        error.kind() == std::io::ErrorKind::ConnectionRefused,
-        "{error}"
-    );
-    site.leaks.saw_none()
 }
 
 fn they_are_listed(plan: Plan<'_>) -> Result<()> {

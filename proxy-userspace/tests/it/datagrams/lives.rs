@@ -5,12 +5,12 @@ use std::net::{Ipv6Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::rows;
 use super::site::Plan;
-use crate::lab::addr::{APP_PORT, HOST, NEIGHBOUR};
+use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, NEIGHBOUR, WILDCARD};
 use crate::lab::datagram::{self, Echo, Kind};
 use crate::lab::{has_tcx, poll};
 
@@ -80,9 +80,23 @@ fn a_daemon_that_is_told_to_end_while_the_app_talks(plan: Plan<'_>) -> Result<()
     end_while_the_app_talks(plan, Signal::TERM)
 }
 
-/// Nothing of what it says leaves from a steer address. Without truepeer, IPv6 lets it leave from ::1.
+/// Be it at a loopback address, or at all of them.
 fn end_while_the_app_talks(plan: Plan<'_>, signal: Signal) -> Result<()> {
+    for bind in [LOOPBACK, WILDCARD] {
+        let plan = Plan { bind, ..plan };
+        end_while_one_talks(plan, signal).with_context(|| format!("bound to {bind:?}"))?;
+    }
+    Ok(())
+}
+
+/// Nothing of what it says leaves from a steer address. Without truepeer, IPv6 lets it leave from ::1, and any family
+/// from the host's own.
+fn end_while_one_talks(plan: Plan<'_>, signal: Signal) -> Result<()> {
     const ENOUGH: usize = 64;
+    let own = match plan.bind.v4.is_unspecified() {
+        true => (plan.family)(HOST, 0).ip(),
+        false => Ipv6Addr::LOCALHOST.into(),
+    };
     let mut site = plan.serve(datagram::socket)?;
     let balancer = site.balancer()?;
     balancer.send(&[&site.header(1000)[..], b"hello"].concat())?;
@@ -105,7 +119,7 @@ fn end_while_the_app_talks(plan: Plan<'_>, signal: Signal) -> Result<()> {
         is_over.store(true, Ordering::Relaxed);
         killed
     })?;
-    site.leaks.saw_none_but_from(Ipv6Addr::LOCALHOST.into())
+    site.leaks.saw_none_but_from(own)
 }
 
 fn receive_now(socket: &UdpSocket) -> std::io::Result<usize> {

@@ -36,6 +36,7 @@ mod sizes;
 mod stated;
 mod sums;
 mod take_over;
+mod unreached;
 pub mod ways;
 
 /// Rows by both paths, of functions that take a [`site::Plan`].
