@@ -12,6 +12,7 @@ use crate::lab::app::App;
 use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::header::Version;
 use crate::lab::leaks::Leaks;
+use crate::lab::scale::scaled;
 use crate::lab::truepeer::Truepeer;
 
 const OTHER_PORT: u16 = 7001;
@@ -90,17 +91,17 @@ fn datagrams_at_two_addresses(family: fn(Pair, u16) -> SocketAddr) -> Result<()>
 #[test]
 fn a_dozen_instances_at_once_and_again() -> Result<()> {
     let lab = Lab::new()?;
-    a_dozen_and_again(&lab.truepeer().by_daemon(), |_| Ok(()))
+    a_dozen(2, &lab.truepeer().by_daemon(), |_| Ok(()))
 }
 
-/// Of one app, which hears the clients of each.
+/// Of one app, which hears the clients of each; again with full counts.
 #[test]
-fn a_dozen_instances_at_once_and_again_udp() -> Result<()> {
+fn a_dozen_instances_at_once_udp() -> Result<()> {
     let lab = Lab::new()?;
     let at = HOST.v4(APP_PORT);
     let echo = Echo::listen(&lab.host, at, Kind::Unconnected)?;
     let truepeer = lab.truepeer().args(Framing::V2.args()).targets_for(at);
-    a_dozen_and_again(&truepeer, |service| {
+    a_dozen(scaled(1, 2), &truepeer, |service| {
         let client = CLIENT.v4(CLIENT_PORT + service.port());
         datagrams::asks(
             &datagrams::balancer(&lab, service)?,
@@ -113,13 +114,17 @@ fn a_dozen_instances_at_once_and_again_udp() -> Result<()> {
 
 /// More instances than have ever run side by side here, some of them just ended: the kernel may still
 /// be taking their devices down.
-fn a_dozen_and_again(truepeer: &Truepeer, talk: impl Fn(SocketAddr) -> Result<()>) -> Result<()> {
+fn a_dozen(
+    rounds: usize,
+    truepeer: &Truepeer,
+    talk: impl Fn(SocketAddr) -> Result<()>,
+) -> Result<()> {
     let suffixes: Vec<_> = (0..12).map(|number| format!("-{number}x")).collect();
     let services: Vec<_> = (TRUEPEER_PORT..)
         .map(|port| HOST.v4(port))
         .take(12)
         .collect();
-    for _ in 0..2 {
+    for _ in 0..rounds {
         let start = |(service, suffix): (&SocketAddr, &String)| {
             let truepeer = truepeer.clone().instance_suffix(suffix);
             truepeer.listen([*service]).start()
