@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use super::site::{ip, nft, sysctl};
 use super::{CLIENT_PORT, Talk, datagrams, sees};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, HOST, TRUEPEER_PORT, WILDCARD};
+use crate::lab::addr::{
+    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT, WILDCARD,
+};
 use crate::lab::app::{App, Echo};
 use crate::lab::datagram::{self, Framing, Kind};
 use crate::lab::header::Version;
