@@ -67,7 +67,7 @@ fn is_clients(lookup: &bpf_sk_lookup, at: &Endpoint, client: &Addr) -> bool {
     let by = lookup.ingress_ifindex;
     // `deliver` lets nobody from outside come this far by a device where an application hears alone.
     let is_inside = by == LO || by == maps::device() || maps::bound_to(at) == Some(by);
-    let is_own = client.is_martian() || maps::is_steer(client) || maps::is_local(client).is_some();
+    let is_own = client.is_martian() || maps::is_steer(client) || maps::is_own(client);
     is_inside && !is_own
 }
 

@@ -22,8 +22,6 @@ const BLOCK: u8 = 1;
 
 /// Whether nothing of netfilter, no policy of IPsec, no reverse-path filter and no device that this one is a part
 /// of has a say on this packet.
-///
-/// A function of its own, as a program's stack has 512 bytes.
 #[inline(always)]
 pub fn are_absent(ctx: &TcContext, version: Version) -> bool {
     let at = maps::offsets();

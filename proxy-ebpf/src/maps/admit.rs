@@ -116,8 +116,21 @@ pub fn is_local(addr: &Addr) -> Option<bool> {
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn is_own(addr: &Addr) -> bool {
+    is_local(addr).is_some() || is_by_route(addr)
+}
+
+/// Whether a service there can be reached from elsewhere.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn is_reached(addr: &Addr) -> bool {
+    is_local(addr).unwrap_or_else(|| is_by_route(addr))
+}
+
+#[inline(always)]
+fn is_by_route(addr: &Addr) -> bool {
     let bits = u32::BITS * addr.words().len() as u32;
-    is_local(addr).is_some() || LOCAL_NETS.get(Key::new(bits, *addr)).is_some()
+    LOCAL_NETS.get(Key::new(bits, *addr)).is_some()
 }
 
 #[inline(always)]

@@ -64,6 +64,7 @@ static ADMITTED: PerCpuArray<Admitted> = PerCpuArray::with_max_entries(Admitted:
 pub struct Admitted {
     balancer: Addr,
     at: Endpoint,
+    since: u32,
     stamp: u32,
     /// Its application's place.
     pub app: u32,
@@ -88,18 +89,19 @@ impl Admitted {
 
 /// Of a datagram whose balancer was found to be allowed there, since the last change of a list.
 #[inline(always)]
-pub fn admitted(datagram: &Tuple, stamp: u32) -> Option<&'static Admitted> {
+pub fn admitted(datagram: &Tuple, [now, stamp]: [u32; 2]) -> Option<&'static Admitted> {
     let known = Admitted::place(datagram)?;
     // SAFETY: this CPU's own, and no program changes it while another one runs there.
     let known = unsafe { &*known };
     let is_same = known.stamp == stamp
+        && known.since == now
         && known.balancer == *datagram.addresses()[0]
         && known.at == datagram.destination();
     is_same.then_some(known)
 }
 
 #[inline(always)]
-pub fn note_admitted(datagram: &Tuple, stamp: u32, receiver: &Receiver) {
+pub fn note_admitted(datagram: &Tuple, [now, stamp]: [u32; 2], receiver: &Receiver) {
     if let Some(place) = Admitted::place(datagram) {
         let target = match datagram.addresses()[1].v4() {
             Some(_) => receiver.target4(),
@@ -108,6 +110,7 @@ pub fn note_admitted(datagram: &Tuple, stamp: u32, receiver: &Receiver) {
         let known = Admitted {
             balancer: *datagram.addresses()[0],
             at: datagram.destination(),
+            since: now,
             stamp,
             app: aim(&target.steer).map_or(0, |aim| aim.app()),
             receiver: *receiver,

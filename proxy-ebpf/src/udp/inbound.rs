@@ -60,10 +60,11 @@ fn admit(scratch: &mut Scratch) -> Result<Option<&'static Receiver>, Verdict> {
     scratch.now = clock::seconds();
     scratch.stamp = maps::stamp(scratch.now);
     let datagram = &scratch.segment.tuple;
-    let mut admitted = maps::admitted(datagram, scratch.stamp);
+    let now = [scratch.now, scratch.stamp];
+    let mut admitted = maps::admitted(datagram, now);
     if admitted.is_none() {
-        match admission(datagram, scratch.stamp) {
-            Admission::Noted => admitted = maps::admitted(datagram, scratch.stamp),
+        match admission(datagram, now) {
+            Admission::Noted => admitted = maps::admitted(datagram, now),
             Admission::NoService => return Ok(None),
             Admission::Refused => return Err(Verdict::drop(Counter::DatagramRefused)),
             Admission::ByDaemon => {
@@ -88,7 +89,7 @@ enum Admission {
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn admission(datagram: &Tuple, stamp: u32) -> Admission {
+fn admission(datagram: &Tuple, now: [u32; 2]) -> Admission {
     let Some(receiver) = receiver_of(datagram) else {
         return Admission::NoService;
     };
@@ -98,15 +99,14 @@ fn admission(datagram: &Tuple, stamp: u32) -> Admission {
     if !receiver.has(Receiver::DIRECT) {
         return Admission::ByDaemon;
     }
-    maps::note_admitted(datagram, stamp, receiver);
+    maps::note_admitted(datagram, now, receiver);
     Admission::Noted
 }
 
 #[inline(always)]
 fn receiver_of(datagram: &Tuple) -> Option<&'static Receiver> {
     let to = datagram.destination();
-    let can_be_here =
-        maps::is_receiving(to.port() as u16) && maps::is_local(&to.addr()) == Some(true);
+    let can_be_here = maps::is_receiving(to.port() as u16) && maps::is_reached(&to.addr());
     if can_be_here {
         maps::receiver_at(&to)
     } else {
@@ -208,6 +208,9 @@ fn straight_on(
     scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
     let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
     if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
+        if maps::denies(receiver.service(), &scratch.proxy.source.addr()) {
+            return Err(Verdict::drop(Counter::DatagramDenied));
+        }
         note_given(scratch);
         return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }
@@ -307,8 +310,6 @@ fn in_to(ctx: &TcContext, aim: &Endpoint) -> Result<Verdict, Unreadable> {
 }
 
 /// Whether a socket gets a datagram to a steer address from where it is now.
-///
-/// A function of its own, as a program's stack has 512 bytes.
 #[inline(always)]
 fn is_heard(ctx: &TcContext, version: Version, scratch: &Scratch) -> bool {
     let aim = &scratch.rewrite.to.destination();

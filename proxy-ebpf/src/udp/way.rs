@@ -56,19 +56,21 @@ pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
 #[inline(always)]
 pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, now: u32) -> bool {
     know(ctx, version, tuple, way, now) && way.device == ctx::device(ctx)
-        || is_of_link(ctx, tuple, way)
 }
 
-/// Whether the packet's source means something on its link alone: by that it is answered.
+/// The same of a balancer whose address means something on one link alone: by that it is answered. Behind another
+/// link is somebody else, who doesn't get its flow.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn is_of_link(ctx: &TcContext, tuple: &Tuple, way: &mut Way) -> bool {
-    if !tuple.addresses()[1].is_of_link() {
-        return false;
+fn came_by_link(ctx: &TcContext, flow: &mut Flow, now: u32) -> bool {
+    let device = ctx::device(ctx);
+    let is_same = flow.way_back.device == device && flow.way_back.is_of_link();
+    let is_others = !is_same && flow.way_back.device != 0 && flow.is_busy(now);
+    if !is_same && !is_others {
+        flow.way_back = Way::of_link(device);
     }
-    *way = Way::of_link(ctx::device(ctx));
-    true
+    !is_others
 }
 
 /// Whether it came by the device that leads to its balancer. By any other one, anybody on that link could
@@ -80,6 +82,12 @@ pub fn is_balancers(
     flow: &mut Flow,
     now: u32,
 ) -> Result<(), Verdict> {
+    if flow.back.addresses()[1].is_of_link() {
+        return match came_by_link(ctx, flow, now) {
+            true => Ok(()),
+            false => Err(Verdict::drop(Counter::DatagramReversePath)),
+        };
+    }
     if came_by(ctx, version, &flow.back, &mut flow.way_back, now) {
         return Ok(());
     }

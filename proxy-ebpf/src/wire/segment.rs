@@ -151,6 +151,10 @@ fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
         Addr::from_v6([s0, s1, s2, s3]),
         Addr::from_v6([d0, d1, d2, d3]),
     ];
+    if addrs.iter().any(|addr| addr.v4().is_some()) {
+        // In maps it would be an IPv4 packet's.
+        return None;
+    }
     if next == IpProto::Tcp as u8 {
         return read_tcp(ctx, link, Version::V6, segment, addrs, at, total);
     }

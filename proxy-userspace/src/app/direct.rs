@@ -155,7 +155,9 @@ impl Direct {
         self.maps.set_host(self.offered(&facts))?;
         self.addresses.set_by_route(&facts.own_nets);
         self.maps.set_locals(&self.addresses.unicast_or_not())?;
-        self.maps.set_local_nets(&facts.own_nets)?;
+        if let Err(error) = self.maps.set_local_nets(&facts.own_nets) {
+            tracing::error!("{error:#}");
+        }
         self.routes.settle(&facts);
         let entrances = self.routes.entrances(&facts.bound);
         if !entrances.is_empty() {

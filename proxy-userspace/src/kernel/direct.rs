@@ -187,8 +187,9 @@ impl Direct {
         };
         let known: Vec<_> = self.local_nets.keys().collect::<Result<_, _>>()?;
         for key in known.iter().filter(|key| !is_there(key)) {
-            // Another one may have removed it.
-            let _ = self.local_nets.remove(key);
+            self.local_nets
+                .remove(key)
+                .context("forgetting what was this host's by a route")?;
         }
         Ok(())
     }

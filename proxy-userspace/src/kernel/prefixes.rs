@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fmt,
+    fs::File,
     net::IpAddr,
     path::Path,
 };
@@ -110,7 +111,7 @@ impl Prefixes {
         Ok(Self {
             v4: Trie::open(&v4)?,
             v6: Trie::open(&v6)?,
-            changes: Changes::open(&directory.join(map::LIST_CHANGES))?,
+            changes: Changes::open(&directory)?,
         })
     }
 
@@ -141,6 +142,13 @@ impl Prefixes {
     /// Replaces what the configuration put there; live prefixes stay. Adds before it removes, so
     /// that nobody's answer changes in between.
     pub fn configure(&mut self, service: u32, prefixes: &[IpNet]) -> Result<()> {
+        let configured = self.put_configured(service, prefixes);
+        // Some may be there, whatever has become of others.
+        self.changes.tell()?;
+        configured
+    }
+
+    fn put_configured(&mut self, service: u32, prefixes: &[IpNet]) -> Result<()> {
         let before = self.entries()?.into_iter();
         let before = before.filter(|it| it.service == service && it.origin == Origin::Config);
         let mut stale: HashSet<_> = before.map(|entry| entry.prefix).collect();
@@ -152,7 +160,7 @@ impl Prefixes {
         for prefix in stale {
             self.take(service, prefix)?;
         }
-        self.changes.tell()
+        Ok(())
     }
 
     pub fn insert(&mut self, service: u32, prefix: IpNet, origin: Origin) -> Result<()> {
@@ -247,22 +255,37 @@ fn pinning(pin: &Path) -> String {
 }
 
 /// Has the programs ask the lists again whom they have asked for, be it that they did a moment ago.
-struct Changes(Array<MapData, u32>);
+struct Changes {
+    count: Array<MapData, u32>,
+    /// Locked while it is counted up.
+    directory: File,
+}
 
 impl Changes {
-    fn open(pin: &Path) -> Result<Self> {
+    fn open(directory: &Path) -> Result<Self> {
+        let pin = &directory.join(map::LIST_CHANGES);
         if !pin.exists() {
             let changes: Array<MapData, u32> =
                 Array::create(1, 0).context("making a list (needs CAP_BPF)")?;
             changes.pin(pin).with_context(|| pinning(pin))?;
         }
-        open_pinned(pin, Map::Array).map(Self)
+        Ok(Self {
+            count: open_pinned(pin, Map::Array)?,
+            directory: File::open(directory)
+                .with_context(|| format!("opening {}", directory.display()))?,
+        })
     }
 
     fn tell(&mut self) -> Result<()> {
-        let count = self.0.get(&0, 0)?;
-        let told = self.0.set(0, count.wrapping_add(1), 0);
+        self.directory.lock().context("locking the lists")?;
+        let told = self.count_up();
+        self.directory.unlock().context("unlocking the lists")?;
         told.context("telling the programs of a change of a list")
+    }
+
+    fn count_up(&mut self) -> Result<(), MapError> {
+        let count = self.count.get(&0, 0)?;
+        self.count.set(0, count.wrapping_add(1), 0)
     }
 }
 

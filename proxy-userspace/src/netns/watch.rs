@@ -21,8 +21,6 @@ use rtnetlink::{
 };
 use tokio::sync::mpsc;
 
-use super::routes::own_nets;
-
 /// The host's own addresses, broadcast addresses included.
 #[derive(Clone, Default)]
 pub struct Addresses {
@@ -211,7 +209,6 @@ impl Watch {
             fresh.add(&message);
         }
         self.addresses.replace(fresh);
-        self.addresses.set_by_route(&own_nets().await?);
         let mut gone = mem::take(&mut self.present);
         let mut known = self.netlink.link().get().execute();
         while let Some(message) = known.try_next().await.context("reading devices")? {

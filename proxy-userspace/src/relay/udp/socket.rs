@@ -50,6 +50,10 @@ pub fn listener(at: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Liste
     set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
     socket.set_reuse_port(shared)?;
     socket.bind(&at.into())?;
+    if at.is_ipv6() {
+        // One that is the host's by a route alone can't be answered from otherwise.
+        socket.set_freebind_v6(true)?;
+    }
     Ok(Listener { socket, at })
 }
 

@@ -9,7 +9,7 @@ use socket2::SockRef;
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
-use crate::lab::addr::HOST;
+use crate::lab::addr::{HOST, LATER, NEIGHBOUR, TRUEPEER_PORT};
 use crate::lab::datagram;
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -21,6 +21,7 @@ rows! {
     a_forged_one_for_a_client_who_is_here_is_dropped;
     a_second_route_is_as_good;
     this_host_is_a_balancer_at_any_address_of_its_own;
+    nobody_else_is_by_an_address_of_a_route_alone;
 }
 
 /// The balancer's namespace has another link to the host, by which no route leads back.
@@ -147,6 +148,52 @@ fn this_host_is_a_balancer_at_any_address_of_its_own(plan: Plan<'_>) -> Result<(
     site.exchange(&balancer, 1000, &[7; 4000])?;
     site.app.saw_nobody()?;
     site.leaks.saw_none()
+}
+
+/// The host has the service's address by a route alone.
+fn nobody_else_is_by_an_address_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
+    let ([v4, v6], [from4, from6]) = (HOST.both(0), NEIGHBOUR.both(0));
+    let (v4, v6, from4, from6) = (v4.ip(), v6.ip(), from4.ip(), from6.ip());
+    let set_up = |lab: &Lab| {
+        ip(
+            &lab.host,
+            "-4 route add local 192.0.2.0/24 dev lo
+             -6 route add local 2001:db8:2::/64 dev lo",
+        )?;
+        ip(
+            &lab.edge,
+            "-4 route add 192.0.2.99/32 via 198.51.100.2
+             -6 route add 2001:db8:2::99/128 via 2001:db8:e::2",
+        )?;
+        nft(
+            &lab.edge,
+            &format!(
+                "add table inet forge
+                 add chain inet forge out {{ type nat hook postrouting priority 100; }}
+                 add rule inet forge out ip saddr {from4} snat ip to {v4}
+                 add rule inet forge out ip6 saddr {from6} udp dport 7001 snat ip6 to {v6}"
+            ),
+        )
+    };
+    let site = Plan {
+        set_up: &set_up,
+        args: &["--listen", "0.0.0.0:7001", "--listen", "[::]:7001"],
+        allow: &[HOST],
+        ..plan
+    }
+    .start()?;
+    let service = site.of(LATER, TRUEPEER_PORT + 1);
+    let forger = datagram::socket(&site.lab.edge, site.of(NEIGHBOUR, 0))?;
+    forger.connect(service)?;
+    forger.send(&[&site.header(1000)[..], b"forged"].concat())?;
+    wait_dropped(&site, 1)?;
+    forger.send(&[&site.header(1000)[..], &[7; 4000]].concat())?;
+    wait_dropped(&site, 2)?;
+    let balancer = site.balancer()?;
+    balancer.connect(service)?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    site.app.saw_nobody()?;
+    site.end()
 }
 
 /// Where the host has two ways to its balancer, datagrams come by either: by the kernel as well, once the

@@ -37,6 +37,7 @@ mod stated;
 mod sums;
 mod take_over;
 mod unreached;
+mod uplinks;
 pub mod ways;
 
 /// Rows by both paths, of functions that take a [`site::Plan`].

@@ -10,7 +10,7 @@ pub struct Pair {
 }
 
 impl Pair {
-    const fn new(v4: [u8; 4], v6: [u16; 8]) -> Self {
+    pub const fn new(v4: [u8; 4], v6: [u16; 8]) -> Self {
         let [a, b, c, d] = v4;
         let [e, f, g, h, i, j, k, l] = v6;
         Self {

@@ -135,13 +135,18 @@ impl Proc {
 
     /// What `key` (`prog_id`, `link_id`, …) says of each of its file descriptors that has it.
     pub fn fd_info(&self, key: &str) -> Result<BTreeSet<u64>> {
-        let mut found = BTreeSet::new();
+        Ok(self.fd_infos(key)?.into_iter().collect())
+    }
+
+    /// The same of each file.
+    pub fn fd_infos(&self, key: &str) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
         for fd in fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
             // one that was closed in between is gone
             let info = fs::read_to_string(fd?.path()).unwrap_or_default();
             let fields = info.lines().filter_map(|line| line.split_once(':'));
             for (_, value) in fields.filter(|(name, _)| *name == key) {
-                found.insert(value.trim().parse()?);
+                found.push(value.trim().parse()?);
             }
         }
         Ok(found)

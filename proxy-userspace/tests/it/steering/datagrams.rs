@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Bound, changed, services};
+use super::{Bound, changed, has, services};
 use crate::lab::Lab;
-use crate::lab::addr::{BALANCER, FRONT, FRONT_PORT};
+use crate::lab::addr::{BALANCER, FRONT, FRONT_PORT, HOST};
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
@@ -36,7 +36,22 @@ fn holds_by(told: Path, app: Bound, lab: &Lab, echo: &Echo) -> Result<()> {
     services
         .into_iter()
         .try_for_each(|service| sees(lab, service, echo, app.client))?;
+    goes_by(told, app, lab)?;
     leaks.saw_none()
+}
+
+/// By the kernel, where there is a service of the client's family.
+fn goes_by(told: Path, app: Bound, lab: &Lab) -> Result<()> {
+    if !has(lab, HOST.like(app.client, 0).ip()) {
+        return Ok(());
+    }
+    let kernel = lab.shown("status")?["kernel"].take();
+    let counts = ["datagram_up", "datagram_down"].map(|name| kernel[name].as_u64());
+    let is_by_kernel = counts
+        .iter()
+        .all(|count| count.is_some_and(|count| count > 0));
+    ensure!(is_by_kernel == (told == Path::Direct), "{kernel:#}");
+    Ok(())
 }
 
 /// The app sees the client, and its answers come back, by a balancer of either family.

@@ -50,7 +50,7 @@ fn over(lab: &Lab, kind: &str) -> Result<()> {
     through_192_0_2_1(&lab.host)
 }
 
-fn through_192_0_2_1(host: &Netns) -> Result<()> {
+pub fn through_192_0_2_1(host: &Netns) -> Result<()> {
     ip(
         host,
         "-4 route replace default via 192.0.2.1
