@@ -87,6 +87,7 @@ pub mod global {
     pub const HOST_NETNS: &str = "HOST_NETNS";
     pub const OFFSETS: &str = "OFFSETS";
     pub const STAYS: &str = "STAYS";
+    pub const RECEIVERS_HAVE: &str = "RECEIVERS_HAVE";
 }
 
 /// Calls of kernel functions, by a number that no helper has: the daemon puts their ids in before it

@@ -7,7 +7,7 @@ mod slots;
 mod steer;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
-use proxy_common::{Addr, Counter, Life, Steer, counter, offsets::Offsets};
+use proxy_common::{Addr, Counter, Life, Steer, counter, datagram::Receiver, offsets::Offsets};
 
 pub use admit::{
     allows, assign, denies, is_local, is_own, is_reached, is_served, last_up, listener_at, may_log,
@@ -58,6 +58,10 @@ static OFFSETS: Global<Offsets> = Global::new(Offsets::UNKNOWN);
 /// This namespace's, which other programs of the machine know it by as well.
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u64> = Global::new(0);
+
+/// Flags that some service's receiver has. What none has costs the verifier nothing.
+#[unsafe(no_mangle)]
+static RECEIVERS_HAVE: Global<u32> = Global::new(u32::MAX);
 
 #[map(name = "counters")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
@@ -124,6 +128,17 @@ fn store_word<T: Copy>(at: Option<*mut T>, value: T) {
         // SAFETY: a plain store of one word of a map.
         unsafe { at.write_volatile(value) };
     }
+}
+
+/// Whether any receiver has this flag.
+#[inline(always)]
+pub fn any_has(flag: u32) -> bool {
+    RECEIVERS_HAVE.load() & flag != 0
+}
+
+#[inline(always)]
+pub fn has(receiver: &Receiver, flag: u32) -> bool {
+    any_has(flag) && receiver.has(flag)
 }
 
 #[inline(always)]

@@ -19,7 +19,7 @@ use crate::{
 /// payload from its beginning on, whatever it looks like.
 #[inline(always)]
 pub fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdict> {
-    if !receiver.has(Receiver::V2_FIRST) {
+    if !maps::has(receiver, Receiver::V2_FIRST) {
         return Ok(false);
     }
     let now = clock::seconds();
@@ -49,7 +49,7 @@ pub fn find(
 ) -> Result<Option<&'static mut First>, Verdict> {
     let close_after = receiver.close_after();
     let Some(first) = maps::find_first(datagram) else {
-        if receiver.has(Receiver::V2_FIRST) && maps::has_spoken(datagram, now, close_after) {
+        if maps::has(receiver, Receiver::V2_FIRST) && maps::has_spoken(datagram, now, close_after) {
             maps::note_spoken(datagram, now);
             return Err(Verdict::drop(Counter::DatagramForgotten));
         }
@@ -89,7 +89,7 @@ pub fn answered(flow: &Flow, reply: &Tuple, now: u32) {
 /// header of his own taken for the first one meanwhile.
 #[inline(always)]
 pub fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
-    if !receiver.has(Receiver::V2_FIRST) {
+    if !maps::has(receiver, Receiver::V2_FIRST) {
         return;
     }
     let now = clock::seconds();

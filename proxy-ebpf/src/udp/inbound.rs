@@ -61,13 +61,17 @@ fn admit(scratch: &mut Scratch) -> Result<Option<&'static Receiver>, Verdict> {
     scratch.stamp = maps::stamp(scratch.now);
     let datagram = &scratch.segment.tuple;
     let now = [scratch.now, scratch.stamp];
-    let mut admitted = maps::admitted(datagram, now);
+    let any_is_direct = maps::any_has(Receiver::DIRECT);
+    let mut admitted = match any_is_direct {
+        true => maps::admitted(datagram, now),
+        false => None,
+    };
     if admitted.is_none() {
         match admission(datagram, now) {
-            Admission::Noted => admitted = maps::admitted(datagram, now),
+            Admission::Noted if any_is_direct => admitted = maps::admitted(datagram, now),
             Admission::NoService => return Ok(None),
             Admission::Refused => return Err(Verdict::drop(Counter::DatagramRefused)),
-            Admission::ByDaemon => {
+            Admission::Noted | Admission::ByDaemon => {
                 let to_daemon = Counter::DatagramToDaemonService;
                 return Err(way::if_foreign(datagram.addresses()[0], to_daemon));
             }
@@ -96,7 +100,7 @@ fn admission(datagram: &Tuple, now: [u32; 2]) -> Admission {
     if !maps::allows(receiver.service(), datagram.addresses()[0]) {
         return Admission::Refused;
     }
-    if !receiver.has(Receiver::DIRECT) {
+    if !maps::has(receiver, Receiver::DIRECT) {
         return Admission::ByDaemon;
     }
     maps::note_admitted(datagram, now, receiver);
@@ -179,7 +183,9 @@ fn datagram(
         Err(to_daemon) if to_daemon.action == Action::Pass => {
             first::leave_undecided(&scratch.segment.tuple, receiver);
         }
-        Err(dropped) if first::is_refusal(dropped.why) && receiver.has(Receiver::V2_FIRST) => {
+        Err(dropped)
+            if first::is_refusal(dropped.why) && maps::has(receiver, Receiver::V2_FIRST) =>
+        {
             first::remember_refused(ctx, version, scratch);
         }
         _ => {}
@@ -218,7 +224,7 @@ fn straight_on(
         link == Link::Ethernet && !maps::any_is_bound() && hooks::are_absent(ctx, version);
     known::remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
-    if !known && receiver.has(Receiver::V2_FIRST) {
+    if !known && maps::has(receiver, Receiver::V2_FIRST) {
         first::remember(scratch);
     }
     let written = match known {
@@ -251,7 +257,7 @@ fn read_header(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<(), Verdict> {
-    let read = match receiver.has(Receiver::SPP) {
+    let read = match maps::has(receiver, Receiver::SPP) {
         true => proxy::read_spp(ctx, version, link, scratch),
         false => proxy::read_v2_datagram(ctx, version, link, scratch),
     };

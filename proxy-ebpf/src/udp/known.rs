@@ -97,7 +97,7 @@ fn is_known(
         let flow = unsafe { &mut *flow };
         if flow.back.is_reverse_of(&scratch.segment.tuple) && !flow.is_over(now) {
             go_on(ctx, version, scratch, receiver, flow, now)?;
-            if receiver.has(Receiver::SPP) && flow.stated != scratch.stated {
+            if maps::has(receiver, Receiver::SPP) && flow.stated != scratch.stated {
                 // Replies may be reading it.
                 scratch.datagram_flow = *flow;
                 scratch.datagram_flow.stated = scratch.stated;

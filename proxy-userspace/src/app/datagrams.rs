@@ -190,20 +190,10 @@ fn work(
     })
 }
 
-/// What the programs have to know of a service's listen addresses; none if it is of TCP.
-fn receiver(
-    config: &Config,
-    service: &config::Service,
-    routes: &Routes,
-) -> Option<datagram::Receiver> {
-    let Protocol::Udp {
-        framing,
-        close_after,
-        limits,
-        ..
-    } = service.protocol
-    else {
-        return None;
+/// Those of its receivers; none if it is of TCP.
+pub fn flags(config: &Config, service: &config::Service) -> u32 {
+    let Protocol::Udp { framing, .. } = service.protocol else {
+        return 0;
     };
     let framing = match framing {
         Framing::V2 => datagram::Receiver::V2,
@@ -214,11 +204,28 @@ fn receiver(
         config::Direct::Auto => datagram::Receiver::DIRECT,
         config::Direct::Off => 0,
     };
+    framing | direct
+}
+
+/// What the programs have to know of a service's listen addresses; none if it is of TCP.
+fn receiver(
+    config: &Config,
+    service: &config::Service,
+    routes: &Routes,
+) -> Option<datagram::Receiver> {
+    let Protocol::Udp {
+        close_after,
+        limits,
+        ..
+    } = service.protocol
+    else {
+        return None;
+    };
     let [v4, v6] = routes.of(service).map(steered);
     let seconds = close_after.seconds();
     Some(datagram::Receiver::new(
         service.id,
-        framing | direct,
+        flags(config, service),
         seconds,
         limits,
         v4,

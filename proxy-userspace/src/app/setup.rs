@@ -159,7 +159,9 @@ fn protocols(config: &Config) -> Protocols {
     let mut services = config.services.iter();
     Protocols {
         udp: services.clone().any(Service::is_udp),
-        v2_first: services.clone().any(Service::is_v2_first),
+        receivers: services.clone().fold(0, |flags, service| {
+            flags | super::datagrams::flags(config, service)
+        }),
         tcp: services.any(|service| !service.is_udp()),
     }
 }

@@ -167,16 +167,6 @@ impl Service {
         }
     }
 
-    pub fn is_v2_first(&self) -> bool {
-        matches!(
-            self.protocol,
-            Protocol::Udp {
-                framing: Framing::V2First,
-                ..
-            }
-        )
-    }
-
     pub fn targets(&self) -> impl Iterator<Item = SocketAddr> {
         let v4 = self.target4.map(SocketAddr::V4);
         v4.into_iter().chain(self.target6.map(SocketAddr::V6))

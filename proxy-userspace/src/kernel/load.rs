@@ -14,7 +14,7 @@ use aya::{
     programs::{CgroupSockAddr, SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{Endpoint, Listener, global, map, port_bit, program};
+use proxy_common::{Endpoint, Listener, datagram::Receiver, global, map, port_bit, program};
 
 use super::{
     attach::{Attachment, Tc},
@@ -59,18 +59,22 @@ pub struct Placement<'a> {
 pub struct Protocols {
     pub tcp: bool,
     pub udp: bool,
-    /// Of UDP, with headers on first datagrams alone.
-    pub v2_first: bool,
+    /// Of UDP, all flags that a [`Receiver`] has.
+    pub receivers: u32,
 }
 
 impl Protocols {
+    pub(super) const fn v2_first(self) -> bool {
+        self.receivers & Receiver::V2_FIRST != 0
+    }
+
     fn unused_maps(self) -> impl Iterator<Item = &'static str> {
         let each = [
             (self.udp, map::DATAGRAM_FLOWS),
             (self.udp, map::DATAGRAM_SLOTS),
             (self.udp, map::DATAGRAM_SHARES),
-            (self.v2_first, map::FIRSTS),
-            (self.v2_first, map::SPOKEN),
+            (self.v2_first(), map::FIRSTS),
+            (self.v2_first(), map::SPOKEN),
             (self.udp, map::REPLY_PIECES),
             (self.udp, map::REVERSE_PATHS),
         ];
@@ -139,6 +143,7 @@ impl Kernel {
             .override_global(global::HOST_NETNS, &host_netns, true)
             .override_global(global::OFFSETS, &offsets, true)
             .override_global(global::STAYS, &stays, true)
+            .override_global(global::RECEIVERS_HAVE, &placement.protocols.receivers, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
         load_programs(&mut ebpf, placement)?;

@@ -94,7 +94,7 @@ pub fn hold_maps(ebpf: &Ebpf, protocols: Protocols) -> Result<Vec<Change>> {
     let groups = [
         (true, &SHARED[..]),
         (protocols.udp, &OF_UDP),
-        (protocols.v2_first, &OF_V2_FIRST),
+        (protocols.v2_first(), &OF_V2_FIRST),
     ];
     let needed = groups.iter().filter(|(is_needed, _)| *is_needed);
     needed

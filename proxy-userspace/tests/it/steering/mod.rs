@@ -30,6 +30,7 @@ use crate::lab::addr::{
 use crate::lab::app::App;
 use crate::lab::header::Version;
 use crate::lab::path::Path;
+use crate::lab::scale::scaled;
 use crate::lab::talk::Talk;
 
 /// A port that no kernel picks by itself.
@@ -114,13 +115,17 @@ macro_rules! row {
 
 use {row, rows};
 
-/// The row: an app on a host that `set_up` has changed, by both paths, a daemon after the other.
+/// The row: an app on a host that `set_up` has changed, by the direct path; with full counts, by the daemon's too, a
+/// daemon after the other.
 fn holds(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
     let lab = changed(set_up)?;
     let listening = App::listen(&lab.host, app.to)?;
-    holds_by([Path::Direct; 2], app, &lab, &listening).context("by the direct path")?;
-    lab.leaves_no_trace()?;
-    holds_by([Path::Daemon; 2], app, &lab, &listening).context("by the daemon's path")
+    let paths = scaled(&[Path::Direct][..], &Path::BOTH);
+    for &path in paths {
+        holds_by([path; 2], app, &lab, &listening).with_context(|| format!("told {path:?}"))?;
+        lab.leaves_no_trace()?;
+    }
+    Ok(())
 }
 
 /// The row of a host where the daemon has to carry what isn't to go through it.
