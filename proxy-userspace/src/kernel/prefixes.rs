@@ -6,7 +6,7 @@ use std::{
     fmt,
     fs::File,
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail};
@@ -256,23 +256,22 @@ fn pinning(pin: &Path) -> String {
 
 /// Has the programs ask the lists again whom they have asked for, be it that they did a moment ago.
 struct Changes {
-    count: Array<MapData, u32>,
+    pin: PathBuf,
     /// Locked while it is counted up.
     directory: File,
+    /// None: nobody has counted yet.
+    count: Option<Array<MapData, u32>>,
 }
 
 impl Changes {
     fn open(directory: &Path) -> Result<Self> {
-        let pin = &directory.join(map::LIST_CHANGES);
-        if !pin.exists() {
-            let changes: Array<MapData, u32> =
-                Array::create(1, 0).context("making a list (needs CAP_BPF)")?;
-            changes.pin(pin).with_context(|| pinning(pin))?;
-        }
+        let pin = directory.join(map::LIST_CHANGES);
+        let open = |pin: &PathBuf| open_pinned(pin, Map::Array);
         Ok(Self {
-            count: open_pinned(pin, Map::Array)?,
+            count: pin.exists().then(|| open(&pin)).transpose()?,
             directory: File::open(directory)
                 .with_context(|| format!("opening {}", directory.display()))?,
+            pin,
         })
     }
 
@@ -283,9 +282,19 @@ impl Changes {
         told.context("telling the programs of a change of a list")
     }
 
-    fn count_up(&mut self) -> Result<(), MapError> {
-        let count = self.count.get(&0, 0)?;
-        self.count.set(0, count.wrapping_add(1), 0)
+    fn count_up(&mut self) -> Result<()> {
+        let Self { pin, count, .. } = self;
+        if count.is_none() && !pin.exists() {
+            let changes: Array<MapData, u32> =
+                Array::create(1, 0).context("making a list (needs CAP_BPF)")?;
+            changes.pin(&pin).with_context(|| pinning(pin))?;
+        }
+        let count = match count {
+            Some(count) => count,
+            None => count.insert(open_pinned(pin, Map::Array)?),
+        };
+        let before = count.get(&0, 0)?;
+        Ok(count.set(0, before.wrapping_add(1), 0)?)
     }
 }
 
