@@ -85,7 +85,7 @@ impl<'a> Idle<'a> {
         let now = Self::begin(self.truepeer)?;
         let (ticks, switches) = (now.ticks - self.ticks, now.switches - self.switches);
         ensure!(ticks <= datagrams / 2_048, "{ticks} ticks of CPU time");
-        ensure!(switches <= datagrams / 128, "woken {switches} times");
+        ensure!(switches <= datagrams / 32, "woken {switches} times");
         let more = now.memory.saturating_sub(self.memory);
         ensure!(more <= ROOM, "{more} bytes more");
         Ok(())

@@ -120,13 +120,13 @@ impl Proc {
         Ok(times.sum::<Result<u64, _>>()?)
     }
 
-    /// How often its threads have gone to sleep, or made way for others.
+    /// How often its threads have gone to sleep.
     pub fn switches(&self) -> Result<u64> {
         let mut count = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
             let status = fs::read_to_string(thread?.path().join("status"))?;
             let fields = status.lines().filter_map(|line| line.split_once(':'));
-            for (_, value) in fields.filter(|(name, _)| name.ends_with("ctxt_switches")) {
+            for (_, value) in fields.filter(|(name, _)| *name == "voluntary_ctxt_switches") {
                 count += value.trim().parse::<u64>()?;
             }
         }
