@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
     mem,
     net::IpAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use anyhow::{Context, Result};
@@ -47,20 +47,25 @@ impl Holders {
 }
 
 impl Addresses {
-    pub fn contains(&self, address: &IpAddr) -> bool {
-        let map = self
-            .of_devices
+    fn devices(&self) -> RwLockReadGuard<'_, HashMap<IpAddr, Holders>> {
+        self.of_devices
             .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        map.contains_key(address)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn devices_mut(&self) -> RwLockWriteGuard<'_, HashMap<IpAddr, Holders>> {
+        self.of_devices
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn contains(&self, address: &IpAddr) -> bool {
+        self.devices().contains_key(address)
     }
 
     /// Whether one of the host's own is a device's, or the host's by a route, or else a broadcast address.
     pub fn is_unicast(&self, address: &IpAddr) -> Option<bool> {
-        let map = self
-            .of_devices
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let map = self.devices();
         if let Some(holders) = map.get(address) {
             return Some(!holders.unicast.is_empty());
         }
@@ -79,10 +84,7 @@ impl Addresses {
 
     /// The devices' own in `net`, with the devices' indices.
     pub fn unicast_in(&self, net: &IpNet) -> Vec<(IpAddr, u32)> {
-        let map = self
-            .of_devices
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let map = self.devices();
         let inside = map.iter().filter(|(address, _)| net.contains(*address));
         inside
             .flat_map(|(address, holders)| holders.unicast.iter().map(|index| (*address, *index)))
@@ -91,32 +93,20 @@ impl Addresses {
 
     /// All of them, and whether each is a device's own.
     pub fn unicast_or_not(&self) -> Vec<(IpAddr, bool)> {
-        let map = self
-            .of_devices
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let map = self.devices();
         let each = map.iter();
         each.map(|(address, holders)| (*address, !holders.unicast.is_empty()))
             .collect()
     }
 
     fn replace(&self, with: Self) {
-        let mut map = self
-            .of_devices
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut with = with
-            .of_devices
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.devices_mut();
+        let mut with = with.devices_mut();
         *map = mem::take(&mut *with);
     }
 
     fn add(&self, message: &AddressMessage) {
-        let mut map = self
-            .of_devices
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.devices_mut();
         for (address, is_unicast) in addresses(message) {
             let holders = map.entry(address).or_default();
             holders.of(is_unicast).insert(message.header.index);
@@ -124,10 +114,7 @@ impl Addresses {
     }
 
     fn remove(&self, message: &AddressMessage) {
-        let mut map = self
-            .of_devices
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.devices_mut();
         for (address, is_unicast) in addresses(message) {
             if let Entry::Occupied(mut entry) = map.entry(address) {
                 let holders = entry.get_mut();

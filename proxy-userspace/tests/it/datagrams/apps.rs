@@ -7,12 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, HOST, LATER, LOOPBACK, WILDCARD};
 use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::netns::Netns;
 use crate::lab::poll;
-use crate::steering::site::ip;
+use crate::steering::site::own_by_a_route;
 
 rows! {
     on_loopback;
@@ -62,17 +61,10 @@ fn on_a_wildcard_address_by_the_host_s(plan: Plan<'_>) -> Result<()> {
 
 /// As where a whole network is one host's.
 fn on_a_wildcard_address_by_one_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
-    let set_up = |lab: &Lab| {
-        ip(
-            &lab.host,
-            "-4 route add local 192.0.2.0/24 dev lo
-             -6 route add local 2001:db8:2::/64 dev lo",
-        )
-    };
     exchanges(Plan {
         target: LATER,
         bind: WILDCARD,
-        set_up: &set_up,
+        set_up: &own_by_a_route,
         ..plan
     })
 }

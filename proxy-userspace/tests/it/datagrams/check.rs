@@ -140,18 +140,24 @@ fn a_firewall_before_the_app(plan: Plan<'_>) -> Result<()> {
     )
 }
 
+/// By a policy that drops all else, but for what neighbours need in IPv6.
+fn let_in_alone(lab: &Lab, what: &str) -> Result<()> {
+    nft(
+        &lab.host,
+        &format!(
+            "add table inet f
+             add chain inet f input {{ type filter hook input priority 0 ; policy drop ; }}
+             add rule inet f input meta l4proto ipv6-icmp accept
+             add rule inet f input {what} accept"
+        ),
+    )
+}
+
 /// What check says to do about it is enough.
 fn a_policy_before_the_app(plan: Plan<'_>) -> Result<()> {
     let lab = Lab::new()?;
     let _app = app(&plan, &lab)?;
-    // Others would have no neighbours in IPv6.
-    nft(
-        &lab.host,
-        "add table inet f
-         add chain inet f input { type filter hook input priority 0 ; policy drop ; }
-         add rule inet f input meta l4proto ipv6-icmp accept
-         add rule inet f input iif lo meta l4proto tcp accept",
-    )?;
+    let_in_alone(&lab, "iif lo meta l4proto tcp")?;
     let said = checked(&plan, &lab)?;
     said.expect(
         1,
@@ -258,14 +264,7 @@ fn a_strict_reverse_path_filter(plan: Plan<'_>) -> Result<()> {
     const ALL: &str = "ipv4/conf/all/rp_filter";
     let lab = Lab::new()?;
     let _app = app(&plan, &lab)?;
-    // Others would have no neighbours in IPv6.
-    nft(
-        &lab.host,
-        "add table inet f
-         add chain inet f input { type filter hook input priority 0 ; policy drop ; }
-         add rule inet f input meta l4proto ipv6-icmp accept
-         add rule inet f input iif lo accept",
-    )?;
+    let_in_alone(&lab, "iif lo")?;
     sysctl(&lab.host, ALL, "1")?;
     let said = checked(&plan, &lab)?;
     said.expect(

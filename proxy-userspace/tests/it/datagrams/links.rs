@@ -13,7 +13,7 @@ use crate::lab::addr::{HOST, LATER, NEIGHBOUR, TRUEPEER_PORT};
 use crate::lab::datagram;
 use crate::lab::path::Path;
 use crate::lab::poll;
-use crate::steering::site::{ip, nft, second_uplink};
+use crate::steering::site::{ip, nft, own_by_a_route, second_uplink};
 
 rows! {
     a_forged_datagram_is_dropped;
@@ -155,11 +155,7 @@ fn nobody_else_is_by_an_address_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
     let ([v4, v6], [from4, from6]) = (HOST.both(0), NEIGHBOUR.both(0));
     let (v4, v6, from4, from6) = (v4.ip(), v6.ip(), from4.ip(), from6.ip());
     let set_up = |lab: &Lab| {
-        ip(
-            &lab.host,
-            "-4 route add local 192.0.2.0/24 dev lo
-             -6 route add local 2001:db8:2::/64 dev lo",
-        )?;
+        own_by_a_route(lab)?;
         ip(
             &lab.edge,
             "-4 route add 192.0.2.99/32 via 198.51.100.2

@@ -15,7 +15,7 @@ use crate::lab::addr::{
 };
 use crate::lab::datagram;
 use crate::lab::poll;
-use crate::steering::site::{ip, sysctl};
+use crate::steering::site::{ip, own_by_a_route, sysctl};
 
 rows! {
     of_a_client_who_is_the_host_by_a_route;
@@ -27,14 +27,7 @@ rows! {
 
 /// An answer to him would be some other socket's of the host.
 fn of_a_client_who_is_the_host_by_a_route(plan: Plan<'_>) -> Result<()> {
-    let set_up = |lab: &Lab| {
-        ip(
-            &lab.host,
-            "-4 route add local 192.0.2.0/24 dev lo
-             -6 route add local 2001:db8:2::/64 dev lo",
-        )
-    };
-    let set_up = &set_up;
+    let set_up = &own_by_a_route;
     let site = Plan { set_up, ..plan }.start()?;
     of_the_host(&site, site.of(LATER, 1000), 1)?;
     // Another one of later on, whose client has a flow already.

@@ -28,6 +28,15 @@ pub fn ip(netns: &Netns, lines: &str) -> Result<()> {
     Ok(())
 }
 
+/// The host has LATER's networks as its own, by a route alone.
+pub fn own_by_a_route(lab: &Lab) -> Result<()> {
+    ip(
+        &lab.host,
+        "-4 route add local 192.0.2.0/24 dev lo
+         -6 route add local 2001:db8:2::/64 dev lo",
+    )
+}
+
 /// A second link between edge and host, `second` on both sides.
 pub fn second_uplink(lab: &Lab) -> Result<()> {
     lab.edge.ip(&format!(
