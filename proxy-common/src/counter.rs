@@ -155,6 +155,8 @@ counters! {
     DatagramOrphan => "datagram_orphan",
     /// This host's word on a datagram was passed on to its balancer.
     DatagramIcmp => "datagram_icmp",
+    /// The same, dropped: there are too many.
+    DatagramIcmpLimited => "datagram_icmp_limited",
     /// A datagram to the daemon: its service isn't direct.
     DatagramToDaemonService => "datagram_to_daemon_service",
     /// A datagram to the daemon: the way back to the balancer isn't the way that it came.
@@ -163,7 +165,8 @@ counters! {
     DatagramToDaemonMany => "datagram_to_daemon_many",
     /// A datagram to the daemon: no header that the programs know.
     DatagramToDaemonHeader => "datagram_to_daemon_header",
-    /// A datagram to the daemon: a client of the other family than its balancer, or without a target.
+    /// A datagram to the daemon: a client without a target of its family, or of the other one than its balancer where
+    /// the datagram has no checksum.
     DatagramToDaemonFamily => "datagram_to_daemon_family",
     /// A datagram to the daemon: a client that policy has to judge.
     DatagramToDaemonClient => "datagram_to_daemon_client",
@@ -172,7 +175,7 @@ counters! {
     /// A datagram to the daemon: with IP options, or too long for the programs or for the way to its
     /// application.
     DatagramToDaemonLong => "datagram_to_daemon_long",
-    /// A reply to the daemon: its service isn't direct, or its client is of the other family.
+    /// A reply to the daemon: its service isn't direct, or it has no checksum, as its balancer's family wants one.
     DatagramReplyService => "datagram_reply_service",
     /// A reply to the daemon: several that the kernel handles as one, each of which gets a header.
     DatagramReplyMany => "datagram_reply_many",

@@ -10,8 +10,8 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_hdr_start_off::BPF_HDR_START_NET},
     helpers::{
-        bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_load_bytes_relative, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
@@ -26,6 +26,32 @@ pub struct Unreadable;
 pub enum Version {
     V4,
     V6,
+}
+
+impl Version {
+    #[inline(always)]
+    pub fn of(addr: &Addr) -> Self {
+        match addr.v4() {
+            Some(_) => Self::V4,
+            None => Self::V6,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
+    #[inline(always)]
+    const fn ether_type(self) -> EtherType {
+        match self {
+            Self::V4 => EtherType::Ipv4,
+            Self::V6 => EtherType::Ipv6,
+        }
+    }
 }
 
 /// Whether a device's packets carry an Ethernet header.
@@ -327,13 +353,27 @@ pub fn add_ethernet(ctx: &TcContext, version: Version) -> Result<(), Unreadable>
     if grown != 0 {
         return Err(Unreadable);
     }
-    let ether_type = match version {
-        Version::V4 => EtherType::Ipv4,
-        Version::V6 => EtherType::Ipv6,
-    };
     set_macs(ctx, VETH_MAC)?;
-    ctx.store(offset_of!(EthHdr, ether_type), &(ether_type as u16), 0)
+    set_ether_type(ctx, version)
+}
+
+#[inline(always)]
+fn set_ether_type(ctx: &TcContext, version: Version) -> Result<(), Unreadable> {
+    let ether_type = version.ether_type() as u16;
+    ctx.store(offset_of!(EthHdr, ether_type), &ether_type, 0)
         .map_err(|_| Unreadable)
+}
+
+/// Makes room for the fixed header of the other version of IP in the place of the one of a packet that has an Ethernet
+/// header: what is there then is to be written.
+#[inline(always)]
+pub fn change_version(ctx: &TcContext, to: Version) -> Result<(), Unreadable> {
+    // SAFETY: takes numbers only.
+    let failed = unsafe { bpf_skb_change_proto(ctx.skb.skb, to.ether_type() as u16, 0) };
+    if failed != 0 {
+        return Err(Unreadable);
+    }
+    set_ether_type(ctx, to)
 }
 
 /// Makes sure that there is an Ethernet header to write behind.

@@ -59,6 +59,10 @@ static CATCHERS: SockMap = SockMap::with_max_entries(2, 0);
 #[map(name = "admitted")]
 static ADMITTED: PerCpuArray<Admitted> = PerCpuArray::with_max_entries(Admitted::PLACES, 0);
 
+/// Errors passed on in a second, and which one that is.
+#[map(name = "errors_told")]
+static ERRORS: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
+
 /// A service, and a balancer that may send to it there.
 #[repr(C)]
 pub struct Admitted {
@@ -124,6 +128,22 @@ pub fn note_admitted(datagram: &Tuple, [now, stamp]: [u32; 2], receiver: &Receiv
 #[inline(always)]
 pub fn is_receiving(port: u16) -> bool {
     has_port(datagram_port_bit(port))
+}
+
+/// Whether an error may be passed on still: so many a second from each CPU, as the kernel makes no more of its own. What
+/// is beyond this host makes as many as it likes.
+#[inline(always)]
+pub fn may_tell_error(now: u32) -> bool {
+    const MOST: u32 = 1000;
+    ERRORS.get_ptr_mut(0).is_some_and(|told| {
+        // SAFETY: this CPU's own.
+        let [since, count] = unsafe { &mut *told };
+        if *since != now {
+            [*since, *count] = [now, 0];
+        }
+        *count += 1;
+        *count <= MOST
+    })
 }
 
 /// Who receives at an address of this namespace: right there, or at the wildcard of its family.

@@ -108,8 +108,9 @@ pub struct Scratch {
     /// When a datagram came in, in the seconds of the flows' clock, and their stamp.
     pub now: u32,
     pub stamp: u32,
-    /// Other addresses and ports for a datagram.
+    /// Other addresses and ports for a datagram, and whether they are of the other version of IP.
     pub rewrite: Rewrite,
+    pub is_of_other: bool,
 }
 
 #[inline(always)]

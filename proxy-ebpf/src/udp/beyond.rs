@@ -25,7 +25,6 @@ fn is_beyond(application: &Addr) -> bool {
 #[inline(always)]
 pub fn device(
     ctx: &TcContext,
-    version: Version,
     packet: &Tuple,
     length: u32,
     flow: &mut Flow,
@@ -34,6 +33,7 @@ pub fn device(
     if !is_beyond(packet.addresses()[1]) {
         return Ok(0);
     }
+    let version = Version::of(packet.addresses()[1]);
     if !way::know(ctx, version, packet, &mut flow.way_on, now) {
         return Err(Verdict::drop(Counter::InjectNoRoute));
     }

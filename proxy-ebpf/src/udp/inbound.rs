@@ -3,12 +3,15 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Counter, Endpoint, Steered,
+    Addr, Counter, Endpoint, Steered,
     datagram::{Flow, Receiver},
     flow::Tuple,
 };
 
-use super::{beyond, failed, first, is_left, known, way};
+use super::{
+    admission::{admit, receiver_of},
+    beyond, failed, first, is_left, known, way,
+};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -18,7 +21,7 @@ use crate::{
     segmenter::{self, Hook},
     verdict::{Action, Verdict},
     wire::{
-        cut, datagram, fragment, proxy,
+        cut, datagram, family, fragment, proxy,
         segment::{self, Kind, Segment},
     },
 };
@@ -50,71 +53,6 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     match to_service {
         Some(receiver) => datagram(ctx, version, link, scratch, receiver),
         None => beyond::reply(ctx, version, link, scratch, kind),
-    }
-}
-
-/// The service that a datagram is for, if it goes straight there. What has once been asked is asked again in the
-/// next second, or when a list has changed.
-#[inline(always)]
-fn admit(scratch: &mut Scratch) -> Result<Option<&'static Receiver>, Verdict> {
-    scratch.now = clock::seconds();
-    scratch.stamp = maps::stamp(scratch.now);
-    let datagram = &scratch.segment.tuple;
-    let now = [scratch.now, scratch.stamp];
-    let any_is_direct = maps::any_has(Receiver::DIRECT);
-    let mut admitted = match any_is_direct {
-        true => maps::admitted(datagram, now),
-        false => None,
-    };
-    if admitted.is_none() {
-        match admission(datagram, now) {
-            Admission::Noted if any_is_direct => admitted = maps::admitted(datagram, now),
-            Admission::NoService => return Ok(None),
-            Admission::Refused => return Err(Verdict::drop(Counter::DatagramRefused)),
-            Admission::Noted | Admission::ByDaemon => {
-                let to_daemon = Counter::DatagramToDaemonService;
-                return Err(way::if_foreign(datagram.addresses()[0], to_daemon));
-            }
-        }
-    }
-    Ok(admitted.map(|admitted| {
-        scratch.app_at = admitted.app;
-        &admitted.receiver
-    }))
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Admission {
-    NoService,
-    Refused,
-    ByDaemon,
-    Noted,
-}
-
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
-fn admission(datagram: &Tuple, now: [u32; 2]) -> Admission {
-    let Some(receiver) = receiver_of(datagram) else {
-        return Admission::NoService;
-    };
-    if !maps::allows(receiver.service(), datagram.addresses()[0]) {
-        return Admission::Refused;
-    }
-    if !maps::has(receiver, Receiver::DIRECT) {
-        return Admission::ByDaemon;
-    }
-    maps::note_admitted(datagram, now, receiver);
-    Admission::Noted
-}
-
-#[inline(always)]
-fn receiver_of(datagram: &Tuple) -> Option<&'static Receiver> {
-    let to = datagram.destination();
-    let can_be_here = maps::is_receiving(to.port() as u16) && maps::is_reached(&to.addr());
-    if can_be_here {
-        maps::receiver_at(&to)
-    } else {
-        None
     }
 }
 
@@ -205,13 +143,13 @@ fn straight_on(
     let known = first::speaks_for(scratch, receiver)?;
     if !known {
         if ctx::is_many(ctx) {
-            let to_daemon = Counter::DatagramToDaemonMany;
-            return segmenter::take_apart(ctx, version, link, Hook::Ingress, to_daemon);
+            return take_apart(ctx, version, link);
         }
         read_header(ctx, version, link, scratch, receiver)?;
     }
-    let steered = fit(version, scratch, receiver)?;
-    scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
+    if let Some(why) = fit(version, scratch, receiver) {
+        return Err(Verdict::pass(why));
+    }
     let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
     if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
         if maps::denies(receiver.service(), &scratch.proxy.source.addr()) {
@@ -220,8 +158,13 @@ fn straight_on(
         note_given(scratch);
         return Err(Verdict::pass(Counter::DatagramToDaemonLong));
     }
-    scratch.in_place =
-        link == Link::Ethernet && !maps::any_is_bound() && hooks::are_absent(ctx, version);
+    if scratch.is_of_other {
+        if ctx::is_many(ctx) {
+            return take_apart(ctx, version, link);
+        }
+        has_sum(ctx, version, link, scratch)?;
+    }
+    scratch.in_place = may_stay(ctx, version, link, scratch);
     known::remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if !known && maps::has(receiver, Receiver::V2_FIRST) {
@@ -232,21 +175,53 @@ fn straight_on(
         false => datagram::cut(ctx, version, scratch),
     };
     written.map_err(failed)?;
-    let is_steered = maps::is_steer(&steered.steer.addr());
+    let aim = &scratch.rewrite.to.destination();
+    let is_steered = maps::is_steer(&aim.addr());
     if scratch.in_place && scratch.device == 0 && (!is_steered || is_heard(ctx, version, scratch)) {
         return Ok(Verdict::to(Action::Accept, 0, Counter::DatagramUp));
     }
     if !known {
         cut::end(ctx, &scratch.segment, scratch.proxy.len).map_err(failed)?;
     }
-    if is_steered && !maps::finds_datagram_app(scratch.app_at, &steered.steer) {
+    let is_found = !scratch.is_of_other && maps::finds_datagram_app(scratch.app_at, aim);
+    if is_steered && !is_found {
         // `deliver` has to find the application.
         ctx.set_mark(maps::mark());
     }
     match scratch.device {
-        0 => in_to(ctx, &steered.steer).map_err(failed),
+        0 => in_to(ctx, aim).map_err(failed),
         device => Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramUp)),
     }
+}
+
+#[inline(always)]
+fn take_apart(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+    let to_daemon = Counter::DatagramToDaemonMany;
+    segmenter::take_apart(ctx, version, link, Hook::Ingress, to_daemon)
+}
+
+/// One of the other family has to have a checksum.
+#[inline(always)]
+fn has_sum(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+) -> Result<(), Verdict> {
+    if family::has_sum(ctx, version, link) {
+        return Ok(());
+    }
+    note_given(scratch);
+    Err(Verdict::pass(Counter::DatagramToDaemonFamily))
+}
+
+/// Whether it may go on from the device that it came by.
+#[inline(always)]
+fn may_stay(ctx: &TcContext, version: Version, link: Link, scratch: &Scratch) -> bool {
+    link == Link::Ethernet
+        && !scratch.is_of_other
+        && !maps::any_is_bound()
+        && hooks::are_absent(ctx, version)
 }
 
 #[inline(always)]
@@ -281,7 +256,7 @@ fn be_followed(
         if !first::speaks_for(scratch, receiver)? {
             read_header(ctx, version, link, scratch, receiver)?;
         }
-        let steered = target(version, receiver);
+        let steered = target(&scratch.proxy.source.addr(), receiver);
         scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
         note_given(scratch);
         Ok::<(), Verdict>(())
@@ -347,28 +322,24 @@ fn note_by_lo(scratch: &Scratch) {
 }
 
 #[inline(always)]
-const fn target(version: Version, receiver: &Receiver) -> &Steered {
-    match version {
-        Version::V4 => receiver.target4(),
-        Version::V6 => receiver.target6(),
+const fn target<'a>(client: &Addr, receiver: &'a Receiver) -> &'a Steered {
+    match client.v4() {
+        Some(_) => receiver.target4(),
+        None => receiver.target6(),
     }
 }
 
-/// Where the client's datagrams go, or what becomes of them.
-#[inline(always)]
-fn fit<'a>(
-    version: Version,
-    scratch: &Scratch,
-    receiver: &'a Receiver,
-) -> Result<&'a Steered, Verdict> {
-    let source = scratch.proxy.source;
-    let client = source.addr();
-    let steered = target(version, receiver);
-    if client.v4().is_some() != (version == Version::V4) || !steered.is_set() {
-        return Err(Verdict::pass(Counter::DatagramToDaemonFamily));
+/// Notes where the client's datagrams go, or tells why that is the daemon's to decide.
+///
+/// A function of its own: the verifier needn't follow each family's from here on.
+#[inline(never)]
+fn fit(version: Version, scratch: &mut Scratch, receiver: &Receiver) -> Option<Counter> {
+    let client = scratch.proxy.source;
+    let steered = target(&client.addr(), receiver);
+    scratch.rewrite.to = Tuple::new(client, steered.steer);
+    scratch.is_of_other = datagram::is_of_other(version, &scratch.rewrite.to);
+    if !steered.is_set() {
+        return Some(Counter::DatagramToDaemonFamily);
     }
-    if source.port() == 0 {
-        return Err(Verdict::pass(Counter::DatagramToDaemonClient));
-    }
-    Ok(steered)
+    (client.port() == 0).then_some(Counter::DatagramToDaemonClient)
 }

@@ -133,8 +133,8 @@ fn go_on(
         flow.judged = scratch.stamp;
     }
     way::is_balancers(ctx, version, flow, now)?;
-    let length = way::length(ctx, scratch) - scratch.proxy.len;
-    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
+    let length = length(ctx, scratch);
+    scratch.device = beyond::device(ctx, &scratch.rewrite.to, length, flow, now)?;
     if Flow::follows(flow.daemon_up, now) {
         return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
     }
@@ -173,12 +173,19 @@ fn begin(
         },
         ..Flow::default()
     };
-    let length = way::length(ctx, scratch) - scratch.proxy.len;
+    let length = length(ctx, scratch);
     let flow = &mut scratch.datagram_flow;
     way::is_balancers(ctx, version, flow, now)?;
-    scratch.device = beyond::device(ctx, version, &scratch.rewrite.to, length, flow, now)?;
+    scratch.device = beyond::device(ctx, &scratch.rewrite.to, length, flow, now)?;
     scratch.place.limits = receiver.limits();
     Ok(())
+}
+
+/// Of the packet that goes to the application.
+#[inline(always)]
+fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
+    let to = Version::of(scratch.rewrite.to.addresses()[1]);
+    way::length(ctx, to, scratch) - scratch.proxy.len
 }
 
 /// Of the client's payload.

@@ -1,6 +1,7 @@
 //! Datagrams from the balancer to the application, and its replies back: addresses and ports are
 //! rewritten, and headers cut out and put in front.
 
+mod admission;
 mod beyond;
 pub mod catch;
 mod first;

@@ -17,7 +17,7 @@ use crate::{
     steer::{neighbour, reply},
     verdict::{Action, Verdict},
     wire::{
-        self, cut, datagram, fragment, icmp,
+        self, cut, datagram, family, fragment, icmp, icmp_family,
         segment::{self, Kind},
     },
 };
@@ -126,7 +126,7 @@ pub fn datagram(
     if flow.is_denied() {
         return Ok(Verdict::drop(Counter::DatagramDenied));
     }
-    if let Some(why) = daemons(ctx, version, scratch, flow, now) {
+    if let Some(why) = daemons(ctx, version, link, scratch, flow, now) {
         if why == Counter::DatagramReplyMany {
             match segmenter::take_apart(ctx, version, link, hook, why) {
                 Err(verdict) if verdict.action == Action::Pass => {}
@@ -136,16 +136,18 @@ pub fn datagram(
         return Ok(reply::steer(ctx, link, version, why));
     }
     if flow.last != now && flow.has(Receiver::V2_FIRST) {
-        first::answered(flow, tuple, now);
+        first::answered(flow, &scratch.segment.tuple, now);
     }
     flow.last = now;
     flow.down.datagrams += 1;
     flow.down.bytes += u64::from(scratch.segment.payload);
-    let Way { device, mac, .. } = flow.way_back;
-    let is_on_its_way =
-        link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(mac);
-    ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     scratch.rewrite.to = flow.back;
+    let Way { device, mac, .. } = flow.way_back;
+    let is_on_its_way = link == Link::Ethernet
+        && device == ctx::device(ctx)
+        && ctx::mac(ctx) == Some(mac)
+        && !scratch.is_of_other;
+    ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     let written = match flow.has(Receiver::SPP) {
         true => put_spp(ctx, version, scratch, flow),
         false => datagram::rewrite(ctx, version, scratch),
@@ -169,31 +171,32 @@ pub fn datagram(
 fn daemons(
     ctx: &TcContext,
     version: Version,
-    scratch: &Scratch,
+    link: Link,
+    scratch: &mut Scratch,
     flow: &mut Flow,
     now: u32,
 ) -> Option<Counter> {
-    let [_, balancer] = flow.back.addresses();
-    let is_other = balancer.v4().is_some() != (version == Version::V4);
-    if is_other || !flow.has(Receiver::DIRECT) || !segment::is_plain(&scratch.segment, version) {
+    let to = Version::of(flow.back.addresses()[1]);
+    let is_of_other = to != version;
+    scratch.is_of_other = is_of_other;
+    if !flow.has(Receiver::DIRECT)
+        || !segment::is_plain(&scratch.segment, version)
+        || is_of_other && !family::has_sum(ctx, version, link)
+    {
         return Some(Counter::DatagramReplyService);
     }
     if Flow::follows(flow.daemon_down, now) {
         return Some(Counter::DatagramReplyOrder);
     }
-    if !way::know(ctx, version, &flow.back, &mut flow.way_back, now) {
+    if !way::know(ctx, to, &flow.back, &mut flow.way_back, now) {
         return Some(Counter::DatagramReplyLong);
     }
-    let is_many = ctx::is_many(ctx);
-    let more = if flow.has(Receiver::SPP) {
-        if is_many {
-            return Some(Counter::DatagramReplyMany);
-        }
-        spp::LEN as u32
-    } else {
-        0
-    };
-    let is_long = !way::takes(version, &flow.way_back, way::length(ctx, scratch) + more);
+    let is_spp = flow.has(Receiver::SPP);
+    if ctx::is_many(ctx) && (is_spp || is_of_other) {
+        return Some(Counter::DatagramReplyMany);
+    }
+    let more = if is_spp { spp::LEN as u32 } else { 0 };
+    let is_long = !way::takes(to, &flow.way_back, way::length(ctx, to, scratch) + more);
     if is_long || more > 0 && u64::from(scratch.segment.payload) > cut::MOST {
         flow.daemon_down = now;
         return Some(Counter::DatagramReplyLong);
@@ -232,14 +235,19 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     let flow = find(&about.reversed(), now).ok_or(foreign)?;
     let to = flow.back.reversed();
     let [balancer, service] = to.addresses();
-    if balancer.v4().is_some() != (version == Version::V4) {
-        return Ok(Verdict::drop(Counter::DatagramOrphan));
+    let of = Version::of(balancer);
+    if !maps::may_tell_error(now) {
+        return Ok(Verdict::drop(Counter::DatagramIcmpLimited));
     }
-    if !way::know(ctx, version, &flow.back, &mut flow.way_back, now) {
+    if !way::know(ctx, of, &flow.back, &mut flow.way_back, now) {
         return Ok(Verdict::drop(Counter::DatagramFailed));
     }
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
-    icmp::translate(ctx, version, &about, &to, Some(service)).map_err(failed)?;
+    let written = match of == version {
+        true => icmp::translate(ctx, version, &about, &to, Some(service)),
+        false => icmp_family::write(ctx, version, &to),
+    };
+    written.map_err(failed)?;
     Ok(Verdict::to(
         Action::ByRoute,
         flow.way_back.device,
@@ -287,6 +295,7 @@ fn undo_nat(
         return Err(Unreadable);
     }
     ctx::ensure_ethernet(ctx, link, version)?;
+    scratch.is_of_other = false;
     datagram::rewrite(ctx, version, scratch)?;
     scratch.segment.tuple = scratch.rewrite.to;
     Ok(Link::Ethernet)

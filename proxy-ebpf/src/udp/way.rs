@@ -13,6 +13,7 @@ use crate::{
     lookup::route,
     maps::{self, Scratch},
     verdict::Verdict,
+    wire::plain_offset,
 };
 
 /// The way of packets of this tuple is asked for once a second. False: there is none.
@@ -42,14 +43,15 @@ pub fn takes(version: Version, way: &Way, length: u32) -> bool {
     length <= way.mtu.into() && length <= maps::least_mtu(version == Version::V6)
 }
 
-/// Of a packet, or of each one that it is made of.
+/// Of the packet of this version that a datagram becomes, or of each one that it is made of; with nothing between the
+/// fixed header of IP and UDP's.
 #[inline(always)]
-pub fn length(ctx: &TcContext, scratch: &Scratch) -> u32 {
+pub fn length(ctx: &TcContext, to: Version, scratch: &Scratch) -> u32 {
     let payload = match ctx::many_of(ctx) {
         0 => scratch.segment.payload,
         each => each,
     };
-    scratch.segment.at + scratch.segment.len + payload
+    plain_offset(to) as u32 + scratch.segment.len + payload
 }
 
 /// Whether the packet at hand came by the device that packets of this tuple would leave by.

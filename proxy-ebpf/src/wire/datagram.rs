@@ -18,7 +18,7 @@ use proxy_common::{
 };
 
 use super::{
-    UNSET, cut, halves,
+    UNSET, cut, family, halves,
     options::Header,
     plain_offset, proxy, replace_pseudo_sum, replace_sum,
     skb::{self, Summed},
@@ -28,6 +28,15 @@ use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps::{self, Scratch},
 };
+
+/// Of a datagram's checksum, behind where its header is.
+pub const CHECK: usize = offset_of!(UdpHdr, check);
+
+/// Whether what the packet is to become is of the other version of IP.
+#[inline(always)]
+pub fn is_of_other(version: Version, to: &Tuple) -> bool {
+    Version::of(to.addresses()[1]) != version
+}
 
 /// Gives a datagram the tuple `scratch.rewrite.to`. It has an Ethernet header, and nothing between the fixed header
 /// of IP and UDP's; so have those below.
@@ -111,20 +120,20 @@ fn sum_even(line: &Kept, count: u32) -> Result<u32, Unreadable> {
 }
 
 /// What it does to checksums.
-struct Change {
+pub struct Change {
     /// The datagram's as it was.
-    check: u16,
-    length: u32,
-    addresses: u32,
-    ports: u32,
-    payload: u32,
+    pub check: u16,
+    pub length: u32,
+    pub addresses: u32,
+    pub ports: u32,
+    pub payload: u32,
 }
 
 impl Change {
     /// The checksum as it is to be, where it tells by itself. Of several datagrams in one it is the sum of the
     /// pseudo-header alone, from which those of each are made.
     #[inline(always)]
-    fn checked(&self, ctx: &TcContext, summed: Summed) -> Option<u16> {
+    pub fn checked(&self, ctx: &TcContext, summed: Summed) -> Option<u16> {
         let Self {
             check,
             length,
@@ -154,10 +163,22 @@ impl Change {
 
 /// `longer`: by so many bytes the payload has grown, modulo 2^16; `scratch.removed` is what that does to its
 /// checksum.
-///
+#[inline(always)]
+fn write_headers(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    longer: u16,
+) -> Result<(), Unreadable> {
+    match scratch.is_of_other {
+        true => family::write_headers(ctx, version, scratch, longer),
+        false => write_same(ctx, version, scratch, longer),
+    }
+}
+
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn write_headers(
+fn write_same(
     ctx: &TcContext,
     version: Version,
     scratch: &mut Scratch,
@@ -171,7 +192,7 @@ fn write_headers(
     if change.checked(ctx, summed).is_some() {
         return Ok(());
     }
-    let check = plain_offset(version) + offset_of!(UdpHdr, check);
+    let check = plain_offset(version) + CHECK;
     if longer == 0 {
         replace_pseudo_sum(ctx, version, check, change.addresses, UNSET)?;
         return replace_sum(ctx, check, change.ports, UNSET);
@@ -189,7 +210,7 @@ fn write_v4(
 ) -> Result<Change, Unreadable> {
     let [start, fragment, life, source, destination, ports, last]: [u32; 7] =
         ctx::peek(ctx, Link::Ethernet, 0)?;
-    let [.., to_source, _, _, _, to_destination, to_ports] = words(&scratch.rewrite.to);
+    let [to_source, to_destination, .., to_ports] = words(&scratch.rewrite.to, Version::V4);
     let [len, check] = halves(last);
     let change = Change {
         check,
@@ -223,7 +244,7 @@ fn write_v6(
 ) -> Result<Change, Unreadable> {
     const AT: usize = offset_of!(Ipv6Hdr, payload_len);
     let [start, ends @ .., ports, last]: [u32; 11] = ctx::peek(ctx, Link::Ethernet, AT)?;
-    let [to @ .., to_ports] = words(&scratch.rewrite.to);
+    let [to @ .., to_ports] = words(&scratch.rewrite.to, Version::V6);
     let [len, check] = halves(last);
     let change = Change {
         check,
@@ -250,26 +271,30 @@ fn store<const N: usize>(ctx: &TcContext, scratch: &Scratch, at: usize) -> Resul
     ctx::store(ctx, at, unsafe { &*words })
 }
 
-/// As packets have them: two addresses and two ports.
+/// As packets have them: two addresses, or zeroes behind them, and two ports.
 #[inline(always)]
-const fn words(tuple: &Tuple) -> [u32; 9] {
+pub const fn words(tuple: &Tuple, version: Version) -> [u32; 9] {
     let [source, destination] = tuple.addresses();
     let [a, b, c, d] = source.words();
     let [e, f, g, h] = destination.words();
     let [sport, dport] = tuple.ports();
-    [a, b, c, d, e, f, g, h, word(sport, dport)]
+    let ports = word(sport, dport);
+    match version {
+        Version::V4 => [d, h, 0, 0, 0, 0, 0, 0, ports],
+        Version::V6 => [a, b, c, d, e, f, g, h, ports],
+    }
 }
 
 /// Of its halves, as they lie in memory.
 #[inline(always)]
-const fn word(first: u16, second: u16) -> u32 {
+pub const fn word(first: u16, second: u16) -> u32 {
     let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
     u32::from_ne_bytes([a, b, c, d])
 }
 
 /// As in the packet.
 #[inline(always)]
-const fn lengthen(len: u16, longer: u16) -> u16 {
+pub const fn lengthen(len: u16, longer: u16) -> u16 {
     u16::from_be(len).wrapping_add(longer).to_be()
 }
 

@@ -13,13 +13,30 @@ use super::{
 use crate::ctx::{self, Unreadable, Version};
 
 /// ICMP's header, behind which the quoted packet starts.
-const LEN: usize = 8;
+pub const LEN: usize = 8;
 /// Of ICMP's header, in both versions.
 const CHECKSUM: usize = 2;
 
 const V4_UNREACHABLE: u8 = 3;
 const V6_UNREACHABLE: u8 = 1;
 const V6_TOO_BIG: u8 = 2;
+
+/// Codes of what is unreachable, of RFC 792 and RFC 1812.
+mod v4 {
+    pub const HOST: u8 = 1;
+    pub const PORT: u8 = 3;
+    pub const TOO_BIG: u8 = 4;
+    pub const NET_PROHIBITED: u8 = 9;
+    pub const HOST_PROHIBITED: u8 = 10;
+    pub const PROHIBITED: u8 = 13;
+}
+
+/// The same of RFC 4443.
+mod v6 {
+    pub const PROHIBITED: u8 = 1;
+    pub const HOST: u8 = 3;
+    pub const PORT: u8 = 4;
+}
 
 #[inline(always)]
 const fn quoted(version: Version) -> usize {
@@ -58,6 +75,34 @@ pub fn about(ctx: &TcContext, version: Version, of: IpProto) -> Option<Tuple> {
     let [source, destination] = load_addresses(ctx, version, quoted).ok()?;
     let ports: [u16; 2] = ctx::load(ctx, quoted + plain_offset(version)).ok()?;
     Some(Tuple::from_wire(source, destination, ports))
+}
+
+/// What an error is in the other version: its type and code, as they lie in memory. That a packet is too big for a link
+/// is none there: the programs ask before they send one.
+#[inline(always)]
+pub fn kind_of_other(ctx: &TcContext, version: Version) -> Result<u16, Unreadable> {
+    let [kind, code]: [u8; 2] = ctx::load(ctx, plain_offset(version))?;
+    let other = match version {
+        Version::V4 => {
+            let code = match code {
+                v4::PORT => v6::PORT,
+                v4::NET_PROHIBITED | v4::HOST_PROHIBITED | v4::PROHIBITED => v6::PROHIBITED,
+                v4::TOO_BIG => return Err(Unreadable),
+                _ => v6::HOST,
+            };
+            [V6_UNREACHABLE, code]
+        }
+        Version::V6 => {
+            let code = match (kind, code) {
+                (V6_TOO_BIG, _) => return Err(Unreadable),
+                (_, v6::PORT) => v4::PORT,
+                (_, v6::PROHIBITED) => v4::PROHIBITED,
+                _ => v4::HOST,
+            };
+            [V4_UNREACHABLE, code]
+        }
+    };
+    Ok(u16::from_ne_bytes(other))
 }
 
 /// Makes an error about `old` one about `new`, from `sender` (none: whoever it is from) to the source of

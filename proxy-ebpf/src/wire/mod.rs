@@ -2,8 +2,10 @@
 
 pub mod cut;
 pub mod datagram;
+pub mod family;
 pub mod fragment;
 pub mod icmp;
+pub mod icmp_family;
 pub mod options;
 pub mod proxy;
 pub mod rewrite;

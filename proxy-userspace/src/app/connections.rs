@@ -9,7 +9,7 @@ use crate::{
     admin::{ConnectionStatus, DatagramCounts, HeaderStatus},
     config::Config,
     header::{Command, KeptTlvs, Parse, Policy, Version, parse},
-    kernel::{DatagramFlow, Flow, FlowEnds},
+    kernel::{DatagramFlow, Flow},
     relay::{Balancer, Client, Connection, Moved, Target},
 };
 
@@ -102,16 +102,9 @@ pub fn of_datagrams<'a>(config: &'a Config, routes: &Routes, flow: &DatagramFlow
     }
 }
 
-/// The programs don't send on what changes its family, nor what the balancer says for itself.
+/// The programs don't send on what the balancer says for itself.
 fn path(flow: &DatagramFlow) -> Path {
-    let FlowEnds {
-        client,
-        balancer,
-        is_local,
-        ..
-    } = flow.ends;
-    let is_same = client.is_ipv4() == balancer.is_ipv4();
-    if flow.flags & Receiver::DIRECT != 0 && is_same && !is_local {
+    if flow.flags & Receiver::DIRECT != 0 && !flow.ends.is_local {
         Path::Direct
     } else {
         Path::Daemon

@@ -37,7 +37,7 @@ fn exchanges(plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
-fn on_loopback(plan: Plan<'_>) -> Result<()> {
+pub fn on_loopback(plan: Plan<'_>) -> Result<()> {
     exchanges(plan)
 }
 
@@ -50,7 +50,7 @@ fn on_the_host_s_address(plan: Plan<'_>) -> Result<()> {
     exchanges(plan.app_at(HOST))
 }
 
-fn on_a_wildcard_address_by_the_host_s(plan: Plan<'_>) -> Result<()> {
+pub fn on_a_wildcard_address_by_the_host_s(plan: Plan<'_>) -> Result<()> {
     let (target, bind) = (HOST, WILDCARD);
     exchanges(Plan {
         target,
@@ -69,7 +69,7 @@ fn on_a_wildcard_address_by_one_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
     })
 }
 
-fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
+pub fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
     let (target, bind) = (HOST, WILDCARD);
     connected(Plan {
         target,
@@ -77,7 +77,7 @@ fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
         ..plan
     })?;
     // From 127.0.0.1 the kernel connects nobody to a client.
-    match (plan.family)(LOOPBACK, 0) {
+    match (plan.clients)(LOOPBACK, 0) {
         SocketAddr::V4(_) => Ok(()),
         SocketAddr::V6(_) => connected(plan),
     }

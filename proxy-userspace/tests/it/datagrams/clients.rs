@@ -12,7 +12,7 @@ use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD,
 };
-use crate::lab::datagram::{self, Echo, Framing, Kind};
+use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::age;
 use crate::lab::header;
 use crate::lab::poll;
@@ -30,7 +30,6 @@ rows! {
     silent_ones_are_forgotten;
     late_answers_reach_nobody;
     neighbours_of_the_app;
-    of_the_other_family;
     who_is_denied_is_cut_off_at_once;
     a_header_behind_a_first_datagram_in_pieces;
 }
@@ -261,40 +260,6 @@ fn neighbours_of_the_app(plan: Plan<'_>) -> Result<()> {
     }
     site.exchange(&site.balancer()?, 1000, b"hello")?;
     site.end()
-}
-
-/// The app of the other family hears it.
-fn of_the_other_family(plan: Plan<'_>) -> Result<()> {
-    for framing in [Framing::V2, Framing::Spp] {
-        let site = Plan {
-            bind: WILDCARD,
-            target: HOST,
-            both: true,
-            framing,
-            ..plan
-        }
-        .start()?;
-        let other = match site.service() {
-            SocketAddr::V4(_) => Pair::v6,
-            SocketAddr::V6(_) => Pair::v4,
-        };
-        let (client, front) = (other(CLIENT, 1000), other(FRONT, FRONT_PORT));
-        let app = Echo::listen(&site.lab.host, other(HOST, APP_PORT), Kind::Unconnected)?;
-        let balancer = site.balancer()?;
-        for words in [&b"hello"[..], &[7; 4000]] {
-            balancer.send(&[&framing.header(client, front)[..], words].concat())?;
-            ensure!(
-                app.next()? == (client, words.to_vec()),
-                "the app got another one"
-            );
-            let (reply, _) = datagram::receive(&balancer)?;
-            ensure!(reply == [&framing.reply_header(client, front)[..], words].concat());
-        }
-        let shown = site.lab.shown("connections")?;
-        ensure!(shown[0]["path"] == "daemon", "{shown:#}");
-        site.leaks.saw_none()?;
-    }
-    Ok(())
 }
 
 fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {

@@ -4,15 +4,18 @@ use std::net::UdpSocket;
 
 use anyhow::Result;
 
-use super::site::{Plan, Site};
+use super::site::{Plan, Site, other};
 use super::{firsts, limits, links};
 use crate::lab::Lab;
-use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair};
+use crate::lab::addr::{
+    BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair,
+};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::age;
 use crate::lab::path::Path;
 use crate::paths::counted::Times::{AtLeast, Once};
 use crate::paths::counted::{self, Row};
+use crate::steering::site::sysctl;
 
 const DIRECT: &[Row<Site>] = &[
     Row("datagram_up", Once, exchange),
@@ -25,7 +28,6 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_segmented", Once, many_at_once),
     Row("datagram_segment", AtLeast(2), many_at_once),
     Row("datagram_to_daemon_header", Once, without_a_header),
-    Row("datagram_to_daemon_family", Once, of_the_other_family),
     Row("datagram_to_daemon_client", Once, of_the_host_itself),
     Row("datagram_to_daemon_long", Once, of_20_000_bytes),
     Row("datagram_to_daemon_order", AtLeast(1), behind_long_ones),
@@ -56,7 +58,11 @@ const OTHER_LINK: &[Row<Site>] = &[
     Row("datagram_to_daemon_route", Once, links::forge_and_wait),
     Row("datagram_reverse_path", Once, links::forge),
 ];
-const WITHOUT_APP: &[Row<Site>] = &[Row("datagram_icmp", Once, to_nobody)];
+const WITHOUT_APP: &[Row<Site>] = &[
+    Row("datagram_icmp", Once, to_nobody),
+    Row("datagram_icmp_limited", AtLeast(1), to_nobody_too_often),
+];
+const WITHOUT_TARGET: &[Row<Site>] = &[Row("datagram_to_daemon_family", Once, of_the_other_family)];
 
 /// The counters that have a row here.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -70,6 +76,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         DAEMON,
         OTHER_LINK,
         WITHOUT_APP,
+        WITHOUT_TARGET,
     ];
     all.into_iter().flat_map(counted::names)
 }
@@ -114,8 +121,14 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
     run(Plan { path, ..plan }, DAEMON)?;
     let set_up = &links::other_link;
     run(Plan { set_up, ..plan }, OTHER_LINK)?;
-    let target = HOST;
-    run(Plan { target, ..plan }, WITHOUT_APP)
+    let without_app = Plan {
+        target: HOST,
+        set_up: &errors_without_limits,
+        ..plan
+    };
+    run(without_app, WITHOUT_APP)?;
+    let alone = true;
+    run(Plan { alone, ..plan }, WITHOUT_TARGET)
 }
 
 const DENIED: Pair = OTHER_CLIENT;
@@ -130,6 +143,19 @@ fn strict_lo(lab: &Lab) -> Result<()> {
     let lo = "/proc/sys/net/ipv4/conf/lo/rp_filter";
     lab.host.enter(|| std::fs::write(lo, "1"))?;
     jumbo(lab)
+}
+
+/// Of the kernel's own.
+fn errors_without_limits(lab: &Lab) -> Result<()> {
+    for (name, value) in [
+        ("ipv4/icmp_ratelimit", "0"),
+        ("ipv4/icmp_msgs_per_sec", "1000000"),
+        ("ipv4/icmp_msgs_burst", "1000000"),
+        ("ipv6/icmp/ratelimit", "0"),
+    ] {
+        sysctl(&lab.host, name, value)?;
+    }
+    Ok(())
 }
 
 fn exchange(site: &Site, port: u16) -> Result<()> {
@@ -200,11 +226,7 @@ fn without_a_header(site: &Site, _: u16) -> Result<()> {
 
 /// It has no target here.
 fn of_the_other_family(site: &Site, port: u16) -> Result<()> {
-    let other = if site.service().is_ipv4() {
-        Pair::v6
-    } else {
-        Pair::v4
-    };
+    let other = other(site.service());
     let client = other(CLIENT, port);
     let front = other(FRONT, FRONT_PORT);
     let header = datagram::v2(client, front, &[]);
@@ -267,6 +289,17 @@ fn answered_by_many(site: &Site, port: u16) -> Result<()> {
     site.app_got(port, &[7; 3000])?;
     for _ in 0..3 {
         site.answered(&balancer, port, &[7; 1000])?;
+    }
+    Ok(())
+}
+
+/// More than the programs pass on in a second, whichever CPU they are on.
+fn to_nobody_too_often(site: &Site, port: u16) -> Result<()> {
+    const MANY: usize = 5000;
+    let balancer = datagram::socket(&site.lab.edge, site.of(BALANCER, 0))?;
+    let words = [&site.header(port)[..], b"hello"].concat();
+    for _ in 0..MANY {
+        balancer.send_to(&words, site.service())?;
     }
     Ok(())
 }

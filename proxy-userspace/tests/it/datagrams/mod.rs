@@ -24,6 +24,7 @@ mod lives;
 mod name_servers;
 mod narrow;
 mod nat;
+mod other_family;
 mod outsiders;
 mod pieces;
 mod quic;

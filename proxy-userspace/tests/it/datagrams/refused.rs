@@ -11,7 +11,7 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{
-    BALANCER, CLIENT, FRONT, FRONT_PORT, LATER, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD,
+    BALANCER, FRONT, FRONT_PORT, LATER, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD,
 };
 use crate::lab::datagram;
 use crate::lab::poll;
@@ -73,7 +73,7 @@ fn of_the_host(site: &Site, client: SocketAddr, times: u64) -> Result<()> {
     site.app.saw_nobody()
 }
 
-/// Of the other family than its balancer's, so that the daemon judges it on either path.
+/// In pieces, so that the daemon judges it on either path.
 fn of_another_s_client(plan: Plan<'_>) -> Result<()> {
     let site = Plan {
         both: true,
@@ -82,21 +82,11 @@ fn of_another_s_client(plan: Plan<'_>) -> Result<()> {
         ..plan
     }
     .start()?;
-    let other = other(&site);
-    let header = datagram::v2(other(CLIENT, 1000), other(FRONT, FRONT_PORT), &[]);
-    let words = [&header[..], b"hello"].concat();
+    let words = [&site.header(1000)[..], &[7; 4000]].concat();
     site.balancer()?.send(&words)?;
     wait_listed(&site)?;
     site.balancer_at(NEIGHBOUR)?.send(&words)?;
     ended(&site, "taken", 1)
-}
-
-fn other(site: &Site) -> fn(Pair, u16) -> SocketAddr {
-    if site.service().is_ipv4() {
-        Pair::v6
-    } else {
-        Pair::v4
-    }
 }
 
 /// All of a link hear that, and no answer to it can be told from another one.

@@ -21,6 +21,8 @@ use crate::lab::truepeer::Truepeer;
 pub struct Plan<'a> {
     pub path: Path,
     pub family: fn(Pair, u16) -> SocketAddr,
+    /// The same of its clients and the app.
+    pub clients: fn(Pair, u16) -> SocketAddr,
     pub framing: Framing,
     /// Where the service is.
     pub listen: Pair,
@@ -30,6 +32,8 @@ pub struct Plan<'a> {
     pub kind: Kind,
     /// Whether there is a target of each family.
     pub both: bool,
+    /// Whether there is none of the other one, which else is on loopback.
+    pub alone: bool,
     pub args: &'a [&'a str],
     pub orphan_timeout: &'static str,
     /// Balancers besides the lab's.
@@ -42,17 +46,25 @@ impl Plan<'_> {
         Self {
             path,
             family,
+            clients: family,
             framing: Framing::V2,
             listen: HOST,
             target: LOOPBACK,
             bind: LOOPBACK,
             kind: Kind::Unconnected,
             both: false,
+            alone: false,
             args: &[],
             orphan_timeout: "0s",
             allow: &[],
             set_up: &|_| Ok(()),
         }
+    }
+
+    /// With clients, and an app, of the other family than the balancer's.
+    pub fn clients_of_other(self) -> Self {
+        let clients = other((self.family)(HOST, 0));
+        Self { clients, ..self }
     }
 
     /// With the app at this address, which is the target.
@@ -64,9 +76,18 @@ impl Plan<'_> {
         }
     }
 
-    fn both_targets(&self) -> [String; 4] {
-        let [v4, v6] = self.target.both(APP_PORT).map(|at| at.to_string());
-        ["--target4".into(), v4, "--target6".into(), v6]
+    fn targets(&self, truepeer: Truepeer) -> Truepeer {
+        let own = (self.clients)(self.target, APP_PORT);
+        if !self.both && !self.alone {
+            return truepeer.targets_for(own);
+        }
+        let mut all = self.target.both(APP_PORT).to_vec();
+        all.retain(|at| self.both || *at == own);
+        let args = all.iter().flat_map(|at| match at {
+            SocketAddr::V4(_) => ["--target4".to_owned(), at.to_string()],
+            SocketAddr::V6(_) => ["--target6".to_owned(), at.to_string()],
+        });
+        truepeer.no_targets().args(args)
     }
 
     pub fn start(self) -> Result<Site> {
@@ -77,15 +98,12 @@ impl Plan<'_> {
     pub fn serve<A>(self, app: impl FnOnce(&Netns, SocketAddr) -> Result<A>) -> Result<Site<A>> {
         let lab = Lab::new()?;
         (self.set_up)(&lab).context("setting the host up")?;
-        let app = app(&lab.host, (self.family)(self.bind, APP_PORT)).context("the app")?;
+        let app = app(&lab.host, (self.clients)(self.bind, APP_PORT)).context("the app")?;
         let all = [&[BALANCER], self.allow].concat();
         let all = all.iter().flat_map(|pair| pair.both(0));
         let truepeer = lab.truepeer().allow(all.map(|at| at.ip().to_string()));
-        let truepeer = match self.both {
-            true => truepeer.no_targets().args(self.both_targets()),
-            false => truepeer.targets_for((self.family)(self.target, APP_PORT)),
-        };
-        let command = truepeer
+        let command = self
+            .targets(truepeer)
             .listen(self.listen.both(TRUEPEER_PORT))
             .orphan_timeout(self.orphan_timeout)
             .args(self.path.args())
@@ -99,6 +117,7 @@ impl Plan<'_> {
             lab,
             path: self.path,
             family: self.family,
+            clients: self.clients,
             framing: self.framing,
         })
     }
@@ -114,7 +133,13 @@ pub struct Site<A = Echo> {
     pub lab: Lab,
     pub path: Path,
     pub family: fn(Pair, u16) -> SocketAddr,
+    pub clients: fn(Pair, u16) -> SocketAddr,
     pub framing: Framing,
+}
+
+/// The family that this address isn't of.
+pub fn other(addr: SocketAddr) -> fn(Pair, u16) -> SocketAddr {
+    if addr.is_ipv4() { Pair::v6 } else { Pair::v4 }
 }
 
 impl<A> Site<A> {
@@ -128,11 +153,11 @@ impl<A> Site<A> {
     }
 
     pub fn client(&self, port: u16) -> SocketAddr {
-        self.of(CLIENT, port)
+        (self.clients)(CLIENT, port)
     }
 
     pub fn front(&self) -> SocketAddr {
-        self.of(FRONT, FRONT_PORT)
+        (self.clients)(FRONT, FRONT_PORT)
     }
 
     /// A balancer's socket, which hears the service alone.
@@ -193,6 +218,9 @@ impl<A> Site<A> {
             let count = |name: &str| kernel[name].as_u64().unwrap_or_default();
             ensure!(count("datagram_up") > 0, "none went up: {kernel:#}");
             ensure!(count("datagram_down") > 0, "none went down: {kernel:#}");
+            for daemons in ["datagram_to_daemon_family", "datagram_reply_service"] {
+                ensure!(count(daemons) == 0, "{daemons}: {kernel:#}");
+            }
         }
         self.leaks.saw_none()
     }

@@ -17,7 +17,7 @@ rows! {
     a_firewall_says_no;
 }
 
-fn nobody_hears(plan: Plan<'_>) -> Result<()> {
+pub fn nobody_hears(plan: Plan<'_>) -> Result<()> {
     for (target, bind) in [(HOST, LOOPBACK), (LOOPBACK, HOST)] {
         let plan = Plan {
             target,
@@ -34,7 +34,7 @@ fn nobody_hears(plan: Plan<'_>) -> Result<()> {
 }
 
 /// To a client that is known.
-fn a_firewall_says_no(plan: Plan<'_>) -> Result<()> {
+pub fn a_firewall_says_no(plan: Plan<'_>) -> Result<()> {
     for target in [LOOPBACK, HOST] {
         let bind = WILDCARD;
         let plan = Plan {

@@ -1,0 +1,175 @@
+//! A datagram's packet made one of the other version of IP.
+
+use aya_ebpf::programs::TcContext;
+use network_types::ip::IpProto;
+use proxy_common::checksum::{add, change, fold};
+
+use super::{
+    datagram::{Change, lengthen, word, words},
+    halves, plain_offset, replace_sum,
+    skb::{self, Summed},
+};
+use crate::{
+    ctx::{self, Link, Unreadable, Version},
+    maps::Scratch,
+};
+
+/// What both versions have.
+struct Fields {
+    class: u32,
+    life: u8,
+    /// The addresses, or zeroes behind them.
+    ends: [u32; 8],
+    ports: u32,
+    len: u16,
+    check: u16,
+}
+
+/// Whether a datagram has a checksum, without which IPv6 has none. There is nothing between the fixed header of IP
+/// and UDP's.
+#[inline(always)]
+pub fn has_sum(ctx: &TcContext, version: Version, link: Link) -> bool {
+    let last = ctx::peek::<[u16; 4]>(ctx, link, plain_offset(version));
+    last.is_ok_and(|[.., check]| check != 0)
+}
+
+/// In the place of IP's header and UDP's those for the tuple `scratch.rewrite.to`, which is of the other version.
+/// Afterwards `scratch.segment.at` is where UDP's is then. `longer`: as in [`datagram`](super::datagram).
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn write_headers(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    longer: u16,
+) -> Result<(), Unreadable> {
+    let fields = match version {
+        Version::V4 => read_v4(ctx)?,
+        Version::V6 => read_v6(ctx)?,
+    };
+    let to = version.other();
+    let [ends @ .., ports] = words(&scratch.rewrite.to, to);
+    let length = lengthen(fields.len, longer);
+    let change = Change {
+        check: fields.check,
+        length: change(&[u32::from(fields.len)], &[length.into()]),
+        addresses: change(&fields.ends, &ends),
+        ports: change(&[fields.ports], &[ports]),
+        payload: scratch.removed,
+    };
+    let summed = match skb::summed(ctx) {
+        Summed::Other if is_partial(ctx, version)? => Summed::Partial,
+        Summed::Other => Summed::Whole,
+        summed => summed,
+    };
+    let check = change.checked(ctx, summed).ok_or(Unreadable)?;
+    let last = word(length, check);
+    ctx::change_version(ctx, to)?;
+    scratch.segment.at = plain_offset(to) as u32;
+    match to {
+        Version::V4 => write_v4(ctx, scratch, &fields, [ends[0], ends[1], ports, last]),
+        Version::V6 => write_v6(ctx, scratch, &fields, &ends, [ports, last]),
+    }
+}
+
+#[inline(always)]
+fn read_v4(ctx: &TcContext) -> Result<Fields, Unreadable> {
+    let [start, _, life, source, destination, ports, last]: [u32; 7] =
+        ctx::peek(ctx, Link::Ethernet, 0)?;
+    let [len, check] = halves(last);
+    let [life, ..] = life.to_ne_bytes();
+    Ok(Fields {
+        class: u32::from_be(start) >> 16 & 0xff,
+        life,
+        ends: [source, destination, 0, 0, 0, 0, 0, 0],
+        ports,
+        len,
+        check,
+    })
+}
+
+#[inline(always)]
+fn read_v6(ctx: &TcContext) -> Result<Fields, Unreadable> {
+    let [start, second, ends @ .., ports, last]: [u32; 12] = ctx::peek(ctx, Link::Ethernet, 0)?;
+    let [len, check] = halves(last);
+    let [.., life] = second.to_ne_bytes();
+    Ok(Fields {
+        class: u32::from_be(start) >> 20 & 0xff,
+        life,
+        ends,
+        ports,
+        len,
+        check,
+    })
+}
+
+#[inline(always)]
+fn write_v4(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    fields: &Fields,
+    [source, destination, ports, last]: [u32; 4],
+) -> Result<(), Unreadable> {
+    const LEN: u32 = plain_offset(Version::V4) as u32;
+    /// No identification, and not to be taken to pieces: it fits where it goes.
+    const WHOLE: u32 = 0x4000;
+    let [len, _] = halves(last);
+    let total = u32::from(u16::from_be(len)) + LEN;
+    let start = (0x45 << 24 | fields.class << 16 | total).to_be();
+    let whole = WHOLE.to_be();
+    let life = u32::from_ne_bytes([fields.life, IpProto::Udp as u8, 0, 0]);
+    let sum = add(add(start, whole), add(life, add(source, destination)));
+    let [life, _] = halves(life);
+    let answer = [
+        start,
+        whole,
+        word(life, !fold(sum)),
+        source,
+        destination,
+        ports,
+        last,
+    ];
+    store(ctx, scratch, &answer)
+}
+
+#[inline(always)]
+fn write_v6(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    fields: &Fields,
+    ends: &[u32; 8],
+    [ports, last]: [u32; 2],
+) -> Result<(), Unreadable> {
+    let start = (6 << 28 | fields.class << 20).to_be();
+    let [len, _] = halves(last);
+    let [a, b] = len.to_ne_bytes();
+    let second = u32::from_ne_bytes([a, b, IpProto::Udp as u8, fields.life]);
+    let [c, d, e, f, g, h, i, j] = *ends;
+    let answer = [start, second, c, d, e, f, g, h, i, j, ports, last];
+    store(ctx, scratch, &answer)
+}
+
+/// From the network header on. Where the kernel has a sum of the whole packet, it follows.
+#[inline(always)]
+fn store<const N: usize>(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    words: &[u32; N],
+) -> Result<(), Unreadable> {
+    let answer = (&raw mut scratch.answer).cast::<[u32; N]>();
+    // SAFETY: the buffer has more.
+    unsafe { answer.write(*words) };
+    ctx::store_bytes(ctx, 0, answer.cast(), size_of::<[u32; N]>() as u64)
+}
+
+/// Whether the checksum is yet to be made: then the kernel's helper leaves it alone.
+#[inline(always)]
+fn is_partial(ctx: &TcContext, version: Version) -> Result<bool, Unreadable> {
+    let at = plain_offset(version) + super::datagram::CHECK;
+    let before: u16 = ctx::peek(ctx, Link::Ethernet, at)?;
+    replace_sum(ctx, at, 1, 0)?;
+    let is_partial = ctx::peek::<u16>(ctx, Link::Ethernet, at)? == before;
+    ctx::store(ctx, at, &before)?;
+    Ok(is_partial)
+}

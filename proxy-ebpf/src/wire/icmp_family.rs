@@ -1,0 +1,100 @@
+//! ICMP errors made ones of the other version of IP.
+
+use aya_ebpf::programs::TcContext;
+use network_types::{
+    ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
+};
+use proxy_common::{
+    checksum::{add, fold, ipv4},
+    flow::Tuple,
+};
+
+use super::{
+    datagram::{word, words},
+    icmp, sum,
+};
+use crate::ctx::{self, Unreadable, Version};
+
+/// Of a router's, or a host's.
+const HOPS: u8 = 64;
+
+/// Makes an error one about the datagram `about`, which is of the other version, from whoever that was for to its
+/// source. All that it quotes are the datagram's headers. Its packet has an Ethernet header.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn write(ctx: &TcContext, version: Version, about: &Tuple) -> Result<(), Unreadable> {
+    let kind = icmp::kind_of_other(ctx, version)?;
+    let to = version.other();
+    ctx::change_version(ctx, to)?;
+    match to {
+        Version::V4 => write_v4(ctx, kind, about),
+        Version::V6 => write_v6(ctx, kind, about),
+    }
+}
+
+#[inline(always)]
+fn write_v4(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable> {
+    const QUOTED: usize = Ipv4Hdr::LEN + UdpHdr::LEN;
+    let [source, destination, .., ports] = words(about, Version::V4);
+    let [a, b, c, d, e] = header_v4([source, destination], IpProto::Udp, UdpHdr::LEN);
+    let quoted = [a, b, c, d, e, ports, udp()];
+    let sum = add(kind.into(), sum(&quoted, 0));
+    let [f, g, h, i, j] = header_v4([destination, source], IpProto::Icmp, icmp::LEN + QUOTED);
+    let [.., k, l] = quoted;
+    let icmp = word(kind, !fold(sum));
+    put(ctx, &[f, g, h, i, j, icmp, 0, a, b, c, d, e, k, l])
+}
+
+#[inline(always)]
+fn write_v6(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable> {
+    const QUOTED: usize = Ipv6Hdr::LEN + UdpHdr::LEN;
+    const BEHIND: usize = icmp::LEN + QUOTED;
+    let mut answer = [0; (Ipv6Hdr::LEN + BEHIND) / 4];
+    let [ends @ .., ports] = words(about, Version::V6);
+    let back @ [.., _] = words(&about.reversed(), Version::V6);
+    answer[..2].copy_from_slice(&header_v6(IpProto::Ipv6Icmp, BEHIND));
+    answer[2..10].copy_from_slice(&back[..8]);
+    answer[12..14].copy_from_slice(&header_v6(IpProto::Udp, UdpHdr::LEN));
+    answer[14..22].copy_from_slice(&ends);
+    answer[22] = ports;
+    answer[23] = udp();
+    // Of the pseudo-header, and of all that is behind it.
+    let pseudo = add((BEHIND as u32).to_be(), (IpProto::Ipv6Icmp as u32).to_be());
+    let rest = sum(&answer, pseudo);
+    let [first, second] = header_v6(IpProto::Ipv6Icmp, BEHIND);
+    let rest = add(rest, add(!first, !second));
+    answer[10] = word(kind, !fold(add(rest, kind.into())));
+    put(ctx, &answer)
+}
+
+#[inline(always)]
+fn header_v4(ends: [u32; 2], protocol: IpProto, behind: usize) -> [u32; 5] {
+    let total = (Ipv4Hdr::LEN + behind) as u32;
+    let life = |sum| word(u16::from_ne_bytes([HOPS, protocol as u8]), sum);
+    let mut header = [(0x4500 << 16 | total).to_be(), 0, life(0), ends[0], ends[1]];
+    header[2] = life(ipv4(&header));
+    header
+}
+
+/// In front of the addresses.
+#[inline(always)]
+const fn header_v6(protocol: IpProto, behind: usize) -> [u32; 2] {
+    let [a, b] = (behind as u16).to_be_bytes();
+    let second = u32::from_ne_bytes([a, b, protocol as u8, HOPS]);
+    [(6_u32 << 28).to_be(), second]
+}
+
+/// The length of a datagram without a payload, and no checksum.
+#[inline(always)]
+const fn udp() -> u32 {
+    word((UdpHdr::LEN as u16).to_be(), 0)
+}
+
+#[inline(always)]
+fn put<const N: usize>(ctx: &TcContext, packet: &[u32; N]) -> Result<(), Unreadable> {
+    let len = size_of_val(packet);
+    ctx::set_len(ctx, len as u32)?;
+    ctx::store_bytes(ctx, 0, packet.as_ptr().cast(), len as u64)
+}
