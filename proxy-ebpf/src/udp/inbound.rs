@@ -140,8 +140,7 @@ fn straight_on(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
-    let known = first::speaks_for(scratch, receiver)?;
-    if !known {
+    if !first::speaks_for(scratch, receiver)? {
         if ctx::is_many(ctx) {
             return take_apart(ctx, version, link);
         }
@@ -151,7 +150,7 @@ fn straight_on(
         return Err(Verdict::pass(why));
     }
     let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
-    if !segment::is_plain(&scratch.segment, version) || !known && rest > cut::MOST {
+    if !segment::is_plain(&scratch.segment, version) || has_header(scratch) && rest > cut::MOST {
         if maps::denies(receiver.service(), &scratch.proxy.source.addr()) {
             return Err(Verdict::drop(Counter::DatagramDenied));
         }
@@ -167,12 +166,12 @@ fn straight_on(
     scratch.in_place = may_stay(ctx, version, link, scratch);
     known::remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
-    if !known && maps::has(receiver, Receiver::V2_FIRST) {
+    if has_header(scratch) && maps::has(receiver, Receiver::V2_FIRST) {
         first::remember(scratch);
     }
-    let written = match known {
-        true => datagram::rewrite(ctx, version, scratch),
-        false => datagram::cut(ctx, version, scratch),
+    let written = match has_header(scratch) {
+        true => datagram::cut(ctx, version, scratch),
+        false => datagram::rewrite(ctx, version, scratch),
     };
     written.map_err(failed)?;
     let aim = &scratch.rewrite.to.destination();
@@ -180,7 +179,7 @@ fn straight_on(
     if scratch.in_place && scratch.device == 0 && (!is_steered || is_heard(ctx, version, scratch)) {
         return Ok(Verdict::to(Action::Accept, 0, Counter::DatagramUp));
     }
-    if !known {
+    if has_header(scratch) {
         cut::end(ctx, &scratch.segment, scratch.proxy.len).map_err(failed)?;
     }
     let is_found = !scratch.is_of_other && maps::finds_datagram_app(scratch.app_at, aim);
@@ -198,6 +197,13 @@ fn straight_on(
 fn take_apart(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
     let to_daemon = Counter::DatagramToDaemonMany;
     segmenter::take_apart(ctx, version, link, Hook::Ingress, to_daemon)
+}
+
+/// Whether one is in front of the payload. Read where it matters: the verifier needn't follow each from where it is
+/// found out.
+#[inline(always)]
+fn has_header(scratch: &Scratch) -> bool {
+    !maps::any_has(Receiver::V2_FIRST) || scratch.proxy.len > 0
 }
 
 /// One of the other family has to have a checksum.
