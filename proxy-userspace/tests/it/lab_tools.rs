@@ -1,14 +1,17 @@
 //! The lab's tools do what they say, without truepeer: what a test takes for a bad network or a
 //! forger is one.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, OTHER_CLIENT, Pair, WILDCARD};
 use crate::lab::app::{App, Echo};
 use crate::lab::counters::tcp;
+use crate::lab::datagram;
 use crate::lab::flood::Flood;
 use crate::lab::forge::{ACK, Checksum, SYN, Segment};
 use crate::lab::leaks::Leaks;
@@ -21,6 +24,7 @@ use crate::lab::talk::{Side, Talk};
 use crate::lab::tuntap::Layer;
 use crate::lab::wire::Wire;
 use crate::lab::{Lab, may_stay};
+use crate::steering::devices::tun_uplink;
 
 /// One MiB each way in both families, from the balancer to an app of the host, over a wire in the
 /// place of the uplink.
@@ -180,23 +184,67 @@ fn a_flood_is_many_syns() -> Result<()> {
     Ok(())
 }
 
-/// Not only with a steer address: also whatever goes to a client by itself.
+/// Of a flood.
+const ONE_OF_MANY: Pair = Pair::new([198, 19, 0, 9], [0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 9]);
+
+/// Not only with a steer address: also whatever goes to a client by itself, or comes from one.
 #[test]
 fn a_packet_for_a_client_is_a_leak() -> Result<()> {
     for family in [Pair::v4, Pair::v6] {
         let lab = Lab::new()?;
-        let leaks = Leaks::watch(&lab.edge)?;
-        let segment = Segment {
-            flags: ACK,
-            ..Segment::between(family(HOST, APP_PORT), family(CLIENT, 41000))
-        };
         // Straight onto the link: nobody has to be asked for an address first.
-        Spray::onto(&lab.host, "edge", lab.edge.mac("host")?)?.send([segment])?;
-        let said = leaks.saw_none().map_err(|error| error.to_string());
-        let client = family(CLIENT, 0).ip().to_string();
-        ensure!(said.is_err_and(|error| error.contains(&client)));
+        let spray = Spray::onto(&lab.host, "edge", lab.edge.mac("host")?)?;
+        for client in [CLIENT, OTHER_CLIENT, ONE_OF_MANY] {
+            let (host, client) = (family(HOST, APP_PORT), family(client, 41000));
+            for (from, to) in [(host, client), (client, family(BALANCER, 999))] {
+                let leaks = Leaks::watch(&lab.edge)?;
+                let segment = Segment {
+                    flags: ACK,
+                    ..Segment::between(from, to)
+                };
+                spray.send([segment])?;
+                let said = leaks.saw_none().map_err(|error| error.to_string());
+                let leak = format!("{} > {}", from.ip(), to.ip());
+                ensure!(said.is_err_and(|error| error.contains(&leak)), "{leak}");
+            }
+        }
     }
     Ok(())
+}
+
+/// Be it without Ethernet, and whether somebody asks or not.
+#[test]
+fn a_leak_by_a_tun_is_one_and_nobody_needs_to_ask() -> Result<()> {
+    for family in [Pair::v4, Pair::v6] {
+        let lab = Lab::new()?;
+        let _wire = tun_uplink(&lab)?;
+        for asks in [true, false] {
+            let leaks = Leaks::watch(&lab.edge)?;
+            let before = received(&lab, "bare")?;
+            datagram::socket(&lab.host, family(HOST, 0))?.send_to(b"hello", family(CLIENT, 1))?;
+            poll::until("it to come by the tun", || {
+                Ok((received(&lab, "bare")? > before).then_some(()))
+            })?;
+            let has_failed = match asks {
+                true => leaks.saw_none().is_err(),
+                false => catch_unwind(AssertUnwindSafe(|| drop(leaks))).is_err(),
+            };
+            ensure!(has_failed, "asked: {asks}");
+        }
+    }
+    Ok(())
+}
+
+/// How many packets the edge has got by one of its devices.
+fn received(lab: &Lab, device: &str) -> Result<u64> {
+    let table = lab
+        .edge
+        .enter(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
+    let start = format!("{device}:");
+    let mut lines = table.lines();
+    let counts = lines.find_map(|line| line.trim().strip_prefix(&start));
+    let packets = counts.and_then(|counts| counts.split_whitespace().nth(1));
+    Ok(packets.context("a count")?.parse()?)
 }
 
 #[test]

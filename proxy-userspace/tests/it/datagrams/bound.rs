@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, Pair, WILDCARD};
 use crate::lab::datagram::{Echo, Kind};
+use crate::lab::leaks::Watched;
 use crate::lab::poll;
 use crate::steering::site::nft;
 
@@ -97,7 +97,7 @@ fn check_names_the_device() -> Result<()> {
         ("lo", "-4", "127.0.0.1:8080", "ok spoofed"),
         ("lo", "-6", "[::1]:8080", "FAIL spoofed"),
     ] {
-        let lab = Lab::new()?;
+        let lab = Watched::new()?;
         let _app = Echo::by_device(&lab.host, at.parse()?, device)?;
         let check = || {
             lab.truepeer()

@@ -8,6 +8,7 @@ use super::site::Plan;
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::datagram::{self, Echo, Kind};
+use crate::lab::leaks::Watched;
 use crate::lab::path::Path;
 use crate::lab::truepeer::Said;
 use crate::steering::site::{nft, sysctl};
@@ -53,7 +54,7 @@ fn app(plan: &Plan<'_>, lab: &Lab) -> Result<Echo> {
 }
 
 fn an_app_that_answers(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let app = app(&plan, &lab)?;
     let said = checked(&plan, &lab)?;
     said.expect(
@@ -80,7 +81,7 @@ fn an_app_at_the_host_s_address(plan: Plan<'_>) -> Result<()> {
         target: HOST,
         ..plan
     };
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let app = app(&plan, &lab)?;
     let asks = |args: &[&str]| -> Result<bool> {
         let said = checked_with(&plan, &lab, args)?;
@@ -106,7 +107,7 @@ fn an_app_that_a_daemon_serves(plan: Plan<'_>) -> Result<()> {
 }
 
 fn no_app(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let said = checked(&plan, &lab)?;
     said.expect(
         1,
@@ -115,7 +116,7 @@ fn no_app(plan: Plan<'_>) -> Result<()> {
 }
 
 fn a_firewall_before_the_app(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = app(&plan, &lab)?;
     nft(
         &lab.host,
@@ -155,7 +156,7 @@ fn let_in_alone(lab: &Lab, what: &str) -> Result<()> {
 
 /// What check says to do about it is enough.
 fn a_policy_before_the_app(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = app(&plan, &lab)?;
     let_in_alone(&lab, "iif lo meta l4proto tcp")?;
     let said = checked(&plan, &lab)?;
@@ -169,7 +170,7 @@ fn a_policy_before_the_app(plan: Plan<'_>) -> Result<()> {
 
 /// What the programs take is gone before netfilter.
 fn a_rule_that_sees_nothing(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = app(&plan, &lab)?;
     let rule = format!("udp dport {TRUEPEER_PORT} drop");
     nft(
@@ -193,7 +194,7 @@ fn a_rule_that_sees_nothing(plan: Plan<'_>) -> Result<()> {
 }
 
 fn an_app_that_is_silent(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = datagram::socket(&lab.host, (plan.family)(LOOPBACK, APP_PORT))?;
     let said = checked(&plan, &lab)?;
     said.expect(
@@ -217,7 +218,7 @@ fn cannot_connect(plan: &Plan<'_>, said: &Said) -> Result<()> {
 
 /// That a socket was found says nothing of whether it had room.
 fn an_app_that_does_not_read(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let at = (plan.family)(LOOPBACK, APP_PORT);
     let app = datagram::socket(&lab.host, at)?;
     SockRef::from(&app).set_recv_buffer_size(1)?;
@@ -241,7 +242,7 @@ fn an_app_that_does_not_read(plan: Plan<'_>) -> Result<()> {
 fn an_app_with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
     let kind = Kind::Connected;
     let at_loopback = Plan { kind, ..plan };
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = app(&at_loopback, &lab)?;
     let said = checked(&at_loopback, &lab)?;
     said.expect(0, &["ok spoofed", "ok socket"])?;
@@ -262,7 +263,7 @@ fn an_app_with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
 /// enough.
 fn a_strict_reverse_path_filter(plan: Plan<'_>) -> Result<()> {
     const ALL: &str = "ipv4/conf/all/rp_filter";
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = app(&plan, &lab)?;
     let_in_alone(&lab, "iif lo")?;
     sysctl(&lab.host, ALL, "1")?;
@@ -294,7 +295,7 @@ fn next_of<'a>(said: &'a Said, start: &str) -> Result<&'a str> {
 }
 
 fn a_listen_address_that_is_taken(plan: Plan<'_>) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let _app = app(&plan, &lab)?;
     let _other = datagram::socket(&lab.host, (plan.family)(HOST, TRUEPEER_PORT))?;
     let said = checked(&plan, &lab)?;

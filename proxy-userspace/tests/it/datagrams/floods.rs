@@ -1,11 +1,12 @@
 //! More new clients than the flow table has room for: the daemon has nothing to do with them.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 
 use super::site::{Plan, Site};
-use crate::lab::addr::Pair;
+use crate::lab::addr::{CROWD, Pair};
 use crate::lab::datagram;
 use crate::lab::path::Path;
 use crate::lab::proc::Proc;
@@ -92,16 +93,14 @@ impl<'a> Idle<'a> {
     }
 }
 
-/// Of the networks for documentation and for benchmarks.
+/// One of the crowd.
 fn client(site: &Site, number: u32) -> SocketAddr {
     const PER_ADDRESS: u32 = 50_000;
     let port = u16::try_from(1024 + number % PER_ADDRESS).expect("a port");
     let host = number / PER_ADDRESS + 1;
-    if site.service().is_ipv4() {
-        let net = u32::from(Ipv4Addr::new(198, 18, 0, 0));
-        (Ipv4Addr::from(net + host), port).into()
-    } else {
-        let net = u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 0));
-        (Ipv6Addr::from(net + u128::from(host)), port).into()
+    let net = CROWD[usize::from(site.service().is_ipv6())].parse::<IpNet>();
+    match net.expect("a network").addr() {
+        IpAddr::V4(net) => (Ipv4Addr::from(u32::from(net) + host), port).into(),
+        IpAddr::V6(net) => (Ipv6Addr::from(u128::from(net) + u128::from(host)), port).into(),
     }
 }

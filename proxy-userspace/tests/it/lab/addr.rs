@@ -44,6 +44,8 @@ impl Pair {
 /// The client that most tests speak of.
 pub const CLIENT: Pair = Pair::new([203, 0, 113, 9], [0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 9]);
 pub const OTHER_CLIENT: Pair = Pair::new([203, 0, 113, 10], [0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x10]);
+/// Beyond the edge as well, but no balancer speaks for it.
+pub const FAR: Pair = Pair::new([203, 0, 113, 11], [0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x11]);
 /// What clients connect to.
 pub const FRONT: Pair = Pair::new([203, 0, 113, 1], [0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 1]);
 /// The balancer as the host sees it.
@@ -58,6 +60,9 @@ pub const WILDCARD: Pair = Pair::new([0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]);
 
 /// Where tests have their containers.
 pub const CONTAINERS: [&str; 2] = ["10.80.0.0/24", "fd80::/64"];
+
+/// Where floods have their clients, which are at no place at all.
+pub const CROWD: [&str; 2] = ["198.18.0.0/15", "2001:db8:18::/48"];
 
 /// Every namespace is empty, so that everything can have the port it likes.
 pub const FRONT_PORT: u16 = 443;

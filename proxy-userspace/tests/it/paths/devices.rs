@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{CLIENT_PORT, Plan, Site, paths};
 use crate::lab::Lab;
-use crate::lab::addr::{CLIENT, OTHER_CLIENT, WILDCARD};
+use crate::lab::addr::{CLIENT, FAR, WILDCARD};
 use crate::lab::datagram;
 use crate::lab::leaks::Leaks;
 use crate::lab::stream::expect;
@@ -59,7 +59,7 @@ fn is_told_apart(plan: Plan<'_>, others: usize) -> Result<bool> {
     let links = site.truepeer.fd_info("link_id")?;
     ensure!(links.len() > 2 * others, "only {} links", links.len());
     if was_behind {
-        speak_to_another_client(&site)?;
+        speak_to_somebody_else(&site)?;
         leaks.saw_none()?;
     }
     Ok(was_behind)
@@ -91,8 +91,8 @@ fn lead_clients_to_last(lab: &Lab, plan: &Plan<'_>) -> Result<String> {
 }
 
 /// So that whoever looks there has something to see: the balancer is on this side of it.
-fn speak_to_another_client(site: &Site) -> Result<()> {
-    let to = datagram::socket(&site.lab.client, site.of(OTHER_CLIENT, CLIENT_PORT))?;
+fn speak_to_somebody_else(site: &Site) -> Result<()> {
+    let to = datagram::socket(&site.lab.client, site.of(FAR, CLIENT_PORT))?;
     let from = datagram::socket(&site.lab.edge, site.of(WILDCARD, 0))?;
     from.send_to(b"a datagram", to.local_addr()?)?;
     datagram::receive(&to)?;

@@ -9,8 +9,7 @@ use rustix::process::Signal;
 use super::Family;
 use crate::lab::Lab;
 use crate::lab::addr::{
-    APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, OTHER_CLIENT, Pair,
-    TRUEPEER_PORT,
+    APP_PORT, BALANCER, CLIENT, FAR, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair, TRUEPEER_PORT,
 };
 use crate::lab::app::App;
 use crate::lab::flows;
@@ -77,7 +76,7 @@ impl<'a> Plan<'a> {
     /// The balancer is one router away, where the clients are; the edge is that router.
     pub fn far(self) -> Self {
         Self {
-            balancer: OTHER_CLIENT,
+            balancer: FAR,
             ..self
         }
     }

@@ -16,8 +16,8 @@ use crate::lab::poll;
 use crate::lab::scale::scaled;
 
 /// The row: an app on a host that `set_up` has changed, by the kernel; with full counts, by the daemon too.
-pub fn hold(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
-    let lab = changed(set_up)?;
+pub fn hold<T>(app: Bound, set_up: impl Fn(&Lab) -> Result<T>) -> Result<()> {
+    let (lab, _kept) = changed(set_up)?;
     let echo = Echo::listen(&lab.host, app.to, Kind::Unconnected)?;
     let paths = scaled(&[Path::Direct][..], &Path::BOTH);
     for &path in paths {

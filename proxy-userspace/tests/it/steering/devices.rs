@@ -11,9 +11,11 @@ use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, TRUEPEER_PORT, WILDCARD};
 use crate::lab::app::App;
 use crate::lab::header::Version;
+use crate::lab::lossy::{Lossy, Nature};
 use crate::lab::netns::Netns;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
+use crate::lab::tuntap::Layer;
 
 rows! {
     /// Replies leave by a device that has no Ethernet header to overwrite.
@@ -22,15 +24,19 @@ rows! {
     bridge: bridge_uplink => wildcard_v4 loopback_v4 wildcard_v6 loopback_v6;
 }
 
-fn tun_uplink(lab: &Lab) -> Result<()> {
+/// Its other end is the edge's, where those look who watch the uplinks.
+pub fn tun_uplink(lab: &Lab) -> Result<Lossy> {
+    let ends = [(&lab.host, "bare"), (&lab.edge, "bare")];
+    let wire = Lossy::join(ends, Nature::sound(Layer::Tun))?;
+    ip(&lab.edge, "link set bare up addrgenmode none")?;
     ip(
         &lab.host,
-        "tuntap add dev bare mode tun
-         link set bare up addrgenmode none
+        "link set bare up addrgenmode none
          address add 192.0.2.2/32 dev bare
          -4 route replace default dev bare
          -6 route replace default dev bare",
-    )
+    )?;
+    Ok(wire)
 }
 
 /// The default routes leave by a device on top of the uplink.

@@ -15,7 +15,7 @@ use crate::lab::addr::{
 use crate::lab::app::{App, Echo};
 use crate::lab::datagram::{self, Framing, Kind};
 use crate::lab::header::Version;
-use crate::lab::leaks::Leaks;
+use crate::lab::leaks::{Leaks, Watched};
 use crate::lab::netns::Netns;
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -168,14 +168,14 @@ fn behind(family: SocketAddr) -> SocketAddr {
 }
 
 struct Site {
-    lab: Lab,
+    lab: Watched,
     container: Netns,
     _router: Option<Netns>,
 }
 
 impl Site {
     fn new(joint: Joint, forwarding: Forwarding) -> Result<Self> {
-        let lab = Lab::new()?;
+        let lab = Watched::new()?;
         let container = Netns::new("container")?;
         let _router = joint(&lab, &container).context("joining it to the host")?;
         forwarding(&lab)?;

@@ -11,7 +11,7 @@ use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair
 use crate::lab::app::App;
 use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::header::Version;
-use crate::lab::leaks::Leaks;
+use crate::lab::leaks::{Leaks, Watched};
 use crate::lab::scale::scaled;
 use crate::lab::truepeer::Truepeer;
 
@@ -97,7 +97,7 @@ fn a_dozen_instances_at_once_and_again() -> Result<()> {
 /// Of one app, which hears the clients of each; again with full counts.
 #[test]
 fn a_dozen_instances_at_once_udp() -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     let at = HOST.v4(APP_PORT);
     let echo = Echo::listen(&lab.host, at, Kind::Unconnected)?;
     let truepeer = lab.truepeer().args(Framing::V2.args()).targets_for(at);

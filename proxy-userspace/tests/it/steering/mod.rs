@@ -117,8 +117,8 @@ use {row, rows};
 
 /// The row: an app on a host that `set_up` has changed, by the direct path; with full counts, by the daemon's too, a
 /// daemon after the other.
-fn holds(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
-    let lab = changed(set_up)?;
+fn holds<T>(app: Bound, set_up: impl Fn(&Lab) -> Result<T>) -> Result<()> {
+    let (lab, _kept) = changed(set_up)?;
     let listening = App::listen(&lab.host, app.to)?;
     let paths = scaled(&[Path::Direct][..], &Path::BOTH);
     for &path in paths {
@@ -129,17 +129,17 @@ fn holds(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
 }
 
 /// The row of a host where the daemon has to carry what isn't to go through it.
-fn falls_back(app: Bound, set_up: impl Fn(&Lab) -> Result<()>) -> Result<()> {
-    let lab = changed(set_up)?;
+fn falls_back<T>(app: Bound, set_up: impl Fn(&Lab) -> Result<T>) -> Result<()> {
+    let (lab, _kept) = changed(set_up)?;
     let listening = App::listen(&lab.host, app.to)?;
     holds_by([Path::Direct, Path::Daemon], app, &lab, &listening)
 }
 
-/// The host of a row.
-fn changed(set_up: impl Fn(&Lab) -> Result<()>) -> Result<Lab> {
+/// The host of a row, and what has to stay for as long.
+fn changed<T>(set_up: impl Fn(&Lab) -> Result<T>) -> Result<(Lab, T)> {
     let lab = Lab::new()?;
-    set_up(&lab).context("setting the host up")?;
-    Ok(lab)
+    let kept = set_up(&lab).context("setting the host up")?;
+    Ok((lab, kept))
 }
 
 /// By what the daemon is told, and what becomes of it.

@@ -8,6 +8,7 @@ use crate::lab::Lab;
 use crate::lab::addr::{HOST, TRUEPEER_PORT};
 use crate::lab::app::App;
 use crate::lab::datagram::{Echo, Framing, Kind};
+use crate::lab::leaks::Watched;
 
 macro_rules! filters_count {
     ($($when:ident $before:expr, $after:expr;)*) => { $(
@@ -45,7 +46,7 @@ const UDP: Spoken = Spoken {
 };
 
 fn filters_count(before: Option<SetUp>, after: Option<SetUp>, spoken: &Spoken) -> Result<()> {
-    let lab = Lab::new()?;
+    let lab = Watched::new()?;
     before.map_or(Ok(()), |set_up| set_up(&lab, spoken))?;
     (spoken.talk)(&lab, &|| {
         after.map_or(Ok(()), |set_up| set_up(&lab, spoken))

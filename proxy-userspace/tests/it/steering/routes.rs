@@ -150,7 +150,7 @@ fn with_a_client_behind_another_uplink(lab: &Lab) -> Result<()> {
 }
 
 fn clients_are_seen(set_up: fn(&Lab) -> Result<()>, clients: &[Pair]) -> Result<()> {
-    let lab = changed(set_up)?;
+    let (lab, ()) = changed(set_up)?;
     let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
     let _truepeer = lab.truepeer().start()?;
     let mut clients = clients.iter().flat_map(|pair| pair.both(CLIENT_PORT));
@@ -158,7 +158,7 @@ fn clients_are_seen(set_up: fn(&Lab) -> Result<()>, clients: &[Pair]) -> Result<
 }
 
 fn clients_are_heard(set_up: fn(&Lab) -> Result<()>, clients: &[Pair]) -> Result<()> {
-    let lab = changed(set_up)?;
+    let (lab, ()) = changed(set_up)?;
     let app = Echo::listen(&lab.host, WILDCARD.v6(APP_PORT), Kind::Unconnected)?;
     let leaks = Leaks::watch(&lab.edge)?;
     let _truepeer = lab.truepeer().args(Framing::V2.args()).start()?;
