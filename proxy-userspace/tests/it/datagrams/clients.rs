@@ -6,7 +6,6 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::rows;
-use super::scripts::Family;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{
@@ -21,7 +20,6 @@ use crate::steering::site::sysctl;
 rows! {
     balancers_that_are_not_allowed;
     a_header_as_payload;
-    clients_that_cannot_be;
     denied_clients;
     they_are_listed;
     status_adds_them_up;
@@ -56,67 +54,6 @@ fn a_header_as_payload(plan: Plan<'_>) -> Result<()> {
     let forged = datagram::v2(site.of(OTHER_CLIENT, 22), site.front(), &[]);
     site.exchange_with(&balancer, &[], 1000, &forged)?;
     site.end()
-}
-
-fn clients_that_cannot_be(plan: Plan<'_>) -> Result<()> {
-    let site = Plan { both: true, ..plan }.start()?;
-    let balancer = site.balancer()?;
-    let front = site.front();
-    for family in [Pair::v4, Pair::v6] {
-        let front = family(FRONT, FRONT_PORT);
-        let no_port = family(CLIENT, 0);
-        for (client, how) in of_nobody(family)
-            .into_iter()
-            .chain([(no_port, "client_no_port")])
-        {
-            let before = ended_so_far(&site, how)?;
-            let claimed = datagram::v2(client, front, &[]);
-            balancer.send(&[&claimed[..], b"hello"].concat())?;
-            ended(&site, how, before + 1).with_context(|| client.to_string())?;
-        }
-    }
-    for (bytes, how) in [
-        (&b"hello"[..], "bad_signature"),
-        (b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\nhello", "v1_in_datagram"),
-        (b"", "datagram_incomplete"),
-        (
-            &header::v2(0x21, site.client(1), front, &[]),
-            "transport_mismatch",
-        ),
-    ] {
-        balancer.send(bytes)?;
-        ended(&site, how, 1)?;
-    }
-    site.app.saw_nobody()?;
-    site.exchange(&balancer, 1001, b"hello")?;
-    site.end()
-}
-
-/// Addresses that no client has, or that it would be a way to speak to the host itself by.
-fn of_nobody(family: Family) -> Vec<(SocketAddr, &'static str)> {
-    let addr = |pair, how| (family(pair, 1000), how);
-    let all = [
-        addr(LOOPBACK, "client_loopback"),
-        addr(HOST, "client_own_address"),
-        addr(WILDCARD, "client_unspecified"),
-    ];
-    let more: &[(&str, &str)] = match family(HOST, 0) {
-        SocketAddr::V4(_) => &[
-            ("224.0.0.9:1000", "client_multicast"),
-            ("255.255.255.255:1000", "client_broadcast"),
-            ("198.51.100.255:1000", "client_broadcast"),
-            ("169.254.80.80:1000", "client_steer_address"),
-        ],
-        SocketAddr::V6(_) => &[
-            ("[ff02::9]:1000", "client_multicast"),
-            ("[fe80::9]:1000", "client_link_local"),
-            ("[fd74:7275:6570::1]:1000", "client_steer_address"),
-        ],
-    };
-    let more = more
-        .iter()
-        .map(|(text, how)| (text.parse().expect("an address"), *how));
-    all.into_iter().chain(more).collect()
 }
 
 fn denied_clients(plan: Plan<'_>) -> Result<()> {

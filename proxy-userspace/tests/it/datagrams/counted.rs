@@ -5,13 +5,14 @@ use std::net::UdpSocket;
 use anyhow::Result;
 
 use super::site::{Plan, Site, other};
-use super::{firsts, limits, links};
+use super::{firsts, limits, links, refused};
 use crate::lab::Lab;
 use crate::lab::addr::{
     BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair,
 };
 use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::age;
+use crate::lab::header;
 use crate::lab::path::Path;
 use crate::paths::counted::Times::{AtLeast, Once};
 use crate::paths::counted::{self, Row};
@@ -28,6 +29,8 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_segmented", Once, many_at_once),
     Row("datagram_segment", AtLeast(2), many_at_once),
     Row("datagram_to_daemon_header", Once, without_a_header),
+    Row("datagram_to_daemon_header", Once, with_one_of_v1),
+    Row("datagram_to_daemon_header", Once, with_one_of_tcp),
     Row("datagram_to_daemon_client", Once, of_the_host_itself),
     Row("datagram_to_daemon_long", Once, of_20_000_bytes),
     Row("datagram_to_daemon_order", AtLeast(1), behind_long_ones),
@@ -37,8 +40,20 @@ const LIMITED: &[Row<Site>] = &[
     Row("datagram_full", Once, one_too_many),
     Row("datagram_evicted", Once, in_an_idle_one_s_place),
 ];
-const V2_FIRST: &[Row<Site>] = &[Row("datagram_forgotten", Once, behind_an_eviction)];
+const V2_FIRST: &[Row<Site>] = &[
+    Row("datagram_forgotten", Once, behind_an_eviction),
+    Row("datagram_denied", Once, of_a_denied_client),
+    Row("datagram_to_daemon_header", Once, without_a_header),
+    Row("datagram_to_daemon_header", Once, with_one_of_v1),
+    Row("datagram_to_daemon_header", Once, with_one_of_tcp),
+    Row("datagram_to_daemon_client", Once, of_the_host_itself),
+];
 const SPP: &[Row<Site>] = &[
+    Row("datagram_denied", Once, of_a_denied_client),
+    Row("datagram_to_daemon_header", Once, without_a_header),
+    Row("datagram_to_daemon_header", Once, with_one_of_v1),
+    Row("datagram_to_daemon_header", Once, with_one_of_tcp),
+    Row("datagram_to_daemon_client", Once, of_the_host_itself),
     Row("datagram_reply_long", Once, answered_without_room),
     Row(
         "datagram_reply_order",
@@ -189,7 +204,7 @@ fn from_a_stranger(site: &Site, port: u16) -> Result<()> {
 }
 
 fn of_a_denied_client(site: &Site, port: u16) -> Result<()> {
-    let header = datagram::v2(site.of(DENIED, port), site.front(), &[]);
+    let header = site.framing.header(site.of(DENIED, port), site.front());
     site.balancer()?.send(&[&header[..], b"hello"].concat())?;
     Ok(())
 }
@@ -224,18 +239,29 @@ fn without_a_header(site: &Site, _: u16) -> Result<()> {
     Ok(())
 }
 
+fn with_one_of_v1(site: &Site, _: u16) -> Result<()> {
+    site.balancer()?.send(refused::OF_V1)?;
+    Ok(())
+}
+
+fn with_one_of_tcp(site: &Site, port: u16) -> Result<()> {
+    let header = header::v2(0x21, site.client(port), site.front(), &[]);
+    site.balancer()?.send(&[&header[..], b"hello"].concat())?;
+    Ok(())
+}
+
 /// It has no target here.
 fn of_the_other_family(site: &Site, port: u16) -> Result<()> {
     let other = other(site.service());
     let client = other(CLIENT, port);
     let front = other(FRONT, FRONT_PORT);
-    let header = datagram::v2(client, front, &[]);
+    let header = site.framing.header(client, front);
     site.balancer()?.send(&[&header[..], b"hello"].concat())?;
     Ok(())
 }
 
 fn of_the_host_itself(site: &Site, port: u16) -> Result<()> {
-    let header = datagram::v2(site.of(LOOPBACK, port), site.front(), &[]);
+    let header = site.framing.header(site.of(LOOPBACK, port), site.front());
     site.balancer()?.send(&[&header[..], b"hello"].concat())?;
     Ok(())
 }

@@ -3,26 +3,126 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use socket2::SockRef;
 
 use super::clients::{counted, ended, ended_so_far};
 use super::rows;
+use super::scripts::Family;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{
-    BALANCER, FRONT, FRONT_PORT, LATER, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD,
+    BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LATER, LOOPBACK, NEIGHBOUR, Pair, TRUEPEER_PORT,
+    WILDCARD,
 };
-use crate::lab::datagram;
+use crate::lab::datagram::{self, Framing};
+use crate::lab::header;
+use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::steering::site::{ip, own_by_a_route, sysctl};
 
 rows! {
+    headers_that_say_nothing;
+    clients_that_cannot_be;
     of_a_client_who_is_the_host_by_a_route;
     of_a_client_who_is_all_routers;
     of_another_s_client;
     to_everybody;
     a_balancer_that_is_off_the_list;
+}
+
+/// What isn't a header, or is one of TCP's; what the balancer's socket says next may be right all the same.
+fn headers_that_say_nothing(plan: Plan<'_>) -> Result<()> {
+    for framing in Framing::ALL {
+        let site = Plan { framing, ..plan }.start()?;
+        let balancer = site.balancer()?;
+        let of_tcp = header::v2(0x21, site.client(1), site.front(), &[]);
+        let right = site.header(1);
+        let cut = &right[..right.len() - 1];
+        let of_spp = framing == Framing::Spp;
+        let how = |of_v2, of_others| if of_spp { of_others } else { of_v2 };
+        for (bytes, how) in [
+            (&b"hello"[..], how("bad_signature", "spp_bad_magic")),
+            (OF_V1, how("v1_in_datagram", "spp_bad_magic")),
+            (&of_tcp, how("transport_mismatch", "spp_bad_magic")),
+            (cut, how("datagram_incomplete", "spp_short")),
+            (b"", how("datagram_incomplete", "spp_short")),
+        ] {
+            let before = ended_so_far(&site, how)?;
+            balancer.send(bytes)?;
+            ended(&site, how, before + 1).with_context(|| format!("{framing:?}"))?;
+        }
+        site.app.saw_nobody()?;
+        site.exchange(&balancer, 1001, b"hello")?;
+        // What comes at once behind one that the daemon has is the daemon's as well.
+        poll::until("it to go its path", || {
+            site.exchange_with(&balancer, &site.next_header(1001), 1001, b"again")?;
+            let up = site.lab.shown("status")?["kernel"]["datagram_up"].as_u64();
+            Ok((site.path == Path::Daemon || up > Some(0)).then_some(()))
+        })?;
+        site.end()?;
+    }
+    Ok(())
+}
+
+pub const OF_V1: &[u8] = b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\nhello";
+
+/// By a socket each, as one of v2-first speaks for whom it has named, be it nobody.
+fn clients_that_cannot_be(plan: Plan<'_>) -> Result<()> {
+    for framing in Framing::ALL {
+        let both = true;
+        let site = Plan {
+            framing,
+            both,
+            ..plan
+        }
+        .start()?;
+        let mut open = Vec::new();
+        for family in [Pair::v4, Pair::v6] {
+            let front = family(FRONT, FRONT_PORT);
+            for (client, how) in of_nobody(family) {
+                let before = ended_so_far(&site, how)?;
+                let balancer = site.balancer()?;
+                let claimed = framing.header(client, front);
+                balancer.send(&[&claimed[..], b"hello"].concat())?;
+                ended(&site, how, before + 1).with_context(|| format!("{client} {framing:?}"))?;
+                // Its port is nobody else's.
+                open.push(balancer);
+            }
+        }
+        site.app.saw_nobody()?;
+        site.exchange(&site.balancer()?, 1001, b"hello")?;
+        site.end()?;
+    }
+    Ok(())
+}
+
+/// Addresses that no client has, or that it would be a way to speak to the host itself by.
+fn of_nobody(family: Family) -> Vec<(SocketAddr, &'static str)> {
+    let addr = |pair, how| (family(pair, 1000), how);
+    let all = [
+        addr(LOOPBACK, "client_loopback"),
+        addr(HOST, "client_own_address"),
+        addr(WILDCARD, "client_unspecified"),
+        (family(CLIENT, 0), "client_no_port"),
+    ];
+    let more: &[(&str, &str)] = match family(HOST, 0) {
+        SocketAddr::V4(_) => &[
+            ("224.0.0.9:1000", "client_multicast"),
+            ("255.255.255.255:1000", "client_broadcast"),
+            ("198.51.100.255:1000", "client_broadcast"),
+            ("169.254.80.80:1000", "client_steer_address"),
+        ],
+        SocketAddr::V6(_) => &[
+            ("[ff02::9]:1000", "client_multicast"),
+            ("[fe80::9]:1000", "client_link_local"),
+            ("[fd74:7275:6570::1]:1000", "client_steer_address"),
+        ],
+    };
+    let more = more
+        .iter()
+        .map(|(text, how)| (text.parse().expect("an address"), *how));
+    all.into_iter().chain(more).collect()
 }
 
 /// An answer to him would be some other socket's of the host.
