@@ -12,7 +12,7 @@ use crate::lab::addr::{
     APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD,
 };
 use crate::lab::datagram::{self, Framing};
-use crate::lab::flows::age;
+use crate::lab::flows::{age, wait_for_age};
 use crate::lab::header;
 use crate::lab::poll;
 use crate::steering::site::sysctl;
@@ -26,6 +26,7 @@ rows! {
     the_path_is_udp_s_own;
     a_balancer_that_speaks_for_itself;
     silent_ones_are_forgotten;
+    silent_for_a_minute_unless_told;
     late_answers_reach_nobody;
     neighbours_of_the_app;
     who_is_denied_is_cut_off_at_once;
@@ -175,13 +176,17 @@ fn late_answers_reach_nobody(plan: Plan<'_>) -> Result<()> {
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     site.wait_forgotten()?;
+    late_answer_is_dropped(&site)?;
+    site.leaks.saw_none()
+}
+
+fn late_answer_is_dropped(site: &Site) -> Result<()> {
     // What the daemon takes for now is half a second behind.
     poll::until("a late answer", || {
         site.app.say(site.client(1000), b"late")?;
         let count = site.lab.shown("status")?["kernel"]["datagram_orphan"].as_u64();
         Ok((count > Some(0)).then_some(()))
-    })?;
-    site.leaks.saw_none()
+    })
 }
 
 /// Who is on the host is answered as without truepeer.
@@ -207,6 +212,22 @@ fn silent_ones_are_forgotten(plan: Plan<'_>) -> Result<()> {
     site.wait_forgotten()?;
     added_up(&site, 0, [0, 0])?;
     site.exchange(&balancer, 1000, b"hello")?;
+    site.leaks.saw_none()
+}
+
+/// Of the programs' seconds, which are a little longer; some pass here as well.
+fn silent_for_a_minute_unless_told(plan: Plan<'_>) -> Result<()> {
+    const MINUTE: u32 = 60;
+    wait_for_age(2 * MINUTE)?;
+    let site = plan.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    age(&site.truepeer, MINUTE - 8)?;
+    site.app.say(site.client(1000), b"still here")?;
+    site.answered(&balancer, 1000, b"still here")?;
+    age(&site.truepeer, MINUTE + 2)?;
+    site.wait_forgotten()?;
+    late_answer_is_dropped(&site)?;
     site.leaks.saw_none()
 }
 

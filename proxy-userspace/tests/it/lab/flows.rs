@@ -1,8 +1,11 @@
 //! The programs' own tables of direct connections and of datagrams, whatever the daemon says of them.
 
 use std::ffi::c_long;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
@@ -70,6 +73,18 @@ pub fn forget_given(truepeer: &Proc) -> Result<()> {
         }
     }
     bail!("the daemon has no such map")
+}
+
+/// Nothing can be older than the machine's own clock, which has begun when it was started.
+pub fn wait_for_age(seconds: u32) -> Result<()> {
+    loop {
+        let uptime = fs::read_to_string("/proc/uptime")?;
+        let whole = uptime.split('.').next().context("a number")?;
+        if whole.parse::<u32>()? > seconds {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Has all flows of datagrams be so many seconds older, and silent for as long.
