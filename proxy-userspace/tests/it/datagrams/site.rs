@@ -10,6 +10,7 @@ use crate::lab::addr::{
 };
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
+use crate::lab::lossy::{Lossy, Nature};
 use crate::lab::netns::Netns;
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -38,6 +39,8 @@ pub struct Plan<'a> {
     pub orphan_timeout: &'static str,
     /// Balancers besides the lab's.
     pub allow: &'a [Pair],
+    /// In the uplink's place, if it isn't to be a veth pair.
+    pub wire: Option<Nature>,
     pub set_up: &'a dyn Fn(&Lab) -> Result<()>,
 }
 
@@ -57,6 +60,7 @@ impl Plan<'_> {
             args: &[],
             orphan_timeout: "0s",
             allow: &[],
+            wire: None,
             set_up: &|_| Ok(()),
         }
     }
@@ -97,6 +101,8 @@ impl Plan<'_> {
     /// With an app of the row's own, in the host's namespace and bound to this address.
     pub fn serve<A>(self, app: impl FnOnce(&Netns, SocketAddr) -> Result<A>) -> Result<Site<A>> {
         let lab = Lab::new()?;
+        let wire = self.wire.map(|nature| lab.rewire_uplink(nature));
+        let wire = wire.transpose()?;
         (self.set_up)(&lab).context("setting the host up")?;
         let app = app(&lab.host, (self.clients)(self.bind, APP_PORT)).context("the app")?;
         let all = [&[BALANCER], self.allow].concat();
@@ -114,6 +120,7 @@ impl Plan<'_> {
             truepeer: command.start()?,
             command,
             app,
+            _wire: wire,
             lab,
             path: self.path,
             family: self.family,
@@ -130,6 +137,7 @@ pub struct Site<A = Echo> {
     pub app: A,
     /// What has started it.
     pub command: Truepeer,
+    _wire: Option<Lossy>,
     pub lab: Lab,
     pub path: Path,
     pub family: fn(Pair, u16) -> SocketAddr,

@@ -25,8 +25,8 @@ paths! {
 }
 
 /// A segment of its own, in which the bridge changes a byte.
-const MESSAGE: [u8; 1200] = [b'a'; 1200];
-const CHANGED: u8 = b'X';
+pub const MESSAGE: [u8; 1200] = [b'a'; 1200];
+pub const CHANGED: u8 = b'X';
 /// Of four digits: its v1 header is one byte shorter.
 const SHORT_PORT: u16 = 9030;
 
@@ -59,7 +59,7 @@ fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
 
 /// The balancer's and the host's addresses are those of a tunnel's ends; the host's end is a bridge's
 /// port, whose packets aren't for itself.
-fn tunnel(lab: &Lab) -> Result<()> {
+pub fn tunnel(lab: &Lab) -> Result<()> {
     for (netns, link, [own, other]) in [(&lab.edge, "host", [1, 2]), (&lab.host, "edge", [2, 1])] {
         ip(
             netns,
@@ -92,7 +92,7 @@ fn tunnel(lab: &Lab) -> Result<()> {
 }
 
 /// Writes [`CHANGED`] into what is as long as a [`MESSAGE`], and leaves the sum as it was.
-fn change(lab: &Lab) -> Result<()> {
+pub fn change(lab: &Lab) -> Result<()> {
     nft(
         &lab.host,
         &format!(
