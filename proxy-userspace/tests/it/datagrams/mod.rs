@@ -21,6 +21,7 @@ mod limits;
 mod link_local;
 mod links;
 mod lives;
+mod mtu;
 mod name_servers;
 mod narrow;
 mod nat;

@@ -37,7 +37,7 @@ fn smaller_at_the_balancer(plan: Plan<'_>) -> Result<()> {
 
 /// The app's end doesn't know before the router says so. A veth drops what is larger than it takes
 /// without a word, so the balancer has nothing to send until its own end is as narrow.
-fn narrow(lab: &Lab) -> Result<()> {
+pub fn narrow(lab: &Lab) -> Result<()> {
     lab.edge
         .ip("link set client mtu 1280")
         .context("narrowing the path")
@@ -75,7 +75,7 @@ fn shrinks_at_the_balancer(plan: Plan<'_>) -> Result<()> {
 }
 
 /// Otherwise nobody has sent anything too large, and the test shows nothing.
-fn router_had_to_say_so(lab: &Lab, is_v4: bool) -> Result<()> {
+pub fn router_had_to_say_so(lab: &Lab, is_v4: bool) -> Result<()> {
     let said = if is_v4 {
         counters::of(&lab.edge, "Icmp", "OutDestUnreachs")?
     } else {

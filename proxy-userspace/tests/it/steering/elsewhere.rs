@@ -1,8 +1,9 @@
 //! Apps that are not on this host, but whose way out it is: containers and namespaces behind a
 //! bridge or a veth, and servers on a LAN that have it as their gateway. Nothing is changed there.
 
+mod udp;
+
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -237,50 +238,6 @@ fn datagrams_behind(joint: Joint, forwarding: Forwarding, client: SocketAddr) ->
         leaks.saw_none().with_context(|| format!("told {path:?}"))?;
     }
     Ok(())
-}
-
-#[test]
-fn outsiders_of_a_container_v4() -> Result<()> {
-    outsiders_behind(CLIENT.v4(CLIENT_PORT))
-}
-
-#[test]
-fn outsiders_of_a_container_v6() -> Result<()> {
-    outsiders_behind(CLIENT.v6(CLIENT_PORT))
-}
-
-/// Told to refuse them, the app answers balancers' clients and its host.
-fn outsiders_behind(client: SocketAddr) -> Result<()> {
-    let site = Site::new(bridge, freely_and_masqueraded)?;
-    let bind = WILDCARD.like(client, APP_PORT);
-    let app = datagram::Echo::listen(&site.container, bind, Kind::Unconnected)?;
-    let leaks = Leaks::watch(&site.lab.edge)?;
-    let refuse = ["--outsiders", "refuse", "--close-after", "1s"];
-    let truepeer = site.truepeer().args(Framing::V2.args()).args(refuse);
-    let _truepeer = truepeer.start()?;
-    datagrams::sees(&site.lab, HOST.like(client, TRUEPEER_PORT), &app, client)?;
-    let orphans = || -> Result<u64> {
-        let count = site.lab.shown("status")?["kernel"]["datagram_orphan"].as_u64();
-        Ok(count.unwrap_or_default())
-    };
-    poll::until("the client to be forgotten", || {
-        let shown = site.lab.shown("connections")?;
-        Ok((shown.as_array().context("an array")?.is_empty()).then_some(()))
-    })?;
-    // What the daemon takes for now is half a second behind.
-    std::thread::sleep(Duration::from_secs(1));
-    for (port, words) in [(0, &b"late"[..]), (2, b"unasked"), (3, &[7; 4000])] {
-        let before = orphans()?;
-        let to = SocketAddr::new(client.ip(), client.port() + port);
-        app.say(to, words)?;
-        poll::until("an answer to be dropped", || {
-            Ok((orphans()? > before).then_some(()))
-        })?;
-    }
-    let host = datagram::socket(&site.lab.host, WILDCARD.like(client, 0))?;
-    host.send_to(b"hello", behind(client))?;
-    datagram::receive(&host).context("the host's own answer")?;
-    leaks.saw_none()
 }
 
 #[test]
