@@ -1,6 +1,8 @@
 //! The same datagrams by both paths: headers of all kinds, right and wrong ones, payloads of all sizes, several
-//! at once. What the app hears, whom it sees and what comes back is the same, or both paths refuse it.
+//! at once. What the app hears, whom it sees and what comes back is the same, or both paths refuse it, for the same
+//! reasons.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 
@@ -18,6 +20,8 @@ use crate::paths::differential::everybody_is_behind_the_balancer;
 const SEED: u64 = 0x7564_7064_6966;
 /// The balancer's.
 const FIRST_PORT: u16 = 2000;
+/// Of scripts: asking takes longer than one.
+const REASONS_EVERY: usize = 50;
 /// Too long for a packet: the daemon gets it, after all that it has got before.
 const MARK: usize = 3000;
 
@@ -57,12 +61,20 @@ fn agree(framing: Framing, families: [Family; 2]) -> Result<()> {
         );
         served += usize::from(!one.heard.is_empty());
         refused += usize::from(one.heard.is_empty());
+        if number % REASONS_EVERY == 0 || number + 1 == count {
+            let (one, other) = (direct.reasons()?, daemon.reasons()?);
+            ensure!(
+                one == other,
+                "after script {number}: {one:?} directly, {other:?} by the daemon"
+            );
+        }
     }
     // Otherwise it compares nothing.
-    let kernel = direct.site.lab.shown("status")?["kernel"].take();
-    let up = kernel["datagram_up"].as_u64().context("a count")?;
-    ensure!(up > 0 && served > count / 3, "{up} went up of {served}");
+    ensure!(served > count / 3, "{served} were served");
     ensure!(refused > count / 50, "{refused} were refused");
+    for stage in [&direct, &daemon] {
+        stage.went_its_path(served)?;
+    }
     direct.end()?;
     daemon.end()
 }
@@ -148,6 +160,46 @@ impl Stage {
         heard.sort();
         replies.sort();
         Ok(Outcome { heard, replies })
+    }
+
+    /// Why datagrams were refused, and how many, whether the programs have done it or the daemon.
+    fn reasons(&self) -> Result<BTreeMap<String, u64>> {
+        let mut status = self.site.lab.shown("status")?;
+        let ended = status["services"][0]["connections"]["ended"].take();
+        let mut reasons: BTreeMap<String, u64> = serde_json::from_value(ended)?;
+        for (by_programs, by_daemon) in [
+            ("datagram_denied", "client_denied"),
+            ("datagram_taken", "taken"),
+            ("datagram_forgotten", "forgotten"),
+            ("datagram_reverse_path", "reverse_path"),
+            ("datagram_refused", "refused"),
+            ("datagram_full", "full"),
+        ] {
+            let times = status["kernel"][by_programs].as_u64();
+            *reasons.entry(by_daemon.to_owned()).or_default() += times.context(by_programs)?;
+        }
+        reasons.retain(|_, times| *times > 0);
+        Ok(reasons)
+    }
+
+    /// The programs have sent on a part of what was served, or nothing at all. Behind what has gone by the daemon
+    /// more does for a second, with v2-first most of all.
+    fn went_its_path(&self, served: usize) -> Result<()> {
+        let kernel = self.site.lab.shown("status")?["kernel"].take();
+        let count = |name: &str| kernel[name].as_u64().with_context(|| name.to_owned());
+        let moved = [count("datagram_up")?, count("datagram_down")?];
+        let given = count("datagram_to_daemon_service")?;
+        let part = u64::try_from(served / 50)?;
+        let is_right = match self.site.path {
+            Path::Direct => given == 0 && moved.iter().all(|count| *count > part),
+            Path::Daemon => given > part && moved == [0, 0],
+        };
+        ensure!(
+            is_right,
+            "{served} were served by {}: {kernel:#}",
+            self.name()
+        );
+        Ok(())
     }
 
     /// Nothing has come but what was waited for.
