@@ -45,6 +45,7 @@ pub const TESTS: &[Package<'static>] = &[
     package("dnsdist", "dnsdist", "a DNS balancer that sends PROXY headers"),
     package("unbound", "unbound", "a DNS server, an app of UDP"),
     package("bind9", "named", "another one, with larger answers"),
+    package("bind9-utils", "dnssec-signzone", "signs a zone of it"),
     package("openssl", "openssl", "certificates for those, and a TLS client"),
     package("openssh-server", "sshd", "an app that logs its client"),
     package("openssh-client", "ssh", "talks to that app"),

@@ -97,7 +97,7 @@ impl Record {
     /// the question's name; the name's length is that of `s1234.lab`. OPT is last.
     const AROUND: usize = 12 + (1 + 5 + 1 + 3 + 1) + 4 + (2 + 10) + 11;
 
-    const fn answered_by(answer: u16) -> Self {
+    pub const fn answered_by(answer: u16) -> Self {
         Self { answer }
     }
 
@@ -120,13 +120,28 @@ impl Record {
     }
 
     /// The strings as they are in the answer.
-    fn data(&self) -> Vec<u8> {
+    pub fn data(&self) -> Vec<u8> {
         let mut data = Vec::new();
         for string in self.strings() {
             data.push(u8::try_from(string.len()).expect("at most 255 bytes"));
             data.extend(string.as_bytes());
         }
         data
+    }
+
+    /// Without signatures.
+    pub fn answer_length(&self) -> usize {
+        self.answer.into()
+    }
+
+    /// The same, with all that is signed (DO).
+    pub fn query_for_signatures(&self) -> Vec<u8> {
+        const DO: u8 = 0x80;
+        let mut query = self.query();
+        // Behind it are four bytes: the rest of the flags, and the options' length.
+        let at = query.len() - 4;
+        query[at] |= DO;
+        query
     }
 
     /// With room for 4,096 bytes (EDNS).

@@ -12,6 +12,7 @@ mod crowd;
 mod devices;
 mod differential;
 mod dns;
+mod dnssec;
 mod dtls;
 mod errors;
 mod firsts;

@@ -1,11 +1,11 @@
 //! Servers of DNS that know a few records, log who asks, and have nothing outside a directory of their own.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use super::dns::Record;
@@ -22,6 +22,11 @@ pub struct NameServer {
 }
 
 impl NameServer {
+    /// The same of any question that comes from there.
+    pub fn wait_any_client(&self, client: IpAddr) -> Result<()> {
+        self.proc.wait_line(&format!(" {client}#")).map(drop)
+    }
+
     pub fn wait_client(&self, client: SocketAddr, record: &Record) -> Result<()> {
         self.proc.wait_line(&(self.line)(client, record)).map(drop)
     }
@@ -77,6 +82,33 @@ fn unbound_conf(dir: &Path, at: SocketAddr, records: &str) -> String {
 
 pub fn bind(netns: &Netns, at: SocketAddr, records: &[Record]) -> Result<NameServer> {
     let dir = TempDir::new()?;
+    fs::write(dir.path().join("zone"), zone(records))?;
+    serve(netns, at, dir)
+}
+
+/// With a zone that is signed, and the digest of its key, as a zone above it would have it.
+pub fn bind_signed(
+    netns: &Netns,
+    at: SocketAddr,
+    records: &[Record],
+) -> Result<(NameServer, String)> {
+    let dir = TempDir::new()?;
+    fs::write(dir.path().join("plain"), zone(records))?;
+    for line in [
+        "dnssec-keygen -a RSASHA256 -b 2048 -f KSK lab",
+        "dnssec-keygen -a RSASHA256 -b 2048 lab",
+        "dnssec-signzone -S -o lab -f zone plain",
+    ] {
+        let mut words = line.split(' ');
+        let mut command = Command::new(words.next().context("a program")?);
+        let done = command.args(words).current_dir(dir.path()).output()?;
+        ensure!(done.status.success(), "{line}: {done:?}");
+    }
+    let digest = fs::read_to_string(dir.path().join("dsset-lab."))?;
+    Ok((serve(netns, at, dir)?, digest))
+}
+
+fn zone(records: &[Record]) -> String {
     let lines = records.iter().map(|record| {
         let (name, data) = (record.name(), quoted(record));
         format!("{name} 0 TXT {data}\n")
@@ -84,7 +116,11 @@ pub fn bind(netns: &Netns, at: SocketAddr, records: &[Record]) -> Result<NameSer
     let mut zone =
         "lab. 0 SOA lab. lab. 1 1 1 1 1\nlab. 0 NS lab.\nlab. 0 A 192.0.2.1\n".to_owned();
     zone.extend(lines);
-    fs::write(dir.path().join("zone"), zone)?;
+    zone
+}
+
+/// The zone in this directory.
+fn serve(netns: &Netns, at: SocketAddr, dir: TempDir) -> Result<NameServer> {
     let config = dir.path().join("named.conf");
     fs::write(&config, named_conf(dir.path(), at))?;
     let mut command = Command::new("named");
