@@ -40,8 +40,12 @@ pub fn round_trips(name: &str, spent: &Spent, times: &[u64]) -> Figures {
 }
 
 pub fn datagrams(name: &str, spent: &Spent) -> Figures {
-    let rate = spent.count as f64 / spent.seconds / 1000.0;
-    vec![(more(name, "k/s"), rate)]
+    let count = spent.count as f64;
+    let metric = less(format!("{name} whole machine"), "µs");
+    vec![
+        (more(name, "k/s"), count / spent.seconds / 1000.0),
+        (metric, spent.machine * 1e6 / count),
+    ]
 }
 
 /// Also for those through a longer allowlist.
@@ -59,10 +63,7 @@ pub fn connections(name: &str, spent: &Spent) -> Figures {
 
 pub fn idle(protocol: Protocol, kind: Kind, held: &PerConnection) -> Figures {
     let mut figures = Figures::new();
-    let less = |what, unit| match protocol {
-        Protocol::Tcp => less(format!("idle {what}"), unit),
-        Protocol::Udp(_) => less(format!("udp-idle {what}"), unit),
-    };
+    let less = |what, unit| less(format!("{} {what}", protocol.row("idle")), unit);
     if kind != Kind::Direct {
         figures.push((less("process", "KiB"), held.process / KIB));
         figures.push((less("processes", "all"), held.parts as f64));

@@ -17,13 +17,14 @@ pub fn maps(pids: &[String]) -> Result<u64> {
     Ok(maps.iter().map(|map| map.bytes).sum())
 }
 
-/// Bytes that the maps with room for so many flows have for each, whether it is there or not: a table
-/// from which the oldest go is there as a whole from the start.
-pub fn reserved(pids: &[String], flows: u32) -> Result<f64> {
-    let is_one = |map: &&Map| map.is_allocated && map.entries == u64::from(flows);
+/// Bytes that maps of these sizes, the first of which is of how many flows there may be, have for each flow,
+/// whether it is there or not: a table from which the oldest go is there as a whole from the start.
+pub fn reserved(pids: &[String], sizes: [u32; 2]) -> Result<f64> {
+    let wanted = sizes.map(u64::from);
+    let is_one = |map: &&Map| map.is_allocated && wanted.contains(&map.entries);
     let maps = all_maps(pids)?;
     let bytes: u64 = maps.iter().filter(is_one).map(|map| map.bytes).sum();
-    Ok(bytes as f64 / f64::from(flows))
+    Ok(bytes as f64 / f64::from(sizes[0]))
 }
 
 struct Map {

@@ -98,7 +98,7 @@ fn datagrams(
     args: &Args,
     results: &mut Results,
 ) -> Result<()> {
-    for protocol in Framing::ALL.map(Protocol::Udp) {
+    for protocol in Framing::LOADED.map(Protocol::Udp) {
         let wanted = Scenario::of(protocol).into_iter().map(Scenario::name);
         if wanted.into_iter().any(|name| args.wants(&name)) {
             let recipe = recipe.clone().speaking(protocol);
@@ -211,11 +211,12 @@ fn idle(
     args: &Args,
     results: &mut Results,
 ) -> Result<()> {
-    let wanted = [
-        ("idle", Protocol::Tcp),
-        ("udp-idle", Protocol::Udp(Framing::V2)),
-    ];
-    for (name, protocol) in wanted.into_iter().filter(|(name, _)| args.wants(name)) {
+    let all = Framing::ALL.map(Protocol::Udp);
+    for protocol in [Protocol::Tcp].into_iter().chain(all) {
+        let name = protocol.row("idle");
+        if !args.wants(&name) {
+            continue;
+        }
         let recipe = recipe.clone().speaking(protocol);
         for kind in lineup.of(protocol) {
             eprintln!("{name}, {} by {}", args.idle(), kind.name());

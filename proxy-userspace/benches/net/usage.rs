@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use proxy_common::datagram::MAX_DATAGRAM_FLOWS;
+use proxy_common::{datagram::MAX_DATAGRAM_FLOWS, spoken};
 use rustix::process::Pid;
 
 use crate::open;
@@ -72,7 +72,7 @@ impl Usage {
 
     /// Bytes of the proxy's eBPF maps that a flow of UDP has, whether it is there or not.
     pub fn reserved(&self) -> Result<f64> {
-        open::reserved(&self.processes()?, MAX_DATAGRAM_FLOWS)
+        open::reserved(&self.processes()?, [MAX_DATAGRAM_FLOWS, spoken::LEN])
     }
 
     /// The process and its children.

@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use crate::app::{App, ECHO, SINK};
 use crate::figures;
-use crate::protocol::Framing;
+use crate::protocol::{Framing, Protocol};
 use crate::results::Figures;
 use crate::site::Site;
 use crate::window::Window;
@@ -41,19 +41,18 @@ enum What {
 }
 
 impl Load {
-    /// One flow shows what a header costs by itself, whichever it is: once is enough.
     pub fn of(framing: Framing) -> impl Iterator<Item = Self> {
         let all = [
             (What::Pings, 1, SHORT),
             (What::Pings, 1, LONG),
             (What::Pings, MOST_FLOWS, SHORT),
             (What::Pings, MOST_FLOWS, LONG),
+            (What::Up, 1, SHORT),
+            (What::Up, 1, LONG),
             (What::Up, MOST_FLOWS, SHORT),
             (What::Up, MOST_FLOWS, LONG),
         ];
-        let all = all.into_iter();
-        let wanted = all.filter(move |(_, flows, _)| *flows > 1 || framing == Framing::V2);
-        wanted.map(move |(what, flows, len)| Self {
+        all.into_iter().map(move |(what, flows, len)| Self {
             framing,
             what,
             flows,
@@ -66,15 +65,11 @@ impl Load {
             What::Pings => "ping",
             What::Up => "up",
         };
-        let framing = match self.framing {
-            Framing::V2 => "",
-            Framing::Spp => "-spp",
-        };
         let len = match self.len {
             SHORT => String::new(),
             len => format!("-{len}"),
         };
-        format!("udp{framing}-{what}-{}{len}", self.flows)
+        Protocol::Udp(self.framing).row(&format!("{what}-{}{len}", self.flows))
     }
 
     pub fn run(self, site: &Site, app: &App, window: Window) -> Result<Figures> {

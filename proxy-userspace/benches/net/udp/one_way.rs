@@ -1,6 +1,6 @@
 //! As many datagrams as go through without loss.
 //!
-//! Each flow has so many on their way at most, and the app, which is of this process, says which have
+//! Each flow has its share of so many on their way at most, and the app, which is of this process, says which have
 //! arrived. So a sender is as fast as what it sends to, however fast that is at the moment, and nobody
 //! has to guess a rate. The more are on their way, the more a contender can do at once; but whoever
 //! loses some has to do with fewer.
@@ -19,8 +19,8 @@ use crate::site::Site;
 use crate::usage::Usage;
 use crate::window::{Phase, Spent, Window};
 
-/// On the way, of each flow.
-const AHEAD: [u64; 4] = [8, 4, 2, 1];
+/// On the way, of all flows together, and of the most flows at least one of each.
+const AHEAD: [usize; 4] = [512, 256, 128, 64];
 /// Of what was sent.
 const LOSS: f64 = 0.001;
 /// What takes longer is lost.
@@ -33,7 +33,8 @@ const SILENCE: Duration = Duration::from_millis(50);
 /// What is counted is datagrams that have arrived; nothing where some are lost however few are on their way.
 pub fn run(site: &Site, trunks: &mut [Trunk], app: &App, window: Window) -> Result<Option<Spent>> {
     let usage = site.usage();
-    for ahead in AHEAD {
+    let flows: usize = trunks.iter().map(|trunk| trunk.clients.len()).sum();
+    for ahead in AHEAD.map(|all| all.div_ceil(flows)) {
         let (spent, loss) = once(trunks, ahead, app.arrivals(), (&usage, window))?;
         if loss <= LOSS {
             return Ok(Some(spent));
@@ -47,7 +48,7 @@ pub fn run(site: &Site, trunks: &mut [Trunk], app: &App, window: Window) -> Resu
 /// And what share was lost.
 fn once(
     trunks: &mut [Trunk],
-    ahead: u64,
+    ahead: usize,
     arrivals: &Arrivals,
     (usage, window): (&Usage, Window),
 ) -> Result<(Spent, f64)> {
@@ -65,7 +66,7 @@ fn once(
     Ok((spent, sent.saturating_sub(arrived) as f64 / sent as f64))
 }
 
-fn push(trunks: &mut [Trunk], ahead: u64, arrivals: &Arrivals, phase: &Phase) -> u64 {
+fn push(trunks: &mut [Trunk], ahead: usize, arrivals: &Arrivals, phase: &Phase) -> u64 {
     let mut all: Vec<_> = trunks
         .iter_mut()
         .map(|trunk| Pushing::start(trunk, arrivals))
@@ -91,7 +92,7 @@ struct Pushing<'a> {
     done: Vec<u64>,
     /// When the last one was sent.
     since: Vec<Instant>,
-    due: Vec<bool>,
+    due: Vec<usize>,
 }
 
 impl<'a> Pushing<'a> {
@@ -103,19 +104,20 @@ impl<'a> Pushing<'a> {
         let done: Vec<_> = trunk.clients.iter().map(|client| client.number).collect();
         Self {
             since: vec![Instant::now(); done.len()],
-            due: vec![false; done.len()],
+            due: vec![0; done.len()],
             done,
             trunk,
         }
     }
 
-    /// One more of each client that may. Returns how many there were.
-    fn go_on(&mut self, ahead: u64, arrivals: &Arrivals) -> usize {
+    /// More of each client that may. Returns how many there were.
+    fn go_on(&mut self, ahead: usize, arrivals: &Arrivals) -> usize {
         let now = Instant::now();
         for (place, client) in self.trunk.clients.iter().enumerate() {
             self.done[place] = self.done[place].max(arrivals.last(client.flow));
-            self.due[place] = client.number < self.done[place] + ahead;
-            if self.due[place] {
+            let on_the_way = client.number.saturating_sub(self.done[place]);
+            self.due[place] = ahead.saturating_sub(usize::try_from(on_the_way).unwrap_or(ahead));
+            if self.due[place] > 0 {
                 self.since[place] = now;
             }
         }

@@ -43,7 +43,7 @@ pub fn greet(trunks: &mut [Trunk]) -> Result<()> {
         let mut silent = vec![true; trunk.clients.len()];
         while silent.contains(&true) {
             ensure!(Instant::now() < deadline, "a flow has got no answer");
-            trunk.send(|place| silent[place]);
+            trunk.send(|place| usize::from(silent[place]));
             while silent.contains(&true) && !poll.ready(LOST)?.is_empty() {
                 trunk.receive(&mut batch, |place| silent[place] = false)?;
             }
@@ -81,7 +81,7 @@ impl<'a> Waiting<'a> {
     fn start(trunk: &'a mut Trunk) -> Self {
         let count = trunk.clients.len();
         let since = vec![Instant::now(); count];
-        trunk.send(|_| true);
+        trunk.send(|_| 1);
         Self {
             trunk,
             since,
@@ -103,7 +103,7 @@ impl<'a> Waiting<'a> {
             tell(*since);
             *since = Instant::now();
         }
-        self.trunk.send(|place| self.answered[place]);
+        self.trunk.send(|place| usize::from(self.answered[place]));
         Ok(())
     }
 
@@ -117,6 +117,6 @@ impl<'a> Waiting<'a> {
         for (since, _) in self.since.iter_mut().zip(&is_lost).filter(|(_, is)| **is) {
             *since = Instant::now();
         }
-        self.trunk.send(|place| is_lost[place])
+        self.trunk.send(|place| usize::from(is_lost[place]))
     }
 }

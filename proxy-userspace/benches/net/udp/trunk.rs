@@ -1,8 +1,9 @@
 //! A socket of the balancer's, and the clients whose datagrams it brings.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use truepeer::header::{Endpoints, V2Builder, spp};
@@ -36,7 +37,8 @@ pub struct Client {
     pub flow: u16,
     /// Of the last datagram that was sent.
     pub number: u64,
-    datagram: Vec<u8>,
+    /// As many as go by one call, so that a call of each trunk's has as many.
+    datagrams: Vec<Vec<u8>>,
 }
 
 impl Trunk {
@@ -48,8 +50,12 @@ impl Trunk {
             (_, Protocol::Udp(framing)) => Some(framing),
         };
         let flows = u16::try_from(flows)?;
-        let firsts = (0..flows).step_by(usize::from(CLIENTS));
-        let each = firsts.map(|first| first..flows.min(first + CLIENTS));
+        let clients = match framing {
+            Some(Framing::V2First) => 1,
+            _ => CLIENTS,
+        };
+        let firsts = (0..flows).step_by(usize::from(clients));
+        let each = firsts.map(|first| first..flows.min(first + clients));
         each.map(|flows| Self::open(&dialer, framing, flows, payload))
             .collect()
     }
@@ -60,13 +66,20 @@ impl Trunk {
         flows: Range<u16>,
         payload: Payload,
     ) -> Result<Self> {
-        let socket = dialer.place.enter(|| UdpSocket::bind("0.0.0.0:0"))?;
+        let port = match framing {
+            Some(Framing::V2First) => next_port(),
+            _ => 0,
+        };
+        let any = (Ipv4Addr::UNSPECIFIED, port);
+        let socket = dialer.place.enter(|| UdpSocket::bind(any))?;
         socket.connect(dialer.target).context("connecting")?;
+        let copies = usize::from(CLIENTS).div_ceil(flows.len());
         let client = |flow| {
+            let datagram = datagram(framing, dialer.target, payload)?;
             Ok(Client {
                 flow,
                 number: 0,
-                datagram: datagram(framing, dialer.target, payload)?,
+                datagrams: vec![datagram; copies],
             })
         };
         Ok(Self {
@@ -76,19 +89,24 @@ impl Trunk {
         })
     }
 
-    /// The next datagram of each client that is due, by its place here. Returns how many there were.
-    pub fn send(&mut self, is_due: impl Fn(usize) -> bool) -> usize {
-        let mut due = Vec::with_capacity(self.clients.len());
+    /// The next datagrams of each client, by its place here: as many as are due, or go by one call. Returns how
+    /// many there were.
+    pub fn send(&mut self, due: impl Fn(usize) -> usize) -> usize {
+        let mut all = Vec::with_capacity(usize::from(CLIENTS));
         for (place, client) in self.clients.iter_mut().enumerate() {
-            if is_due(place) {
+            for datagram in client.datagrams.iter_mut().take(due(place)) {
                 client.number += 1;
-                let (message, at) = (client.last(), client.datagram.len() - self.payload.len);
-                message.write(&mut client.datagram[at..]);
-                due.push((&client.datagram[..], None));
+                let message = Message {
+                    flow: client.flow,
+                    number: client.number,
+                };
+                let at = datagram.len() - self.payload.len;
+                message.write(&mut datagram[at..]);
+                all.push((&datagram[..], None));
             }
         }
-        let count = due.len();
-        batch::send(&self.socket, due.into_iter());
+        let count = all.len();
+        batch::send(&self.socket, all.into_iter());
         count
     }
 
@@ -121,6 +139,14 @@ impl Client {
     }
 }
 
+/// One that no socket has had for long: with v2-first, who has had it speaks for whom it spoke for.
+fn next_port() -> u16 {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let mut ports = 1024..=u16::MAX;
+    let next = NEXT.fetch_add(1, Relaxed) % ports.len();
+    ports.nth(next).expect("one of them")
+}
+
 /// Without its message; the client is one that nobody else is.
 fn datagram(framing: Option<Framing>, target: SocketAddr, payload: Payload) -> Result<Vec<u8>> {
     let endpoints = Endpoints {
@@ -129,7 +155,7 @@ fn datagram(framing: Option<Framing>, target: SocketAddr, payload: Payload) -> R
     };
     let mut datagram = match framing {
         None => Vec::new(),
-        Some(Framing::V2) => V2Builder::datagram(&endpoints).build()?,
+        Some(Framing::V2 | Framing::V2First) => V2Builder::datagram(&endpoints).build()?,
         Some(Framing::Spp) => spp::write(&endpoints).to_vec(),
     };
     let header = datagram.len();
