@@ -16,7 +16,7 @@ use crate::{
     maps, segmenter,
     verdict::Verdict,
     wire::{
-        self,
+        self, fragment,
         segment::{self, Kind},
     },
 };
@@ -67,7 +67,14 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
     };
     let segment = &mut scratch.segment;
     let kind = segment::read(ctx, version, Link::Ethernet, segment);
-    if kind == Kind::Udp {
+    let first_piece = match kind {
+        Kind::Other => fragment::datagram(ctx, version),
+        Kind::Icmp | Kind::Tcp | Kind::Udp => None,
+    };
+    if let Some(tuple) = first_piece {
+        segment.tuple = tuple;
+    }
+    if kind == Kind::Udp || first_piece.is_some() {
         return datagram(ctx, version, &segment.tuple);
     }
     if kind != Kind::Tcp || !segment.is_first() {

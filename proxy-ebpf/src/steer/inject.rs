@@ -9,7 +9,7 @@
 
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
-use proxy_common::{Counter, LO};
+use proxy_common::{Addr, Counter, LO};
 
 use super::deliver;
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     maps,
     verdict::{Action, Verdict},
     wire::{
-        self,
+        self, fragment,
         segment::{self, Kind},
     },
 };
@@ -40,7 +40,7 @@ pub fn inject(ctx: &TcContext) -> Verdict {
     let Ok(destination) = wire::destination(ctx, version, Link::Ethernet) else {
         return Verdict::drop(Counter::InjectStray);
     };
-    if !maps::is_steer(&destination) && !is_datagram(ctx, version) {
+    if !maps::is_steer(&destination) && !is_datagram(ctx, version, &destination) {
         return beyond(ctx, version);
     }
     let device = match bound(ctx, version) {
@@ -55,9 +55,9 @@ pub fn inject(ctx: &TcContext) -> Verdict {
     entered.unwrap_or(Verdict::drop(Counter::InjectFailed))
 }
 
-/// Whether it is one for an application that is sent to by its own address.
+/// Whether it is one, or a piece of one, for an application that is sent to by its own address.
 #[inline(always)]
-fn is_datagram(ctx: &TcContext, version: Version) -> bool {
+fn is_datagram(ctx: &TcContext, version: Version, destination: &Addr) -> bool {
     if !maps::any_is_receiving() {
         return false;
     }
@@ -65,8 +65,14 @@ fn is_datagram(ctx: &TcContext, version: Version) -> bool {
         return false;
     };
     let segment = &mut scratch.segment;
-    segment::read(ctx, version, Link::Ethernet, segment) == Kind::Udp
-        && maps::is_aim(&segment.tuple.destination())
+    match segment::read(ctx, version, Link::Ethernet, segment) {
+        Kind::Udp => maps::is_aim(&segment.tuple.destination()),
+        Kind::Other => {
+            maps::is_target_address(*destination)
+                && fragment::read(ctx, version, IpProto::Udp).is_some()
+        }
+        Kind::Icmp | Kind::Tcp => false,
+    }
 }
 
 /// The device by which alone the application hears.
@@ -78,7 +84,8 @@ fn bound(ctx: &TcContext, version: Version) -> Option<u32> {
     let segment = &mut maps::scratch()?.segment;
     match segment::read(ctx, version, Link::Ethernet, segment) {
         Kind::Tcp | Kind::Udp => maps::bound_to(&segment.tuple.destination()),
-        Kind::Icmp | Kind::Other => None,
+        Kind::Other => maps::bound_to(&fragment::datagram(ctx, version)?.destination()),
+        Kind::Icmp => None,
     }
 }
 

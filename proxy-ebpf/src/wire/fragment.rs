@@ -37,6 +37,13 @@ impl Fragment {
     }
 }
 
+/// Of a datagram's first piece.
+#[inline(always)]
+pub fn datagram(ctx: &TcContext, version: Version) -> Option<Tuple> {
+    let first = read(ctx, version, IpProto::Udp).filter(|piece| piece.is_first)?;
+    first.tuple(ctx).ok()
+}
+
 /// Gives a piece of a datagram, which has an Ethernet header, the addresses of `scratch.rewrite.to`. In a first one,
 /// ports and a checksum are at `scratch.segment.at`.
 ///

@@ -1,13 +1,16 @@
 //! Datagrams from clients' addresses.
 
 use std::{
-    io,
+    io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use etherparse::{Ipv4Header, Ipv6Header, PacketBuilder};
-use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+use etherparse::{Ipv4Header, Ipv6Header, PacketBuilder, ip_number};
+use rustix::{
+    net::sockopt::{
+        Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    },
+    rand::{GetRandomFlags, getrandom},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -43,9 +46,45 @@ impl Injector {
         }
         let socket = self.here.of_family(to)?;
         // A raw socket's port is its protocol, or none.
-        socket.send_to(&packet, &SocketAddr::new(to.ip(), 0).into())?;
+        let to = SocketAddr::new(to.ip(), 0).into();
+        if packet.len() <= LONGEST {
+            socket.send_to(&packet, &to)?;
+            return Ok(());
+        }
+        for piece in pieces(&packet)? {
+            socket.send_to(&piece, &to)?;
+        }
         Ok(())
     }
+}
+
+/// What a device takes in one piece. IPv6 doesn't count its header, and so has packets that are longer.
+const LONGEST: usize = u16::MAX as usize;
+
+/// A packet of IPv6 in two. The one with the ports, by which the programs find the application and the device
+/// where it hears, is the last: the stack takes the whole for one that has come by its device.
+fn pieces(packet: &[u8]) -> io::Result<[Vec<u8>; 2]> {
+    /// Where the second one begins, at a multiple of eight. The lowest bit of a place says that more follow.
+    const SECOND: u16 = 1 << 15;
+    const MORE: u16 = 1;
+    const FRAGMENT_LEN: usize = 8;
+    let (header, datagram) = Ipv6Header::from_slice(packet).map_err(io::Error::other)?;
+    let mut id = [0; 4];
+    // Who could guess it might put a piece of his own in between.
+    getrandom(&mut id, GetRandomFlags::empty())?;
+    let piece = |place: u16, bytes: &[u8]| {
+        let mut header = header.clone();
+        let inner = mem::replace(&mut header.next_header, ip_number::IPV6_FRAG);
+        let place = place.to_be_bytes();
+        header
+            .set_payload_length(FRAGMENT_LEN + bytes.len())
+            .map_err(io::Error::other)?;
+        // etherparse's own has the bit in another place.
+        let fragment = [&[inner.0, 0], &place[..], &id].concat();
+        Ok::<_, io::Error>([&header.to_bytes()[..], &fragment, bytes].concat())
+    };
+    let (first, second) = datagram.split_at(SECOND.into());
+    Ok([piece(SECOND, second)?, piece(MORE, first)?])
 }
 
 /// Sends datagrams from any source to applications beyond this host, by its routes. The kernel makes pieces

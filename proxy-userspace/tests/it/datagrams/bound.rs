@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, Pair, WILDCARD};
-use crate::lab::datagram::{Echo, Kind};
+use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::leaks::Watched;
 use crate::lab::poll;
 use crate::steering::site::nft;
@@ -15,6 +15,7 @@ const UPLINK: &str = "edge";
 rows! {
     to_the_uplink;
     to_the_uplink_at_all_addresses;
+    as_long_as_it_gets;
     of_late;
 }
 
@@ -57,6 +58,21 @@ fn to_the_uplink(plan: Plan<'_>) -> Result<()> {
 /// It hears a steer address by that device then.
 fn to_the_uplink_at_all_addresses(plan: Plan<'_>) -> Result<()> {
     exchanges(plan, LOOPBACK, WILDCARD, UPLINK)
+}
+
+/// In IPv6 longer than any device takes in one piece.
+fn as_long_as_it_gets(plan: Plan<'_>) -> Result<()> {
+    let framing = Framing::V2First;
+    let plan = Plan { framing, ..plan }.app_at(HOST);
+    let site = plan.serve(|host, bind| Echo::by_device(host, bind, UPLINK))?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let largest = match site.service().is_ipv4() {
+        true => 65_507,
+        false => 65_527,
+    };
+    site.exchange_with(&balancer, &[], 1000, &vec![7; largest])?;
+    site.end()
 }
 
 /// And is free again later.

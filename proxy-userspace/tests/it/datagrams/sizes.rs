@@ -25,8 +25,9 @@ rows! {
 
 /// Of the lab's links.
 const MTU: usize = 1500;
-/// Of an IP packet with its header. IPv6 doesn't count that, but the 40 bytes more fit no device in one piece.
+/// Of an IP packet. IPv6 doesn't count its header.
 const LARGEST: usize = 65_535;
+const UDP_HEADER: usize = 8;
 
 fn words_of(size: usize) -> Vec<u8> {
     static WORDS: LazyLock<Payload> = LazyLock::new(|| Payload::new(80));
@@ -35,14 +36,16 @@ fn words_of(size: usize) -> Vec<u8> {
 
 /// Of what is said behind a header of this length, up to the longest that a datagram takes with it.
 fn sizes(site: &Site, header: usize) -> Vec<usize> {
-    let headers = [site.service(), site.client(0)].map(|end| match end {
-        SocketAddr::V4(_) => header + 28,
-        SocketAddr::V6(_) => header + 48,
+    let header = header + UDP_HEADER;
+    let ends = [site.service(), site.client(0)];
+    let bounds = ends.map(|end| match end {
+        SocketAddr::V4(_) => (MTU - 20 - header, LARGEST - 20 - header),
+        SocketAddr::V6(_) => (MTU - 40 - header, LARGEST - header),
     });
-    let largest = LARGEST - headers.into_iter().max().unwrap_or_default();
+    let [largest, other] = bounds.map(|(_, largest)| largest);
+    let largest = largest.min(other);
     let mut sizes = vec![0, 1, 2, 3, 512, 8192, largest - 1, largest];
-    let edges = headers.map(|headers| MTU - headers);
-    sizes.extend(edges.into_iter().flat_map(|edge| edge - 2..=edge + 2));
+    sizes.extend(bounds.into_iter().flat_map(|(edge, _)| edge - 2..=edge + 2));
     sizes
 }
 
