@@ -158,7 +158,7 @@ pub struct Flow {
     pub flags: u16,
     /// As [`Receiver`]'s.
     pub close_after: u16,
-    /// Where the client has sent to, as its header says.
+    /// Where the client has sent to, as its SPP header says.
     pub stated: Endpoint,
     /// Its [`Slot`](crate::shares::Slot).
     pub slot: u32,
@@ -291,7 +291,6 @@ impl Flow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct First {
     pub client: Endpoint,
-    pub stated: Endpoint,
     /// When the last datagram came.
     pub last: u32,
 }
@@ -324,5 +323,5 @@ layout! {
     Flow = 160,
     Way = 16,
     ReversePath = 20,
-    First = 44,
+    First = 24,
 }

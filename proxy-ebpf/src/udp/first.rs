@@ -34,7 +34,6 @@ pub fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Ve
         maps::note_spoken(&scratch.segment.tuple, now);
     }
     scratch.proxy.source = first.client;
-    scratch.stated = first.stated;
     scratch.proxy.len = 0;
     Ok(true)
 }
@@ -107,7 +106,6 @@ pub fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
 pub fn remember(scratch: &Scratch) {
     let first = First {
         client: scratch.proxy.source,
-        stated: scratch.stated,
         last: clock::seconds(),
     };
     maps::insert_first(&scratch.segment.tuple, &first);

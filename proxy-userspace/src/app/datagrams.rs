@@ -345,7 +345,7 @@ impl Flows for Known {
         let close_after = self.of(service)?.close_after();
         let found = self.firsts.find((balancer.0, received_at), close_after);
         Ok(match found {
-            Ok(Some([client, stated])) => Speaks::For(Client(client), stated),
+            Ok(Some(client)) => Speaks::For(Client(client)),
             Ok(None) => Speaks::Nobody,
             Err(kernel::Forgotten) => Speaks::Forgotten,
         })
@@ -356,11 +356,8 @@ impl Flows for Known {
         balancer: Balancer,
         received_at: SocketAddr,
         client: Client,
-        stated: SocketAddr,
     ) -> io::Result<()> {
-        let noted = self
-            .firsts
-            .note((balancer.0, received_at), [client.0, stated]);
+        let noted = self.firsts.note((balancer.0, received_at), client.0);
         noted.map_err(io::Error::other)
     }
 }

@@ -42,12 +42,12 @@ impl Firsts {
         })
     }
 
-    /// The client and where he has sent to, if a first datagram has said so.
+    /// The client, if a first datagram has said so.
     pub fn find(
         &self,
         (balancer, received_at): (SocketAddr, SocketAddr),
         close_after: u32,
-    ) -> Result<Option<[SocketAddr; 2]>, Forgotten> {
+    ) -> Result<Option<SocketAddr>, Forgotten> {
         let datagram = Tuple::new(balancer.into(), received_at.into());
         let now = life::now(&self.life);
         let mut firsts = lock(&self.firsts);
@@ -67,7 +67,7 @@ impl Firsts {
             let _ = firsts.insert(datagram, first, 0);
             self.note_spoken(&datagram, now);
         }
-        Ok(Some([first.client.into(), first.stated.into()]))
+        Ok(Some(first.client.into()))
     }
 
     /// The balancer's socket goes on speaking for a client who is answered.
@@ -97,11 +97,10 @@ impl Firsts {
     pub fn note(
         &self,
         (balancer, received_at): (SocketAddr, SocketAddr),
-        [client, stated]: [SocketAddr; 2],
+        client: SocketAddr,
     ) -> Result<()> {
         let first = First {
             client: named(client),
-            stated: stated.into(),
             last: life::now(&self.life),
         };
         let datagram = Tuple::new(balancer.into(), received_at.into());

@@ -95,7 +95,8 @@ fn forward(
     } = *datagram;
     let known = speaks_for(at, service, framing, datagram)?;
     let (claimed, stated, payload) = match known {
-        Speaks::For(client, stated) => (Some(client), stated, bytes),
+        // Only SPP's replies say where, and it has a header in front of each datagram.
+        Speaks::For(client) => (Some(client), received_at, bytes),
         Speaks::Forgotten => return Ok(Err(End::Forgotten)),
         Speaks::Nobody => match read(service, framing, bytes) {
             Ok((header, len)) => {
@@ -114,7 +115,7 @@ fn forward(
         && known == Speaks::Nobody
         && let Some(client) = claimed
     {
-        at.flows.note_first(balancer, received_at, client, stated)?;
+        at.flows.note_first(balancer, received_at, client)?;
     }
     forwarded
 }

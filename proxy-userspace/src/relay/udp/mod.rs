@@ -64,7 +64,7 @@ pub trait Flows: Send + Sync {
     fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<Noted>;
     /// The flow of one more reply of so many bytes.
     fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow>;
-    /// Whom this balancer's socket speaks for, and where that was sent to.
+    /// Whom this balancer's socket speaks for.
     fn first(
         &self,
         service: &Service,
@@ -76,7 +76,6 @@ pub trait Flows: Send + Sync {
         balancer: Balancer,
         received_at: SocketAddr,
         client: Client,
-        stated: SocketAddr,
     ) -> io::Result<()>;
 }
 
@@ -93,8 +92,7 @@ pub enum Noted {
 /// Whom a balancer's socket speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
-    /// A client, and where he has sent to.
-    For(Client, SocketAddr),
+    For(Client),
     /// A header has to say.
     Nobody,
     /// For somebody who was forgotten for others' sake.
