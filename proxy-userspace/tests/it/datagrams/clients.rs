@@ -1,16 +1,12 @@
 //! Many clients behind one socket of a balancer's, and those who aren't what they say.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
-use crate::lab::addr::{
-    APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, WILDCARD,
-};
+use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, WILDCARD};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::{age, wait_for_age};
 use crate::lab::header;
