@@ -33,13 +33,16 @@ pub mod spoken;
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};
 pub use service::{
-    Host, LAYOUT, Life, Listener, PORT_WORDS, Steered, datagram_port_bit, exclusive_port_bit,
-    keep_alive, port_bit,
+    Host, LAYOUT, Life, Links, Listener, PORT_WORDS, Steered, datagram_port_bit,
+    exclusive_port_bit, keep_alive, port_bit,
 };
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own
 /// address as the destination, so equal ends make every frame `PACKET_HOST`. Locally administered.
 pub const VETH_MAC: [u8; 6] = [0x02, b't', b'r', b'u', b'e', b'p'];
+
+/// Of an Ethernet header, in bytes.
+pub const ETHERNET_LEN: u32 = 14;
 
 /// `lo`'s own address: a frame to any other is not for this host.
 pub const LO_MAC: [u8; 6] = [0; 6];

@@ -4,16 +4,12 @@
 pub mod program {
     pub const DISPATCH: &str = "dispatch";
     pub const REPLY: &str = "reply";
-    pub const REPLY_L3: &str = "reply_l3";
     pub const REPLY_OWN: &str = "reply_own";
     pub const REPLY_REMOTE: &str = "reply_remote";
-    pub const REPLY_REMOTE_L3: &str = "reply_remote_l3";
     pub const INJECT: &str = "inject";
     pub const DELIVER: &str = "deliver";
     pub const DIRECT: &str = "direct";
-    pub const DIRECT_L3: &str = "direct_l3";
     pub const REFUSE: &str = "refuse";
-    pub const REFUSE_L3: &str = "refuse_l3";
     pub const BEAT: &str = "beat";
     pub const SWEEP: &str = "sweep";
     pub const ACCEPTED: &str = "accepted";
@@ -23,9 +19,7 @@ pub mod program {
     pub const SENDMSG4: &str = "sendmsg4";
     pub const SENDMSG6: &str = "sendmsg6";
     pub const DATAGRAMS_IN: &str = "datagrams_in";
-    pub const DATAGRAMS_IN_L3: &str = "datagrams_in_l3";
     pub const DATAGRAMS_OUT: &str = "datagrams_out";
-    pub const DATAGRAMS_OUT_L3: &str = "datagrams_out_l3";
     pub const DATAGRAMS_OUT_OWN: &str = "datagrams_out_own";
     pub const PLACE: &str = "place";
     pub const CATCH: &str = "catch";
@@ -60,6 +54,8 @@ pub mod map {
     pub const GIVEN: &str = "given";
     pub const SPENT: &str = "spent";
     pub const STEERED: &str = "steered";
+    pub const BARE_DEVICES: &str = "bare_devices";
+    pub const LINKS: &str = "links";
     pub const ROUTES4: &str = "routes4";
     pub const ROUTES6: &str = "routes6";
     pub const LAST_RESORT: &str = "last_resort";

@@ -163,6 +163,20 @@ impl Host {
     pub const NO_SCALE: u32 = u32::MAX;
 }
 
+/// What is in the `links` map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// [`ETHERNET_LEN`](crate::ETHERNET_LEN): what packets begin with on all devices but the bare ones.
+    Ethernet,
+    /// Not 0: there has been a bare one. Most hosts have none, and are spared asking for each packet.
+    AnyIsBare,
+}
+
+impl Links {
+    pub const LEN: u32 = Self::AnyIsBare as u32 + 1;
+}
+
 /// When an application's socket asks whether its balancer is still there.
 pub mod keep_alive {
     /// Of silence. The kernel asks again as `net.ipv4.tcp_keepalive_*` say.

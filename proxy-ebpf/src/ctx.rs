@@ -54,21 +54,29 @@ impl Version {
     }
 }
 
-/// Whether a device's packets carry an Ethernet header.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    Ethernet,
-    Bare,
-}
+/// What a device's packets carry in front of the network header: an Ethernet header, or nothing. A
+/// number, not a choice of two: the verifier would go through all that follows for each of them.
+#[derive(Clone, Copy)]
+pub struct Link(usize);
 
 impl Link {
-    /// Of the header in front of the network header.
+    pub const ETHERNET: Self = Self(EthHdr::LEN);
+
+    /// Has `len` bytes: those of an Ethernet header, or none.
+    #[inline(always)]
+    pub const fn of(len: u32) -> Self {
+        Self(len as usize & EthHdr::LEN)
+    }
+
+    /// By one bit of it: a comparison of the number itself would have the verifier know the number.
+    #[inline(always)]
+    pub const fn is_ethernet(self) -> bool {
+        self.0 & 8 != 0
+    }
+
     #[inline(always)]
     const fn len(self) -> usize {
-        match self {
-            Self::Ethernet => EthHdr::LEN,
-            Self::Bare => 0,
-        }
+        self.0
     }
 }
 
@@ -379,8 +387,9 @@ pub fn change_version(ctx: &TcContext, to: Version) -> Result<(), Unreadable> {
 /// Makes sure that there is an Ethernet header to write behind.
 #[inline(always)]
 pub fn ensure_ethernet(ctx: &TcContext, link: Link, version: Version) -> Result<(), Unreadable> {
-    match link {
-        Link::Ethernet => Ok(()),
-        Link::Bare => add_ethernet(ctx, version),
+    if link.is_ethernet() {
+        Ok(())
+    } else {
+        add_ethernet(ctx, version)
     }
 }

@@ -34,19 +34,13 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops},
     programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
 };
-use ctx::Link;
-use maps::count;
+use maps::{count, link_of};
 use proxy_common::{Counter, Life};
 use verdict::{Action, Verdict};
 
 #[classifier]
 pub fn reply(ctx: TcContext) -> i32 {
-    act(steer::reply::reply(&ctx, Link::Ethernet))
-}
-
-#[classifier]
-pub fn reply_l3(ctx: TcContext) -> i32 {
-    act(steer::reply::reply(&ctx, Link::Bare))
+    act(steer::reply::reply(&ctx, link_of(&ctx)))
 }
 
 #[classifier]
@@ -56,54 +50,28 @@ pub fn reply_own(ctx: TcContext) -> i32 {
 
 #[classifier]
 pub fn reply_remote(ctx: TcContext) -> i32 {
-    act(steer::reply::reply_remote(&ctx, Link::Ethernet))
-}
-
-#[classifier]
-pub fn reply_remote_l3(ctx: TcContext) -> i32 {
-    act(steer::reply::reply_remote(&ctx, Link::Bare))
+    act(steer::reply::reply_remote(&ctx, link_of(&ctx)))
 }
 
 #[classifier]
 pub fn direct(ctx: TcContext) -> i32 {
-    act(direct::direct(&ctx, Link::Ethernet))
-}
-
-#[classifier]
-pub fn direct_l3(ctx: TcContext) -> i32 {
-    act(direct::direct(&ctx, Link::Bare))
+    act(direct::direct(&ctx, link_of(&ctx)))
 }
 
 #[classifier]
 pub fn refuse(ctx: TcContext) -> i32 {
-    act(direct::refuse(&ctx, Link::Ethernet))
-}
-
-#[classifier]
-pub fn refuse_l3(ctx: TcContext) -> i32 {
-    act(direct::refuse(&ctx, Link::Bare))
+    act(direct::refuse(&ctx, link_of(&ctx)))
 }
 
 #[classifier]
 #[inline(always)]
 pub fn datagrams_in(ctx: TcContext) -> i32 {
-    act(udp::inbound(&ctx, Link::Ethernet))
-}
-
-#[classifier]
-#[inline(always)]
-pub fn datagrams_in_l3(ctx: TcContext) -> i32 {
-    act(udp::inbound(&ctx, Link::Bare))
+    act(udp::inbound(&ctx, link_of(&ctx)))
 }
 
 #[classifier]
 pub fn datagrams_out(ctx: TcContext) -> i32 {
-    act(udp::outbound(&ctx, Link::Ethernet))
-}
-
-#[classifier]
-pub fn datagrams_out_l3(ctx: TcContext) -> i32 {
-    act(udp::outbound(&ctx, Link::Bare))
+    act(udp::outbound(&ctx, link_of(&ctx)))
 }
 
 #[classifier]

@@ -14,17 +14,17 @@ use proxy_common::{
 };
 
 use crate::{
-    ctx::{self, Link, Unreadable, Version},
+    ctx::{self, Unreadable, Version},
     lookup::route::Way,
-    maps::Scratch,
+    maps::{self, Scratch},
     verdict::{Action, Verdict},
     wire::{difference, plain_offset, replace_sum},
 };
 
 /// To the neighbour that its question came from, if that is where the route leads.
 #[inline(always)]
-pub fn out(ctx: &TcContext, link: Link, way: &Way, why: Counter) -> Result<Verdict, Verdict> {
-    let is_back = link == Link::Ethernet
+pub fn out(ctx: &TcContext, way: &Way, why: Counter) -> Result<Verdict, Verdict> {
+    let is_back = maps::link_of(ctx).is_ethernet()
         && way.device == ctx::device(ctx)
         && way.mac != [0; 6]
         && ctx::turn_back(ctx, way.mac)?;
@@ -43,15 +43,10 @@ const RST_ACK: u8 = 0x14;
 /// Makes the packet the answer of a port where nobody listens. The packet's options are read; it is plain and
 /// has no payload.
 #[inline(always)]
-pub fn reset(
-    ctx: &TcContext,
-    version: Version,
-    link: Link,
-    scratch: &mut Scratch,
-) -> Result<(), Unreadable> {
+pub fn reset(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
     const WORDS: usize = TcpHdr::LEN / 4;
     begin(scratch, 0, WORDS, RST_ACK, 0);
-    ctx::ensure_ethernet(ctx, link, version)?;
+    ctx::ensure_ethernet(ctx, maps::link_of(ctx), version)?;
     write::<WORDS>(ctx, version, scratch)
 }
 
@@ -70,7 +65,6 @@ pub struct SynAck {
 pub fn syn_ack(
     ctx: &TcContext,
     version: Version,
-    link: Link,
     scratch: &mut Scratch,
     with: &SynAck,
 ) -> Result<(), Unreadable> {
@@ -101,7 +95,7 @@ pub fn syn_ack(
     if agreed.scale.is_some() {
         answer[9] = u32::from_ne_bytes([1, 3, 3, scale]);
     }
-    ctx::ensure_ethernet(ctx, link, version)?;
+    ctx::ensure_ethernet(ctx, maps::link_of(ctx), version)?;
     write::<WORDS>(ctx, version, scratch)
 }
 

@@ -59,7 +59,7 @@ fn tcp(
     account(ctx, segment, flow);
     let device = way(ctx, version, flow).ok_or(FAILED)?;
     let is_on_its_way =
-        link == Link::Ethernet && device == ctx::device(ctx) && ctx::mac(ctx) == Some(flow.mac);
+        link.is_ethernet() && device == ctx::device(ctx) && ctx::mac(ctx) == Some(flow.mac);
     ctx::ensure_ethernet(ctx, link, version)?;
     rewrite::apply(ctx, version, segment.at, &flow.rewrite)?;
     Ok(Some(if is_on_its_way {

@@ -71,7 +71,7 @@ fn tcp(
     let is_again = match up::up(ctx, version, link, &scratch.segment)? {
         up::Outcome::Done(verdict) => return Ok(verdict),
         up::Outcome::NoFlow if scratch.segment.is_first() => {
-            return syn::syn(ctx, version, link, scratch);
+            return syn::syn(ctx, version, scratch);
         }
         up::Outcome::NoFlow => false,
         up::Outcome::Again => true,

@@ -46,7 +46,7 @@ pub fn refuse(ctx: &TcContext, link: Link) -> Verdict {
     if kind != Kind::Tcp || !maps::is_served(port) || !scratch.segment.is_first() {
         return Verdict::FOREIGN;
     }
-    match admitted(ctx, version, link, scratch) {
+    match admitted(ctx, version, scratch) {
         Ok(_) => Verdict::FOREIGN,
         Err(refused) => refused,
     }
@@ -57,13 +57,12 @@ pub fn refuse(ctx: &TcContext, link: Link) -> Verdict {
 fn admitted(
     ctx: &TcContext,
     version: Version,
-    link: Link,
     scratch: &mut Scratch,
 ) -> Result<&'static Listener, Verdict> {
     match guard(ctx, version, &scratch.segment.tuple) {
         Ok(Some(listener)) => Ok(listener),
         Ok(None) => Err(Verdict::FOREIGN),
-        Err(why) => Err(reset(ctx, version, link, scratch, why)?),
+        Err(why) => Err(reset(ctx, version, scratch, why)?),
     }
 }
 
@@ -72,7 +71,6 @@ fn admitted(
 fn reset(
     ctx: &TcContext,
     version: Version,
-    link: Link,
     scratch: &mut Scratch,
     why: Counter,
 ) -> Result<Verdict, Verdict> {
@@ -87,18 +85,13 @@ fn reset(
         return Ok(Verdict::FOREIGN);
     }
     options::read(ctx, scratch)?;
-    answer::reset(ctx, version, link, scratch)?;
-    answer::out(ctx, link, &way, why)
+    answer::reset(ctx, version, scratch)?;
+    answer::out(ctx, &way, why)
 }
 
 #[inline(always)]
-pub fn syn(
-    ctx: &TcContext,
-    version: Version,
-    link: Link,
-    scratch: &mut Scratch,
-) -> Result<Verdict, Verdict> {
-    let listener = admitted(ctx, version, link, scratch)?;
+pub fn syn(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
+    let listener = admitted(ctx, version, scratch)?;
     let (Some(host), Some(secret)) = (maps::host(), maps::secret()) else {
         return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonService));
     };
@@ -142,8 +135,8 @@ pub fn syn(
         mtu: way.mtu,
         scale: host.scale as u8,
     };
-    answer::syn_ack(ctx, version, link, scratch, &answer)?;
-    answer::out(ctx, link, &way, Counter::DirectSyn)
+    answer::syn_ack(ctx, version, scratch, &answer)?;
+    answer::out(ctx, &way, Counter::DirectSyn)
 }
 
 /// Why this SYN's connection can't be direct. Afterwards its options are read.

@@ -30,7 +30,7 @@ pub use direct::{
 pub use slots::{forget_share_of, insert_share, lock_slots, placing, share, slot, unlock_slots};
 pub use steer::{
     any_is_bound, assign_app, bound_to, has_route, is_last_resort, is_remote, is_steered,
-    is_unmapped, least_mtu, remember_app, target,
+    is_unmapped, least_mtu, link_of, remember_app, target,
 };
 
 /// Networks of the steer addresses, set at load.

@@ -7,11 +7,12 @@ use aya_ebpf::{
     helpers::bpf_map_update_elem,
     macros::map,
     maps::{Array, HashMap, LpmTrie, SockHash, lpm_trie::Key},
-    programs::SkLookupContext,
+    programs::{SkLookupContext, TcContext},
 };
-use proxy_common::{Addr, Endpoint, Life, MAX_DEVICES, MAX_ROUTES, MAX_TARGETS};
+use proxy_common::{Addr, Endpoint, Life, Links, MAX_DEVICES, MAX_ROUTES, MAX_TARGETS};
 
 use super::{is_steer, life, load_word};
+use crate::ctx::{self, Link};
 
 /// By the steer address and port that leads there; those beyond this host by themselves.
 #[map(name = "targets")]
@@ -32,6 +33,11 @@ static BOUND: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_TARGETS, 0)
 /// value says nothing.
 #[map(name = "steered")]
 static STEERED: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DEVICES, BPF_F_NO_PREALLOC);
+/// How long the header in front of the network header is, of devices without Ethernet's: 0.
+#[map(name = "bare_devices")]
+static BARE_DEVICES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_DEVICES, BPF_F_NO_PREALLOC);
+#[map(name = "links")]
+static LINKS: Array<u32> = Array::with_max_entries(Links::LEN, 0);
 /// Where the host has a route of its own, while ours of last resort is there.
 #[map(name = "routes4")]
 static ROUTES4: LpmTrie<[u32; 1], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0);
@@ -59,6 +65,19 @@ pub fn least_mtu(is_v6: bool) -> u32 {
 #[inline(always)]
 pub fn is_steered(device: u32) -> bool {
     STEERED.get_ptr(device).is_some()
+}
+
+/// What the packets of the device at which the program runs begin with. One program does for all devices: most of
+/// a start's time is the verifier's, which would go through another one for those without Ethernet. All of it
+/// comes out of maps, and so it is one unknown number to the verifier.
+#[inline(always)]
+pub fn link_of(ctx: &TcContext) -> Link {
+    if load_word(LINKS.get_ptr(Links::AnyIsBare as u32)) != 0
+        && let Some(len) = BARE_DEVICES.get_ptr(ctx::device(ctx))
+    {
+        return Link::of(load_word(Some(len)));
+    }
+    Link::of(load_word(LINKS.get_ptr(Links::Ethernet as u32)))
 }
 
 #[inline(always)]

@@ -45,7 +45,7 @@ fn foreign(ctx: &TcContext) -> Verdict {
     if is_entrance(ctx) {
         return Verdict::FOREIGN;
     }
-    let to = ctx::version(ctx).map(|version| wire::destination(ctx, version, Link::Ethernet));
+    let to = ctx::version(ctx).map(|version| wire::destination(ctx, version, Link::ETHERNET));
     match to {
         Some(Ok(to)) if maps::is_steer(&to) => Verdict::drop(Counter::InjectStray),
         _ => Verdict::FOREIGN,
@@ -66,7 +66,7 @@ pub fn to_app(ctx: &TcContext, version: Version) -> Verdict {
         return Verdict::pass(Counter::DeliverFailed);
     };
     let segment = &mut scratch.segment;
-    let kind = segment::read(ctx, version, Link::Ethernet, segment);
+    let kind = segment::read(ctx, version, Link::ETHERNET, segment);
     let first_piece = match kind {
         Kind::Other => fragment::datagram(ctx, version),
         Kind::Icmp | Kind::Tcp | Kind::Udp => None,

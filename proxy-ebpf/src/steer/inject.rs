@@ -37,7 +37,7 @@ pub fn inject(ctx: &TcContext) -> Verdict {
     let Some(version) = ctx::version(ctx) else {
         return Verdict::drop(Counter::InjectStray);
     };
-    let Ok(destination) = wire::destination(ctx, version, Link::Ethernet) else {
+    let Ok(destination) = wire::destination(ctx, version, Link::ETHERNET) else {
         return Verdict::drop(Counter::InjectStray);
     };
     if !maps::is_steer(&destination) && !is_datagram(ctx, version, &destination) {
@@ -65,7 +65,7 @@ fn is_datagram(ctx: &TcContext, version: Version, destination: &Addr) -> bool {
         return false;
     };
     let segment = &mut scratch.segment;
-    match segment::read(ctx, version, Link::Ethernet, segment) {
+    match segment::read(ctx, version, Link::ETHERNET, segment) {
         Kind::Udp => maps::is_aim(&segment.tuple.destination()),
         Kind::Other => {
             maps::is_target_address(*destination)
@@ -82,7 +82,7 @@ fn bound(ctx: &TcContext, version: Version) -> Option<u32> {
         return None;
     }
     let segment = &mut maps::scratch()?.segment;
-    match segment::read(ctx, version, Link::Ethernet, segment) {
+    match segment::read(ctx, version, Link::ETHERNET, segment) {
         Kind::Tcp | Kind::Udp => maps::bound_to(&segment.tuple.destination()),
         Kind::Other => maps::bound_to(&fragment::datagram(ctx, version)?.destination()),
         Kind::Icmp => None,
@@ -95,7 +95,7 @@ fn beyond(ctx: &TcContext, version: Version) -> Verdict {
         return Verdict::drop(Counter::InjectStray);
     };
     let segment = &mut scratch.segment;
-    let kind = segment::read(ctx, version, Link::Ethernet, segment);
+    let kind = segment::read(ctx, version, Link::ETHERNET, segment);
     if kind != Kind::Tcp || !maps::is_remote(&segment.tuple.destination()) {
         return Verdict::drop(Counter::InjectStray);
     }

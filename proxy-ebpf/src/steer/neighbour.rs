@@ -27,7 +27,7 @@ pub fn asked(ctx: &TcContext) -> Verdict {
 #[inline(always)]
 fn rename(ctx: &TcContext) -> Result<bool, Unreadable> {
     const REQUEST: [u8; 2] = [0, 1];
-    let ArpHdr { oper, spa, tpa, .. } = ctx::peek(ctx, Link::Ethernet, 0)?;
+    let ArpHdr { oper, spa, tpa, .. } = ctx::peek(ctx, Link::ETHERNET, 0)?;
     let asker = u32::from_ne_bytes(spa);
     let addr = Addr::from_v4(asker);
     if oper != REQUEST || !maps::is_steer(&addr) && !maps::is_target_address(addr) {

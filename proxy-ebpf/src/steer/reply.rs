@@ -24,9 +24,10 @@ use crate::{
 #[inline(always)]
 pub fn reply(ctx: &TcContext, link: Link) -> Verdict {
     let Some(version) = ctx::version(ctx) else {
-        return match link {
-            Link::Ethernet if ctx::is_arp(ctx) => neighbour::asked(ctx),
-            Link::Ethernet | Link::Bare => Verdict::FOREIGN,
+        return if link.is_ethernet() && ctx::is_arp(ctx) {
+            neighbour::asked(ctx)
+        } else {
+            Verdict::FOREIGN
         };
     };
     match wire::source(ctx, version, link) {
@@ -71,7 +72,7 @@ pub fn reply_own(ctx: &TcContext) -> Verdict {
         ctx.set_mark(0);
         return Verdict::FOREIGN;
     }
-    own(ctx, reply(ctx, Link::Ethernet))
+    own(ctx, reply(ctx, Link::ETHERNET))
 }
 
 /// What becomes by our own device of a packet that would leave by it.
@@ -108,9 +109,10 @@ pub fn reply_remote(ctx: &TcContext, link: Link) -> Verdict {
 /// To the spoof namespace.
 #[inline(always)]
 pub fn steer(ctx: &TcContext, link: Link, version: Version, why: Counter) -> Verdict {
-    let addressed = match link {
-        Link::Ethernet => ctx::set_macs(ctx, VETH_MAC),
-        Link::Bare => ctx::add_ethernet(ctx, version),
+    let addressed = if link.is_ethernet() {
+        ctx::set_macs(ctx, VETH_MAC)
+    } else {
+        ctx::add_ethernet(ctx, version)
     };
     if addressed.is_err() {
         return Verdict::drop(Counter::ReplyFailed);

@@ -224,7 +224,7 @@ fn has_sum(
 /// Whether it may go on from the device that it came by.
 #[inline(always)]
 fn may_stay(ctx: &TcContext, version: Version, link: Link, scratch: &Scratch) -> bool {
-    link == Link::Ethernet
+    link.is_ethernet()
         && !scratch.is_of_other
         && !maps::any_is_bound()
         && hooks::are_absent(ctx, version)

@@ -36,7 +36,7 @@ pub fn outbound_own(ctx: &TcContext) -> Verdict {
     if is_done(ctx) {
         return Verdict::FOREIGN;
     }
-    reply::own(ctx, outbound(ctx, Link::Ethernet))
+    reply::own(ctx, outbound(ctx, Link::ETHERNET))
 }
 
 /// Whether it has been through here already, by another device. With a tag it is the segmenter's.
@@ -55,9 +55,10 @@ fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
         return Ok(Verdict::FOREIGN);
     }
     let Some(version) = ctx::version(ctx) else {
-        return Ok(match link {
-            Link::Ethernet if ctx::is_arp(ctx) => neighbour::asked(ctx),
-            Link::Ethernet | Link::Bare => Verdict::FOREIGN,
+        return Ok(if link.is_ethernet() && ctx::is_arp(ctx) {
+            neighbour::asked(ctx)
+        } else {
+            Verdict::FOREIGN
         });
     };
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
@@ -143,7 +144,7 @@ pub fn datagram(
     flow.down.bytes += u64::from(scratch.segment.payload);
     scratch.rewrite.to = flow.back;
     let Way { device, mac, .. } = flow.way_back;
-    let is_on_its_way = link == Link::Ethernet
+    let is_on_its_way = link.is_ethernet()
         && device == ctx::device(ctx)
         && ctx::mac(ctx) == Some(mac)
         && !scratch.is_of_other;
@@ -298,7 +299,7 @@ fn undo_nat(
     scratch.is_of_other = false;
     datagram::rewrite(ctx, version, scratch)?;
     scratch.segment.tuple = scratch.rewrite.to;
-    Ok(Link::Ethernet)
+    Ok(Link::ETHERNET)
 }
 
 /// The same of a piece. What a first piece is of has told about the others.
@@ -314,7 +315,7 @@ fn undo_nat_of_piece(
     }
     ctx::ensure_ethernet(ctx, link, version)?;
     fragment::rename(ctx, version, scratch)?;
-    Ok(Link::Ethernet)
+    Ok(Link::ETHERNET)
 }
 
 /// A function of its own, as a program's stack has 512 bytes.

@@ -69,7 +69,7 @@ pub fn sum_removed(
     scratch.line.len = count;
     let line: *mut u8 = (&raw mut scratch.line.bytes).cast();
     let bytes = bounded::<1, { header::MAX_LEN as u64 }>(count.into()).ok_or(Unreadable)?;
-    ctx::load_payload(ctx, Link::Ethernet, (at + len) as usize, line, bytes)?;
+    ctx::load_payload(ctx, Link::ETHERNET, (at + len) as usize, line, bytes)?;
     let line = sum(&scratch.line.bytes, 0);
     let removed = u32::from(!fold(line));
     scratch.removed = removed;
@@ -108,7 +108,7 @@ pub fn move_up(ctx: &TcContext, segment: &Segment, count: u32) -> Result<(), Unr
     if rest > 0 {
         let body = maps::body().ok_or(Unreadable)?;
         let len = bounded::<1, MOST>(rest.into()).ok_or(Unreadable)?;
-        ctx::load_payload(ctx, Link::Ethernet, (start + count) as usize, body, len)?;
+        ctx::load_payload(ctx, Link::ETHERNET, (start + count) as usize, body, len)?;
         let len = bounded::<1, MOST>(rest.into()).ok_or(Unreadable)?;
         ctx::store_bytes(ctx, start as usize, body, len)?;
     }

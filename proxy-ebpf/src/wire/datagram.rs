@@ -87,7 +87,7 @@ pub fn put_spp(
     let start = scratch.segment.at + scratch.segment.len;
     if payload > 0 {
         let len = bounded::<1, { cut::MOST }>(payload.into()).ok_or(Unreadable)?;
-        ctx::load_payload(ctx, Link::Ethernet, start as usize, behind, len)?;
+        ctx::load_payload(ctx, Link::ETHERNET, start as usize, behind, len)?;
     }
     ctx::set_len(ctx, start + LEN + payload)?;
     let len = bounded::<1, { cut::BODY as u64 }>((LEN + payload).into()).ok_or(Unreadable)?;
@@ -209,7 +209,7 @@ fn write_v4(
     summed: Summed,
 ) -> Result<Change, Unreadable> {
     let [start, fragment, life, source, destination, ports, last]: [u32; 7] =
-        ctx::peek(ctx, Link::Ethernet, 0)?;
+        ctx::peek(ctx, Link::ETHERNET, 0)?;
     let [to_source, to_destination, .., to_ports] = words(&scratch.rewrite.to, Version::V4);
     let [len, check] = halves(last);
     let change = Change {
@@ -243,7 +243,7 @@ fn write_v6(
     summed: Summed,
 ) -> Result<Change, Unreadable> {
     const AT: usize = offset_of!(Ipv6Hdr, payload_len);
-    let [start, ends @ .., ports, last]: [u32; 11] = ctx::peek(ctx, Link::Ethernet, AT)?;
+    let [start, ends @ .., ports, last]: [u32; 11] = ctx::peek(ctx, Link::ETHERNET, AT)?;
     let [to @ .., to_ports] = words(&scratch.rewrite.to, Version::V6);
     let [len, check] = halves(last);
     let change = Change {
@@ -323,7 +323,7 @@ fn fix_sum(
     };
     replace_sum(ctx, check, header, UNSET)?;
     let pseudo = add(length, addresses);
-    let is_partial = ctx::peek::<u16>(ctx, Link::Ethernet, check)? == change.check;
+    let is_partial = ctx::peek::<u16>(ctx, Link::ETHERNET, check)? == change.check;
     if is_partial {
         return replace_sum(ctx, check, pseudo, PSEUDO);
     }

@@ -76,7 +76,7 @@ pub fn write_headers(
 #[inline(always)]
 fn read_v4(ctx: &TcContext) -> Result<Fields, Unreadable> {
     let [start, _, life, source, destination, ports, last]: [u32; 7] =
-        ctx::peek(ctx, Link::Ethernet, 0)?;
+        ctx::peek(ctx, Link::ETHERNET, 0)?;
     let [len, check] = halves(last);
     let [life, ..] = life.to_ne_bytes();
     Ok(Fields {
@@ -91,7 +91,7 @@ fn read_v4(ctx: &TcContext) -> Result<Fields, Unreadable> {
 
 #[inline(always)]
 fn read_v6(ctx: &TcContext) -> Result<Fields, Unreadable> {
-    let [start, second, ends @ .., ports, last]: [u32; 12] = ctx::peek(ctx, Link::Ethernet, 0)?;
+    let [start, second, ends @ .., ports, last]: [u32; 12] = ctx::peek(ctx, Link::ETHERNET, 0)?;
     let [len, check] = halves(last);
     let [.., life] = second.to_ne_bytes();
     Ok(Fields {
@@ -167,9 +167,9 @@ fn store<const N: usize>(
 #[inline(always)]
 fn is_partial(ctx: &TcContext, version: Version) -> Result<bool, Unreadable> {
     let at = plain_offset(version) + super::datagram::CHECK;
-    let before: u16 = ctx::peek(ctx, Link::Ethernet, at)?;
+    let before: u16 = ctx::peek(ctx, Link::ETHERNET, at)?;
     replace_sum(ctx, at, 1, 0)?;
-    let is_partial = ctx::peek::<u16>(ctx, Link::Ethernet, at)? == before;
+    let is_partial = ctx::peek::<u16>(ctx, Link::ETHERNET, at)? == before;
     ctx::store(ctx, at, &before)?;
     Ok(is_partial)
 }

@@ -52,7 +52,7 @@ fn store(ctx: &TcContext, version: Version, at: u32, rewrite: &Rewrite) -> Resul
             let [source, destination] = to.addresses().map(|addr| addr.words()[3]);
             let [sport, dport] = to.ports();
             let at_check = offset_of!(Ipv4Hdr, check);
-            let before: u16 = ctx::peek(ctx, Link::Ethernet, at_check)?;
+            let before: u16 = ctx::peek(ctx, Link::ETHERNET, at_check)?;
             let check = !fold(add(*addresses, u32::from(!before)));
             let [a, b] = halves(source);
             let [c, d] = halves(destination);

@@ -15,7 +15,7 @@ use aya::programs::{
         TcHandle,
     },
 };
-use proxy_common::program::{DATAGRAMS_IN, DATAGRAMS_IN_L3, REFUSE, REFUSE_L3};
+use proxy_common::program::{DATAGRAMS_IN, REFUSE};
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
@@ -66,7 +66,7 @@ impl Clsact {
         name: &str,
     ) -> Result<SchedClassifierLinkId> {
         self.ensure_qdisc(on)?;
-        let which = if [REFUSE, REFUSE_L3, DATAGRAMS_IN, DATAGRAMS_IN_L3].contains(&name) {
+        let which = if [REFUSE, DATAGRAMS_IN].contains(&name) {
             SECOND
         } else {
             0

@@ -15,6 +15,7 @@ use proxy_common::{Endpoint, LO, map, program as name};
 
 use super::{
     attach::{Attachment, On, Tc, attach_unsteered},
+    bare::BareDevices,
     load::{Placement, Protocols, take},
 };
 use crate::netns::{Device, Entrance, Link, LinkEvent};
@@ -23,6 +24,7 @@ use crate::netns::{Device, Entrance, Link, LinkEvent};
 pub struct Devices {
     /// With whether the device is a port of another one.
     attached: HashMap<u32, (bool, Vec<Attachment>)>,
+    bare: BareDevices,
     /// Whether any target is beyond this host, so that its replies come in.
     remotes: bool,
     /// Whether connections may be direct.
@@ -52,6 +54,7 @@ impl Devices {
         Ok(Self {
             direct: placement.direct,
             protocols: placement.protocols,
+            bare: BareDevices::new(ebpf)?,
             bound: take(ebpf, map::BOUND)?.try_into()?,
             attached: HashMap::new(),
             remotes: false,
@@ -205,6 +208,7 @@ impl Devices {
                     attached.extend(others);
                 }
                 tc.forget(index, attached);
+                self.bare.forget(index);
             }
             LinkEvent::Present(link) if own.is_own(&link) || link.index == LO => {}
             LinkEvent::Present(link) => self.add(ebpf, tc, &link),
@@ -220,22 +224,13 @@ impl Devices {
             Entry::Vacant(_) => {}
         }
         let mut attached = Vec::new();
-        let on = On {
-            name: &link.name,
-            index: link.index,
-        };
-        for (name, hook) in self.hooks(link) {
-            match tc.attach(ebpf, name, on, hook) {
-                Ok(attachment) => attached.push(attachment),
-                Err(error) => {
-                    if is_gone(&error) {
-                        tracing::debug!(device = link.name, "gone before it was attached to");
-                    } else {
-                        tracing::warn!("replies by {} are not steered: {error:#}", link.name);
-                    }
-                    return tc.release(attached);
-                }
+        if let Err(error) = self.attach(ebpf, tc, link, &mut attached) {
+            if is_gone(&error) {
+                tracing::debug!(device = link.name, "gone before it was attached to");
+            } else {
+                tracing::warn!("replies by {} are not steered: {error:#}", link.name);
             }
+            return tc.release(attached);
         }
         tracing::debug!(device = link.name, "steering replies");
         if let Some(behind) = &mut self.behind
@@ -245,38 +240,43 @@ impl Devices {
         }
         self.attached.insert(link.index, (link.is_port, attached));
     }
+
+    fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        tc: &mut Tc,
+        link: &Link,
+        attached: &mut Vec<Attachment>,
+    ) -> Result<()> {
+        self.bare.note(link)?;
+        let on = On {
+            name: &link.name,
+            index: link.index,
+        };
+        for (name, hook) in self.hooks(link) {
+            attached.push(tc.attach(ebpf, name, on, hook)?);
+        }
+        Ok(())
+    }
 }
 
 impl Devices {
     /// Which programs a device needs, and where. A bridge's port, or another device's, isn't where a
     /// balancer's packets come in: that is the device above it.
     fn hooks(&self, link: &Link) -> impl Iterator<Item = (&'static str, TcAttachType)> + use<> {
-        let either = |ethernet, bare| if link.ethernet { ethernet } else { bare };
         let Protocols { tcp, udp, .. } = self.protocols;
         let admit = if self.direct {
-            either(name::DIRECT, name::DIRECT_L3)
+            name::DIRECT
         } else {
-            either(name::REFUSE, name::REFUSE_L3)
+            name::REFUSE
         };
         let (egress, ingress) = (TcAttachType::Egress, TcAttachType::Ingress);
         let all = [
-            (tcp, either(name::REPLY, name::REPLY_L3), egress),
-            (
-                tcp && self.remotes,
-                either(name::REPLY_REMOTE, name::REPLY_REMOTE_L3),
-                ingress,
-            ),
+            (tcp, name::REPLY, egress),
+            (tcp && self.remotes, name::REPLY_REMOTE, ingress),
             (tcp && !link.is_port, admit, ingress),
-            (
-                udp,
-                either(name::DATAGRAMS_OUT, name::DATAGRAMS_OUT_L3),
-                egress,
-            ),
-            (
-                udp && !link.is_port,
-                either(name::DATAGRAMS_IN, name::DATAGRAMS_IN_L3),
-                ingress,
-            ),
+            (udp, name::DATAGRAMS_OUT, egress),
+            (udp && !link.is_port, name::DATAGRAMS_IN, ingress),
         ];
         all.into_iter()
             .filter_map(|(is_needed, name, hook)| is_needed.then_some((name, hook)))

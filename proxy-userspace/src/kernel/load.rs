@@ -352,20 +352,12 @@ fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
         program::BEAT,
         program::PLACE,
     ];
-    let steering = [
-        program::REPLY,
-        program::REPLY_L3,
-        program::REPLY_OWN,
-        program::REPLY_REMOTE,
-        program::REPLY_REMOTE_L3,
-    ];
-    let direct = [program::DIRECT, program::DIRECT_L3, program::SWEEP];
-    let refusing = [program::REFUSE, program::REFUSE_L3];
+    let steering = [program::REPLY, program::REPLY_OWN, program::REPLY_REMOTE];
+    let direct = [program::DIRECT, program::SWEEP];
+    let refusing = [program::REFUSE];
     let datagrams = [
         program::DATAGRAMS_IN,
-        program::DATAGRAMS_IN_L3,
         program::DATAGRAMS_OUT,
-        program::DATAGRAMS_OUT_L3,
         program::DATAGRAMS_OUT_OWN,
     ];
     let groups = [

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod attach;
+mod bare;
 mod cgroup;
 mod clsact;
 mod counters;

@@ -75,9 +75,7 @@ pub const LINK: &str = "link:";
 /// The name of a link for the keeper. Programs that take turns in one place have one name.
 pub fn link_name(program: &str, device: u32) -> String {
     let job = match program {
-        program::DIRECT | program::DIRECT_L3 | program::REFUSE | program::REFUSE_L3 => "admit",
-        program::REPLY | program::REPLY_L3 => "reply",
-        program::REPLY_REMOTE | program::REPLY_REMOTE_L3 => "reply_remote",
+        program::DIRECT | program::REFUSE => "admit",
         other => other,
     };
     format!("{LINK}{job}:{device}")

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{HashMap, Map, MapData, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray};
 use aya::programs::{ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions};
-use proxy_common::Counter;
 use proxy_common::flow::{Down, Rewrite, Tuple, Up};
+use proxy_common::{Counter, Links};
 
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, Pair, TRUEPEER_PORT};
@@ -113,6 +113,17 @@ impl Bench {
             code: ran.return_value.cast_signed(),
             frame,
         })
+    }
+
+    /// With the programs believing that packets of the uplink have no Ethernet header.
+    pub fn as_if_bare(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut links: Array<_, u32> = map(&self.maps, "links")?.try_into()?;
+        let mut bare: HashMap<_, u32, u32> = map(&self.maps, "bare_devices")?.try_into()?;
+        links.set(Links::AnyIsBare as u32, 1, 0)?;
+        bare.insert(self.uplink, 0, 0)?;
+        let done = work();
+        bare.remove(&self.uplink)?;
+        done
     }
 
     /// Runs a program, and says what was counted meanwhile.
