@@ -82,10 +82,11 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
     routes::check(config).await?;
     let mut predecessor = Predecessor::find(config).await?;
     // A living one has it until it hears of this one.
-    let living = predecessor.as_ref().and_then(Predecessor::living);
-    let lock = match living {
+    let lock = match &predecessor {
         None => Some(lock(config)?),
-        Some(_) => None,
+        Some(living) if living.living().is_some() => None,
+        // The kernel may not have closed all of its files yet.
+        Some(_) => Some(admin::Lock::or_inherited(None, &config.instance).await?),
     };
     let lists = Lists::open(config, listed)?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
