@@ -54,7 +54,7 @@ fn foreign(ctx: &TcContext) -> Verdict {
 
 /// Whether it is one of the devices by which clients enter the host wherever applications listen.
 #[inline(always)]
-fn is_entrance(ctx: &TcContext) -> bool {
+pub fn is_entrance(ctx: &TcContext) -> bool {
     let device = ctx::device(ctx);
     device == LO || device == maps::device()
 }

@@ -14,7 +14,7 @@ use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps::{self, Scratch, Sent},
     segmenter::{self, Hook},
-    steer::{neighbour, reply},
+    steer::{deliver::is_entrance, neighbour, reply},
     verdict::{Action, Verdict},
     wire::{
         self, cut, datagram, family, fragment, icmp, icmp_family,
@@ -39,11 +39,13 @@ pub fn outbound_own(ctx: &TcContext) -> Verdict {
     reply::own(ctx, outbound(ctx, Link::ETHERNET))
 }
 
-/// Whether it has been through here already, by another device. With a tag it is the segmenter's.
+/// Whether it has been through here already, by another device: there may be any number of them below one another, as a
+/// bridge's ports, and its socket would have it look like one that nat has renamed. With a tag it is the segmenter's.
 #[inline(always)]
 fn is_done(ctx: &TcContext) -> bool {
     let is_done = ctx::mark(ctx) == maps::mark() && !ctx::has_vlan(ctx);
-    if is_done {
+    if is_done && is_entrance(ctx) {
+        // It comes in there, and a mark would say what it is.
         ctx.set_mark(0);
     }
     is_done
@@ -154,8 +156,7 @@ pub fn datagram(
         false => datagram::rewrite(ctx, version, scratch),
     };
     written.map_err(failed)?;
-    // Where it leaves, or by a port of this device, its socket would have it look like one that nat has renamed.
-    // What leaves by `lo` comes in there, and a mark would say what it is.
+    // For `is_done`, but not where it comes in.
     let comes_in = is_on_its_way && device == LO;
     if hook == Hook::Egress && ctx::mark(ctx) == 0 && !comes_in {
         ctx.set_mark(maps::mark());

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::site::Plan;
-use super::{apps, rows, sizes, unreached};
+use super::{apps, rows, sizes, sums, unreached};
 
 rows! {
     of_an_app_on_loopback;
@@ -24,6 +24,7 @@ direct! {
     of_an_app_with_a_socket_for_each;
     behind_long_headers;
     without_offloads;
+    summed_by_a_tunnel;
     many_at_once;
     many_answers_at_once;
     of_nobody;
@@ -53,6 +54,10 @@ fn behind_long_headers(plan: Plan<'_>) -> Result<()> {
 fn without_offloads(plan: Plan<'_>) -> Result<()> {
     let set_up = &sizes::switch_offloads_off;
     behind_long_headers(Plan { set_up, ..plan })
+}
+
+fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
+    sums::summed_by_a_tunnel(plan.clients_of_other())
 }
 
 fn many_at_once(plan: Plan<'_>) -> Result<()> {

@@ -60,7 +60,7 @@ fn frame(site: &Site) -> Result<Vec<u8>> {
 
 /// As `paths::sums` has it (CHECKSUM_COMPLETE), in each framing: headers of all lengths are cut off, and behind the
 /// first one of v2-first nothing is.
-fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
+pub fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
     for framing in Framing::ALL {
         let site = Plan {
             framing,
@@ -84,8 +84,10 @@ fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
             .try_for_each(|value| behind(&site, value))
             .with_context(|| format!("{framing:?}"))?;
         for netns in [&site.lab.edge, &site.lab.host] {
-            let wrong = wrong_sums(netns, site.service())?;
-            ensure!(wrong == 0, "{wrong} datagrams with a wrong checksum");
+            for family in [site.service(), site.client(0)] {
+                let wrong = wrong_sums(netns, family)?;
+                ensure!(wrong == 0, "{wrong} datagrams with a wrong checksum");
+            }
         }
         site.end()?;
     }
