@@ -8,7 +8,7 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{Pair, TRUEPEER_PORT};
 use crate::lab::{datagram, poll};
-use crate::steering::devices::through_192_0_2_1;
+use crate::steering::devices::{bridge_uplink, through_192_0_2_1};
 use crate::steering::site::{ip, second_uplink};
 
 /// At the two ends of a second uplink.
@@ -19,6 +19,7 @@ rows! {
     one_that_comes_and_goes;
     one_behind_more_changes_than_netlink_keeps;
     one_that_is_moved_in_and_renamed;
+    one_beside_a_bridge;
 }
 
 fn one_that_comes_and_goes(plan: Plan<'_>) -> Result<()> {
@@ -86,6 +87,21 @@ fn one_that_is_moved_in_and_renamed(plan: Plan<'_>) -> Result<()> {
     let balancer = datagram::socket(&site.lab.edge, site.of(BEHIND_IT, 0))?;
     balancer.connect(site.of(IN_FRONT_OF_IT, TRUEPEER_PORT + 1))?;
     site.exchange(&balancer, 1001, b"hello")?;
+    site.end()
+}
+
+/// The balancer is behind the bridge's port, and answers leave by the other one first.
+fn one_beside_a_bridge(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        set_up: &|lab| {
+            bridge_uplink(lab)?;
+            second_uplink(lab)?;
+            through_192_0_2_1(&lab.host)
+        },
+        ..plan
+    }
+    .start()?;
+    site.exchange(&site.balancer()?, 1000, b"hello")?;
     site.end()
 }
 
