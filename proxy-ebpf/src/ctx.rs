@@ -38,6 +38,11 @@ impl Version {
     }
 
     #[inline(always)]
+    pub const fn if_v4(is_v4: bool) -> Self {
+        if is_v4 { Self::V4 } else { Self::V6 }
+    }
+
+    #[inline(always)]
     pub const fn other(self) -> Self {
         match self {
             Self::V4 => Self::V6,

@@ -8,7 +8,7 @@ use proxy_common::{
     shares::Placed,
 };
 
-use super::{beyond, place::place, way};
+use super::{beyond, place::place_in_scratch, way};
 use crate::{
     ctx::Version,
     maps::{self, Scratch},
@@ -26,10 +26,13 @@ pub fn remember(
     if is_known(ctx, version, scratch, receiver)? {
         return Ok(());
     }
-    match place(&mut scratch.datagram_flow, &mut scratch.place) {
-        Placed::InTable => Ok(()),
-        Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
-        Placed::Failed => Err(Verdict::drop(Counter::DatagramFailed)),
+    let placed = place_in_scratch();
+    if placed == Placed::InTable as u64 {
+        Ok(())
+    } else if placed == Placed::Full as u64 {
+        Err(Verdict::drop(Counter::DatagramFull))
+    } else {
+        Err(Verdict::drop(Counter::DatagramFailed))
     }
 }
 

@@ -25,6 +25,18 @@ pub fn place(flow: &mut Flow, place: &mut Place) -> Placed {
     }
 }
 
+/// The flow that is in the scratch, as a [`Placed`].
+///
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn place_in_scratch() -> u64 {
+    match maps::scratch() {
+        Some(scratch) => place(&mut scratch.datagram_flow, &mut scratch.place) as u64,
+        None => Placed::Failed as u64,
+    }
+}
+
 /// The daemon's. It can be interrupted by packets, whose programs have the scratch.
 #[inline(always)]
 pub fn place_daemons() {

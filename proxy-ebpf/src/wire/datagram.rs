@@ -5,7 +5,11 @@
 
 use core::{mem::offset_of, ptr};
 
-use aya_ebpf::{bindings::BPF_F_PSEUDO_HDR, helpers::bpf_csum_diff, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_PSEUDO_HDR},
+    helpers::bpf_csum_diff,
+    programs::TcContext,
+};
 use network_types::{
     ip::{IpProto, Ipv6Hdr},
     udp::UdpHdr,
@@ -167,17 +171,27 @@ impl Change {
 fn write_headers(
     ctx: &TcContext,
     version: Version,
-    scratch: &mut Scratch,
+    scratch: &Scratch,
     longer: u16,
 ) -> Result<(), Unreadable> {
-    match scratch.is_of_other {
-        true => family::write_headers(ctx, version, scratch, longer),
-        false => write_same(ctx, version, scratch, longer),
-    }
+    let (skb, is_v4) = (ctx.skb.skb, version == Version::V4);
+    let is_written = match scratch.is_of_other {
+        true => family::write_in_scratch(skb, is_v4, longer),
+        false => write_in_scratch(skb, is_v4, longer),
+    };
+    if is_written { Ok(()) } else { Err(Unreadable) }
 }
 
-/// A function of its own, as a program's stack has 512 bytes.
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "write_datagram")]
 #[inline(never)]
+extern "C" fn write_in_scratch(skb: *mut __sk_buff, is_v4: bool, longer: u16) -> bool {
+    let ctx = &TcContext::new(skb);
+    maps::scratch()
+        .is_some_and(|scratch| write_same(ctx, Version::if_v4(is_v4), scratch, longer).is_ok())
+}
+
+#[inline(always)]
 fn write_same(
     ctx: &TcContext,
     version: Version,

@@ -1,6 +1,6 @@
 //! A datagram's packet made one of the other version of IP.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use network_types::ip::IpProto;
 use proxy_common::checksum::{add, change, fold};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ctx::{self, Link, Unreadable, Version},
-    maps::Scratch,
+    maps::{self, Scratch},
 };
 
 /// What both versions have.
@@ -36,9 +36,17 @@ pub fn has_sum(ctx: &TcContext, version: Version, link: Link) -> bool {
 /// In the place of IP's header and UDP's those for the tuple `scratch.rewrite.to`, which is of the other version.
 /// Afterwards `scratch.segment.at` is where UDP's is then. `longer`: as in [`datagram`](super::datagram).
 ///
-/// A function of its own, as a program's stack has 512 bytes.
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "write_other_family")]
 #[inline(never)]
-pub fn write_headers(
+pub extern "C" fn write_in_scratch(skb: *mut __sk_buff, is_v4: bool, longer: u16) -> bool {
+    let ctx = &TcContext::new(skb);
+    maps::scratch()
+        .is_some_and(|scratch| write_headers(ctx, Version::if_v4(is_v4), scratch, longer).is_ok())
+}
+
+#[inline(always)]
+fn write_headers(
     ctx: &TcContext,
     version: Version,
     scratch: &mut Scratch,
