@@ -31,6 +31,7 @@ impl Fragment {
     /// Of a first piece.
     #[inline(always)]
     pub fn tuple(&self, ctx: &TcContext) -> Result<Tuple, Unreadable> {
+        ctx::gather_headers(ctx);
         let ports: [u16; 2] = ctx::load(ctx, self.at as usize)?;
         let [source, destination] = self.piece.addresses;
         Ok(Tuple::from_wire(source, destination, ports))

@@ -46,6 +46,7 @@ const fn quoted(version: Version) -> usize {
 /// The tuple of the TCP segment, or the datagram, that an error is about.
 #[inline(always)]
 pub fn about(ctx: &TcContext, version: Version, of: IpProto) -> Option<Tuple> {
+    ctx::gather_headers(ctx);
     let protocol = match version {
         Version::V4 => offset_of!(Ipv4Hdr, proto),
         Version::V6 => offset_of!(Ipv6Hdr, next_hdr),

@@ -100,6 +100,7 @@ pub enum Kind {
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn read(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> Kind {
+    ctx::gather_least(ctx, link, plain_offset(version) + UdpHdr::LEN);
     let read = match version {
         Version::V4 => read_v4(ctx, link, segment),
         Version::V6 => read_v6(ctx, link, segment),
@@ -173,6 +174,7 @@ fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
     if next != HOP_BY_HOP && next != DESTINATION {
         return Some((next, at));
     }
+    ctx::gather_headers(ctx);
     let [inner, more]: [u8; 2] = ctx::load(ctx, at as usize).ok()?;
     Some((inner, at + (u32::from(more) + 1) * 8))
 }
@@ -186,10 +188,14 @@ fn behind_ip<T: Copy>(
     at: u32,
 ) -> Result<T, Unreadable> {
     let plain = plain_offset(version);
-    match at as usize == plain {
+    let read = match at as usize == plain {
         true => ctx::peek(ctx, link, plain),
         false => ctx::load(ctx, at as usize),
-    }
+    };
+    read.or_else(|Unreadable| {
+        ctx::gather_headers(ctx);
+        ctx::load(ctx, at as usize)
+    })
 }
 
 /// A segment whose TCP header is at `at`, of a packet of `total` bytes; 0: as many as there are.
@@ -203,13 +209,7 @@ pub fn read_tcp(
     at: u32,
     total: u32,
 ) -> Option<Kind> {
-    let [ports, seq, ack, last]: [u32; 4] = match behind_ip(ctx, link, version, at) {
-        Ok(words) => words,
-        Err(Unreadable) => {
-            ctx::gather_headers(ctx);
-            ctx::load(ctx, at as usize).ok()?
-        }
-    };
+    let [ports, seq, ack, last]: [u32; 4] = behind_ip(ctx, link, version, at).ok()?;
     let [offset, flags, _, _] = last.to_ne_bytes();
     let [s0, s1, d0, d1] = ports.to_ne_bytes();
     let ports = [u16::from_ne_bytes([s0, s1]), u16::from_ne_bytes([d0, d1])];

@@ -109,6 +109,12 @@ fn in_bulk(site: &Site, balancer: &UdpSocket, port: u16, mtu: usize) -> Result<(
             );
             site.answered(balancer, port, words)?;
         }
+        if round == 0 && site.path == Path::Direct {
+            // However the card's driver lays packets out in memory.
+            let kernel = site.lab.shown("status")?["kernel"].take();
+            let up = kernel["datagram_up"].as_u64();
+            ensure!(up > Some(AT_ONCE as u64), "not by the kernel: {kernel:#}");
+        }
     }
     Ok(())
 }

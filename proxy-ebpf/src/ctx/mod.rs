@@ -4,6 +4,8 @@
 //! Offsets count from the network header, which every device has; an Ethernet header is missing on
 //! WireGuard, tun and PPP. Writes want one: [`add_ethernet`] makes it.
 
+mod socket;
+
 use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
@@ -16,7 +18,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use network_types::eth::{EthHdr, EtherType};
-use proxy_common::{Addr, Endpoint, VETH_MAC};
+use proxy_common::{Addr, VETH_MAC};
+pub use socket::{socket_addresses, socket_endpoint};
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
 pub struct Unreadable;
@@ -111,43 +114,6 @@ pub fn is_arp(ctx: &TcContext) -> bool {
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> u32 {
     skb(ctx).mark
-}
-
-/// The addresses of the socket that has sent the packet, its own and its peer's, as the socket has them.
-#[inline(always)]
-pub fn socket_addresses(ctx: &TcContext, version: Version) -> Option<[Addr; 2]> {
-    // SAFETY: the kernel's pointer, which may be null; these fields every kind of socket has.
-    unsafe {
-        let socket = skb(ctx).__bindgen_anon_2.sk;
-        if socket.is_null() {
-            return None;
-        }
-        // All of them, each for itself: the verifier takes no offset that depends on anything.
-        let word = |field: *const u32| field.read_volatile();
-        let words =
-            |field: *const [u32; 4]| [0, 1, 2, 3].map(|at| word(field.cast::<u32>().add(at)));
-        let v4 = [
-            word(&raw const (*socket).src_ip4),
-            word(&raw const (*socket).dst_ip4),
-        ];
-        let v6 = [
-            words(&raw const (*socket).src_ip6),
-            words(&raw const (*socket).dst_ip6),
-        ];
-        Some(match version {
-            Version::V4 => v4.map(Addr::from_v4),
-            Version::V6 => v6.map(Addr::from_v6),
-        })
-    }
-}
-
-/// Where the socket that has sent the packet is bound: an address, or none, and a port.
-#[inline(always)]
-pub fn socket_endpoint(ctx: &TcContext, version: Version) -> Option<Endpoint> {
-    let [own, _] = socket_addresses(ctx, version)?;
-    // SAFETY: as above; there is one.
-    let port = unsafe { (*skb(ctx).__bindgen_anon_2.sk).src_port };
-    Some(Endpoint::new(own, port as u16))
 }
 
 /// The index of the device at which the program runs.
@@ -290,8 +256,20 @@ pub fn load_payload(
 #[inline(always)]
 pub fn gather_headers(ctx: &TcContext) {
     const LONGEST: u32 = 14 + 60 + 60;
-    // A packet may be shorter: reading says so.
-    let _ = ctx.pull_data(LONGEST.min(ctx.len()));
+    let len = LONGEST.min(ctx.len());
+    if ctx.data() + len as usize > ctx.data_end() {
+        // A packet may be shorter: reading says so.
+        let _ = ctx.pull_data(len);
+    }
+}
+
+/// The same, unless `len` bytes from the network header on do: drivers may leave all of a packet but the Ethernet header in
+/// pages.
+#[inline(always)]
+pub fn gather_least(ctx: &TcContext, link: Link, len: usize) {
+    if ctx.data() + link.len() + len > ctx.data_end() {
+        gather_headers(ctx);
+    }
 }
 
 /// Has all of the packet lie in one piece, if it doesn't.
