@@ -177,7 +177,8 @@ counters! {
     DatagramToDaemonLong => "datagram_to_daemon_long",
     /// A reply to the daemon: its service isn't direct, or it has no checksum, as its balancer's family wants one.
     DatagramReplyService => "datagram_reply_service",
-    /// A reply to the daemon: several that the kernel handles as one, each of which gets a header.
+    /// A reply to the daemon: several that the kernel handles as one, each of which gets a header of its own or one of
+    /// the other version of IP, where the kernel can't take them apart.
     DatagramReplyMany => "datagram_reply_many",
     /// A reply to the daemon: larger than the way to the balancer takes in one piece.
     DatagramReplyLong => "datagram_reply_long",

@@ -9,6 +9,7 @@ use crate::{
     ctx::{self, Link, Unreadable, Version},
     maps,
     verdict::{Action, Verdict},
+    wire::skb::{self, Summed},
 };
 
 /// Where a program sees packets of a device.
@@ -35,7 +36,7 @@ pub fn take_apart(
 ) -> Result<Verdict, Verdict> {
     let device = ctx::device(ctx);
     // Elsewhere than on `lo`, nobody would take the tags off.
-    if !maps::via_lo() || device >> (2 * BITS) != 0 {
+    if !maps::via_lo() || device >> (2 * BITS) != 0 || is_immovable(ctx, hook) {
         return Err(Verdict::pass(to_daemon));
     }
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
@@ -47,6 +48,14 @@ pub fn take_apart(
     ctx::push_vlan(ctx, direction | device >> BITS).map_err(failed)?;
     ctx.set_mark(maps::mark());
     Ok(Verdict::to(Action::Out, LO, Counter::DatagramSegmented))
+}
+
+/// Whether the kernel loses sight of where a sum begins when it makes room for tags. An application's own packet for a
+/// device that sums nothing (a tun) has a sum to be made, but isn't said to (`udp_send_skb`, since 6.11): where such a
+/// packet is copied for want of room, `csum_start` stays what it was, and `__udp_gso_segment` refuses it.
+#[inline(always)]
+fn is_immovable(ctx: &TcContext, hook: Hook) -> bool {
+    hook == Hook::Egress && skb::summed(ctx) == Summed::Whole
 }
 
 fn failed(Unreadable: Unreadable) -> Verdict {

@@ -132,7 +132,8 @@ pub fn datagram(
     if let Some(why) = daemons(ctx, version, link, scratch, flow, now) {
         if why == Counter::DatagramReplyMany {
             match segmenter::take_apart(ctx, version, link, hook, why) {
-                Err(verdict) if verdict.action == Action::Pass => {}
+                // What comes behind them isn't to overtake them.
+                Err(verdict) if verdict.action == Action::Pass => flow.daemon_down = now,
                 taken => return taken,
             }
         }

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::Lab;
 use crate::lab::addr::HOST;
 use crate::lab::datagram::{self, Framing};
 use crate::lab::path::Path;
 use crate::lab::payload::Payload;
+use crate::lab::{self, Lab};
 
 rows! {
     each_framing;
@@ -21,6 +21,7 @@ rows! {
     many_at_once;
     many_at_once_to_a_long_header;
     many_answers_at_once;
+    many_answers_without_offloads;
 }
 
 /// Of the lab's links.
@@ -202,17 +203,45 @@ fn many_at_once_to_a_long_header(plan: Plan<'_>) -> Result<()> {
 pub fn many_answers_at_once(plan: Plan<'_>) -> Result<()> {
     for framing in Framing::ALL {
         let site = Plan { framing, ..plan }.start()?;
-        for length in [100_u16, 701, 1300] {
-            site.app.segment(length)?;
-            let balancer = site.balancer()?;
-            let words = words_of(5 * usize::from(length) / 2);
-            balancer.send(&[&site.header(1000)[..], &words].concat())?;
-            site.app_got(1000, &words)?;
-            for part in words.chunks(length.into()) {
-                site.answered(&balancer, 1000, part)?;
-            }
-        }
+        answers_many(&site)?;
         end(site)?;
+    }
+    Ok(())
+}
+
+fn answers_many(site: &Site) -> Result<()> {
+    for length in [100_u16, 701, 1300] {
+        site.app.segment(length)?;
+        let balancer = site.balancer()?;
+        let words = words_of(5 * usize::from(length) / 2);
+        balancer.send(&[&site.header(1000)[..], &words].concat())?;
+        site.app_got(1000, &words)?;
+        for part in words.chunks(length.into()) {
+            site.answered(&balancer, 1000, part)?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel can't take those apart on their way that have no sum yet and aren't marked so.
+fn many_answers_without_offloads(plan: Plan<'_>) -> Result<()> {
+    if !lab::is_at_least(6, 11)? {
+        // An application can't send as many there.
+        return Ok(());
+    }
+    let set_up = &switch_offloads_off;
+    for plan in [plan, plan.clients_of_other()] {
+        for framing in Framing::ALL {
+            let plan = Plan {
+                framing,
+                set_up,
+                ..plan
+            };
+            let site = plan.start()?;
+            site.exchange(&site.balancer()?, 999, b"by itself")?;
+            answers_many(&site).with_context(|| format!("{framing:?}"))?;
+            site.end()?;
+        }
     }
     Ok(())
 }

@@ -261,8 +261,13 @@ fn unique_instance() -> String {
 
 /// Programs attach otherwise where it is older.
 pub fn has_tcx() -> Result<bool> {
+    is_at_least(6, 6)
+}
+
+/// Of the running kernel's version.
+pub fn is_at_least(major: u32, minor: u32) -> Result<bool> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let numbers = release.split(|c: char| !c.is_ascii_digit());
     let mut numbers = numbers.filter_map(|number| number.parse::<u32>().ok());
-    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(6)))
+    Ok((numbers.next(), numbers.next()) >= (Some(major), Some(minor)))
 }
