@@ -157,6 +157,8 @@ counters! {
     DatagramIcmp => "datagram_icmp",
     /// The same, dropped: there are too many.
     DatagramIcmpLimited => "datagram_icmp_limited",
+    /// A word on a piece of a client's datagram, or that its time has run out, was dropped.
+    DatagramIcmpLost => "datagram_icmp_lost",
     /// A datagram to the daemon: its service isn't direct.
     DatagramToDaemonService => "datagram_to_daemon_service",
     /// A datagram to the daemon: the way back to the balancer isn't the way that it came.

@@ -261,6 +261,13 @@ impl Flow {
         now.saturating_sub(self.last) > self.close_after as u32
     }
 
+    /// Whether errors about its datagrams may come still: a host puts pieces together for up to a minute.
+    #[must_use]
+    pub const fn may_be_told(&self, now: u32) -> bool {
+        const LATE: u32 = 90;
+        now.saturating_sub(self.last) <= self.close_after as u32 + LATE
+    }
+
     #[must_use]
     pub const fn is_denied(&self) -> bool {
         self.flags & Self::DENIED != 0

@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Counter, datagram::Flow, flow::Tuple};
 
-use super::{failed, outbound, way};
+use super::{error, failed, outbound, way};
 use crate::{
     clock,
     ctx::{Link, Version},
@@ -62,9 +62,11 @@ pub fn reply(
             outbound::datagram(ctx, version, link, scratch, Hook::Ingress)
         }
         Kind::Icmp => {
-            let about = icmp::about(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
+            let Some(about) = icmp::about(ctx, version, IpProto::Udp) else {
+                return Err(error::of_lost(ctx, version).unwrap_or(Verdict::FOREIGN));
+            };
             is_applications(ctx, version, &about.reversed())?;
-            outbound::error(ctx, version, link)
+            error::error(ctx, version, link)
         }
         Kind::Other => {
             let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;

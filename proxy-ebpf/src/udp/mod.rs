@@ -4,6 +4,7 @@
 mod admission;
 mod beyond;
 pub mod catch;
+mod error;
 mod first;
 pub mod heard;
 mod inbound;

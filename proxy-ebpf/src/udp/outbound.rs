@@ -8,7 +8,7 @@ use proxy_common::{
     flow::{Piece, Tuple},
 };
 
-use super::{failed, first, is_left, way};
+use super::{error, failed, first, is_left, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
@@ -17,7 +17,7 @@ use crate::{
     steer::{deliver::is_entrance, neighbour, reply},
     verdict::{Action, Verdict},
     wire::{
-        self, cut, datagram, family, fragment, icmp, icmp_family,
+        self, cut, datagram, family, fragment,
         segment::{self, Kind},
     },
 };
@@ -69,7 +69,7 @@ fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
             let link = undo_nat(ctx, version, link, scratch).map_err(failed)?;
             datagram(ctx, version, link, scratch, Hook::Egress)
         }
-        Kind::Icmp => error(ctx, version, link),
+        Kind::Icmp => error::error(ctx, version, link),
         Kind::Tcp => Ok(Verdict::FOREIGN),
         Kind::Other => {
             let link = undo_nat_of_piece(ctx, version, link, scratch).map_err(failed)?;
@@ -80,7 +80,7 @@ fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
 
 /// What becomes of a packet of no flow. From a steer address, nothing leaves for the network.
 #[inline(always)]
-fn of_no_flow(source: &Addr) -> Verdict {
+pub fn of_no_flow(source: &Addr) -> Verdict {
     if maps::is_steer(source) {
         Verdict::drop(Counter::DatagramOrphan)
     } else {
@@ -226,36 +226,6 @@ fn put_spp(
     header[17] = (client.port() as u16).to_be();
     header[18] = (flow.stated.port() as u16).to_be();
     datagram::put_spp(ctx, version, scratch, &header)
-}
-
-/// What this host says of a datagram that it had for the application is for the balancer.
-#[inline(always)]
-pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
-    let source = wire::source(ctx, version, link).map_err(failed)?;
-    let foreign = of_no_flow(&source);
-    let about = icmp::about(ctx, version, IpProto::Udp).ok_or(foreign)?;
-    let now = clock::seconds();
-    let flow = find(&about.reversed(), now).ok_or(foreign)?;
-    let to = flow.back.reversed();
-    let [balancer, service] = to.addresses();
-    let of = Version::of(balancer);
-    if !maps::may_tell_error(now) {
-        return Ok(Verdict::drop(Counter::DatagramIcmpLimited));
-    }
-    if !way::know(ctx, of, &flow.back, &mut flow.way_back, now) {
-        return Ok(Verdict::drop(Counter::DatagramFailed));
-    }
-    ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
-    let written = match of == version {
-        true => icmp::translate(ctx, version, &about, &to, Some(service)),
-        false => icmp_family::write(ctx, version, &to),
-    };
-    written.map_err(failed)?;
-    Ok(Verdict::to(
-        Action::ByRoute,
-        flow.way_back.device,
-        Counter::DatagramIcmp,
-    ))
 }
 
 /// Whether the host's nat has given a reply another source (masquerade); `scratch.rewrite.to` is what it was before.

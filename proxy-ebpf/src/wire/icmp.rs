@@ -20,6 +20,9 @@ const CHECKSUM: usize = 2;
 const V4_UNREACHABLE: u8 = 3;
 const V6_UNREACHABLE: u8 = 1;
 const V6_TOO_BIG: u8 = 2;
+/// A packet's time to live, or the time to put it together of its pieces.
+const V4_TIME_EXCEEDED: u8 = 11;
+const V6_TIME_EXCEEDED: u8 = 3;
 
 /// Codes of what is unreachable, of RFC 792 and RFC 1812.
 mod v4 {
@@ -75,6 +78,43 @@ pub fn about(ctx: &TcContext, version: Version, of: IpProto) -> Option<Tuple> {
     }
     let [source, destination] = load_addresses(ctx, version, quoted).ok()?;
     let ports: [u16; 2] = ctx::load(ctx, quoted + plain_offset(version)).ok()?;
+    Some(Tuple::from_wire(source, destination, ports))
+}
+
+/// The datagram of an error that isn't for its balancer: it says that time has run out, or quotes a piece in IPv6. A
+/// later piece has no ports.
+#[inline(always)]
+pub fn about_lost(ctx: &TcContext, version: Version) -> Option<Tuple> {
+    const FRAGMENT: u8 = 44;
+    const FRAGMENT_LEN: usize = 8;
+    const OFFSET: u16 = 0xfff8;
+    let kind: u8 = ctx::load(ctx, plain_offset(version)).ok()?;
+    let quoted = quoted(version);
+    let mut at = quoted + plain_offset(version);
+    let mut has_ports = true;
+    let mut protocol: u8 = match version {
+        Version::V4 => ctx::load(ctx, quoted + offset_of!(Ipv4Hdr, proto)),
+        Version::V6 => ctx::load(ctx, quoted + offset_of!(Ipv6Hdr, next_hdr)),
+    }
+    .ok()?;
+    let is_error = match version {
+        Version::V4 => kind == V4_TIME_EXCEEDED,
+        Version::V6 if protocol == FRAGMENT => {
+            let [inner, _, high, low]: [u8; 4] = ctx::load(ctx, at).ok()?;
+            (protocol, at) = (inner, at + FRAGMENT_LEN);
+            has_ports = u16::from_be_bytes([high, low]) & OFFSET == 0;
+            matches!(kind, V6_UNREACHABLE | V6_TOO_BIG | V6_TIME_EXCEEDED)
+        }
+        Version::V6 => kind == V6_TIME_EXCEEDED,
+    };
+    if !is_error || protocol != IpProto::Udp as u8 {
+        return None;
+    }
+    let [source, destination] = load_addresses(ctx, version, quoted).ok()?;
+    let ports: [u16; 2] = match has_ports {
+        true => ctx::load(ctx, at).ok()?,
+        false => [0, 0],
+    };
     Some(Tuple::from_wire(source, destination, ports))
 }
 

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use anyhow::Result;
 
 use super::site::{Plan, Site, other};
-use super::{firsts, limits, links, refused};
+use super::{errors, firsts, limits, links, refused};
 use crate::lab::Lab;
 use crate::lab::addr::{
     BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair,
@@ -77,6 +77,7 @@ const WITHOUT_APP: &[Row<Site>] = &[
     Row("datagram_icmp", Once, to_nobody),
     Row("datagram_icmp_limited", AtLeast(1), to_nobody_too_often),
 ];
+const AT_HOST: &[Row<Site>] = &[Row("datagram_icmp_lost", Once, errors::runs_out)];
 const WITHOUT_TARGET: &[Row<Site>] = &[Row("datagram_to_daemon_family", Once, of_the_other_family)];
 
 /// The counters that have a row here.
@@ -91,6 +92,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         DAEMON,
         OTHER_LINK,
         WITHOUT_APP,
+        AT_HOST,
         WITHOUT_TARGET,
     ];
     all.into_iter().flat_map(counted::names)
@@ -142,6 +144,7 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
         ..plan
     };
     run(without_app, WITHOUT_APP)?;
+    run(plan.app_at(HOST), AT_HOST)?;
     let alone = true;
     run(Plan { alone, ..plan }, WITHOUT_TARGET)
 }

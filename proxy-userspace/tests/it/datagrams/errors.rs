@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use etherparse::icmpv4::DestUnreachableHeader;
-use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv6};
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4, icmpv6};
+use nix::libc::IPPROTO_RAW;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{BALANCER, HOST};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST};
 use crate::lab::{datagram, raw};
 
 rows! {
@@ -92,4 +94,36 @@ fn unreachable(site: &Site, from: SocketAddr, to: SocketAddr) -> Result<Vec<u8>>
         _ => unreachable!("of one family"),
     }
     Ok(frame)
+}
+
+/// The host itself says that the time of a client's datagram for the app at its address has run out.
+pub fn runs_out(site: &Site, port: u16) -> Result<()> {
+    site.exchange(&site.balancer()?, port, b"hello")?;
+    let (client, app) = (site.client(port), site.of(HOST, APP_PORT));
+    let (mut lost, mut packet) = (Vec::new(), Vec::new());
+    let ports = (client.port(), app.port());
+    match (client.ip(), app.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let quoted = PacketBuilder::ipv4(from.octets(), to.octets(), 1);
+            quoted.udp(ports.0, ports.1).write(&mut lost, b"hello")?;
+            let code = icmpv4::TimeExceededCode::TtlExceededInTransit;
+            let error = PacketBuilder::ipv4(to.octets(), from.octets(), 64);
+            let error = error.icmpv4(Icmpv4Type::TimeExceeded(code));
+            error.write(&mut packet, &lost)?;
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let quoted = PacketBuilder::ipv6(from.octets(), to.octets(), 1);
+            quoted.udp(ports.0, ports.1).write(&mut lost, b"hello")?;
+            let code = icmpv6::TimeExceededCode::HopLimitExceeded;
+            let error = PacketBuilder::ipv6(to.octets(), from.octets(), 64);
+            let error = error.icmpv6(Icmpv6Type::TimeExceeded(code));
+            error.write(&mut packet, &lost)?;
+        }
+        _ => unreachable!("of one family"),
+    }
+    let (domain, protocol) = (Domain::for_address(client), Protocol::from(IPPROTO_RAW));
+    let open = || Socket::new(domain, Type::RAW, Some(protocol));
+    let socket = site.lab.host.enter(open)?;
+    socket.send_to(&packet, &SocketAddr::new(client.ip(), 0).into())?;
+    Ok(())
 }

@@ -22,6 +22,7 @@ mod limits;
 mod link_local;
 mod links;
 mod lives;
+mod lost;
 mod mtu;
 mod name_servers;
 mod narrow;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Site, behind, bridge, freely_and_masqueraded, veth};
-use crate::lab::addr::{APP_PORT, CLIENT, FRONT, HOST, TRUEPEER_PORT, WILDCARD};
+use super::{Site, behind, bridge, freely_and_masqueraded, nft, sysctl, veth};
+use crate::lab::addr::{APP_PORT, CLIENT, FRONT, FRONT_PORT, HOST, TRUEPEER_PORT, WILDCARD};
 use crate::lab::datagram::{self, Echo, Framing, Kind};
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
@@ -117,6 +117,80 @@ fn direct_datagrams_to_the_app_go_on() -> Result<()> {
             let service = HOST.like(own, TRUEPEER_PORT);
             datagrams::sees(&site.lab, service, &app, CLIENT.like(own, CLIENT_PORT))?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn long_ones_for_a_container_that_is_gone_v4() -> Result<()> {
+    for_one_that_is_gone(CLIENT.v4(CLIENT_PORT))
+}
+
+#[test]
+fn long_ones_for_a_container_that_is_gone_v6() -> Result<()> {
+    for_one_that_is_gone(CLIENT.v6(CLIENT_PORT))
+}
+
+/// The host says so of each piece: of IPv4's first one to the balancer, and nothing to the client.
+fn for_one_that_is_gone(client: SocketAddr) -> Result<()> {
+    let told = match client.is_ipv4() {
+        true => "datagram_icmp",
+        false => "datagram_icmp_lost",
+    };
+    without_its_pieces(client, told, |site| {
+        site.container.ip("address flush dev lan")?;
+        site.lab.host.ip("neigh flush dev bridge")
+    })
+}
+
+#[test]
+fn a_container_that_misses_pieces_v4() -> Result<()> {
+    that_misses_pieces(CLIENT.v4(CLIENT_PORT))
+}
+
+#[test]
+fn a_container_that_misses_pieces_v6() -> Result<()> {
+    that_misses_pieces(CLIENT.v6(CLIENT_PORT))
+}
+
+/// It says so a second later.
+fn that_misses_pieces(client: SocketAddr) -> Result<()> {
+    without_its_pieces(client, "datagram_icmp_lost", |site| {
+        sysctl(&site.container, "ipv4/ipfrag_time", "1")?;
+        sysctl(&site.container, "ipv6/ip6frag_time", "1")?;
+        nft(
+            &site.container,
+            "add table inet f
+             add chain inet f first { type filter hook prerouting priority -450 ; }
+             add rule inet f first ip frag-off & 0x1fff != 0 drop
+             add rule inet f first frag frag-off != 0 drop",
+        )
+    })
+}
+
+/// What of a long datagram that doesn't reach its app by both paths is counted as, and doesn't leak.
+fn without_its_pieces(
+    client: SocketAddr,
+    told: &str,
+    change: impl Fn(&Site) -> Result<()>,
+) -> Result<()> {
+    for path in Path::BOTH {
+        let site = Site::new(bridge, freely_and_masqueraded)?;
+        let bind = WILDCARD.like(client, APP_PORT);
+        let app = Echo::listen(&site.container, bind, Kind::Unconnected)?;
+        let leaks = Leaks::watch(&site.lab.edge)?;
+        let truepeer = site.truepeer().args(Framing::V2.args()).args(path.args());
+        let _truepeer = truepeer.start()?;
+        let balancer = datagrams::balancer(&site.lab, HOST.like(client, TRUEPEER_PORT))?;
+        datagrams::asks(&balancer, &app, client, b"hello")?;
+        change(&site)?;
+        let header = Framing::V2.header(client, FRONT.like(client, FRONT_PORT));
+        balancer.send(&[&header[..], &[7; 4000]].concat())?;
+        poll::until("somebody to say that it is lost", || {
+            let count = site.lab.shown("status")?["kernel"][told].as_u64();
+            Ok((count > Some(0)).then_some(()))
+        })?;
+        leaks.saw_none().with_context(|| format!("told {path:?}"))?;
     }
     Ok(())
 }
