@@ -81,14 +81,13 @@ impl Receiver {
         self.limits
     }
 
+    /// Of a client's family.
     #[must_use]
-    pub const fn target4(&self) -> &Steered {
-        &self.target4
-    }
-
-    #[must_use]
-    pub const fn target6(&self) -> &Steered {
-        &self.target6
+    pub const fn target(&self, client: &Addr) -> &Steered {
+        match client.v4() {
+            Some(_) => &self.target4,
+            None => &self.target6,
+        }
     }
 }
 

@@ -107,10 +107,7 @@ pub fn admitted(datagram: &Tuple, [now, stamp]: [u32; 2]) -> Option<&'static Adm
 #[inline(always)]
 pub fn note_admitted(datagram: &Tuple, [now, stamp]: [u32; 2], receiver: &Receiver) {
     if let Some(place) = Admitted::place(datagram) {
-        let target = match datagram.addresses()[1].v4() {
-            Some(_) => receiver.target4(),
-            None => receiver.target6(),
-        };
+        let target = receiver.target(datagram.addresses()[1]);
         let known = Admitted {
             balancer: *datagram.addresses()[0],
             at: datagram.destination(),

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Addr, Counter, Endpoint, Steered,
+    Counter, Endpoint,
     datagram::{Flow, Receiver},
     flow::Tuple,
 };
@@ -262,7 +262,7 @@ fn be_followed(
         if !first::speaks_for(scratch, receiver)? {
             read_header(ctx, version, link, scratch, receiver)?;
         }
-        let steered = target(&scratch.proxy.source.addr(), receiver);
+        let steered = receiver.target(&scratch.proxy.source.addr());
         scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);
         note_given(scratch);
         Ok::<(), Verdict>(())
@@ -327,21 +327,13 @@ fn note_by_lo(scratch: &Scratch) {
     }
 }
 
-#[inline(always)]
-const fn target<'a>(client: &Addr, receiver: &'a Receiver) -> &'a Steered {
-    match client.v4() {
-        Some(_) => receiver.target4(),
-        None => receiver.target6(),
-    }
-}
-
 /// Notes where the client's datagrams go, or tells why that is the daemon's to decide.
 ///
 /// A function of its own: the verifier needn't follow each family's from here on.
 #[inline(never)]
 fn fit(version: Version, scratch: &mut Scratch, receiver: &Receiver) -> Option<Counter> {
     let client = scratch.proxy.source;
-    let steered = target(&client.addr(), receiver);
+    let steered = receiver.target(&client.addr());
     scratch.rewrite.to = Tuple::new(client, steered.steer);
     scratch.is_of_other = datagram::is_of_other(version, &scratch.rewrite.to);
     if !steered.is_set() {

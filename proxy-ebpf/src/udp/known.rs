@@ -26,13 +26,10 @@ pub fn remember(
     if is_known(ctx, version, scratch, receiver)? {
         return Ok(());
     }
-    let placed = place_in_scratch();
-    if placed == Placed::InTable as u64 {
-        Ok(())
-    } else if placed == Placed::Full as u64 {
-        Err(Verdict::drop(Counter::DatagramFull))
-    } else {
-        Err(Verdict::drop(Counter::DatagramFailed))
+    match place_in_scratch() {
+        Placed::InTable => Ok(()),
+        Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
+        Placed::Failed => Err(Verdict::drop(Counter::DatagramFailed)),
     }
 }
 

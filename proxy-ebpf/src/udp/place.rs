@@ -25,15 +25,15 @@ pub fn place(flow: &mut Flow, place: &mut Place) -> Placed {
     }
 }
 
-/// The flow that is in the scratch, as a [`Placed`].
+/// The flow that is in the scratch.
 ///
 /// A function that the verifier goes through once, and not from wherever it is called.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn place_in_scratch() -> u64 {
+pub extern "C" fn place_in_scratch() -> Placed {
     match maps::scratch() {
-        Some(scratch) => place(&mut scratch.datagram_flow, &mut scratch.place) as u64,
-        None => Placed::Failed as u64,
+        Some(scratch) => place(&mut scratch.datagram_flow, &mut scratch.place),
+        None => Placed::Failed,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use network_types::ip::IpProto;
-use proxy_common::checksum::{add, change, fold};
+use proxy_common::checksum::{change, ipv4};
 
 use super::{
     datagram::{Change, lengthen, word, words},
@@ -23,6 +23,36 @@ struct Fields {
     ports: u32,
     len: u16,
     check: u16,
+}
+
+/// What a new header of IP says besides the addresses, and that nothing is between it and what it carries.
+pub struct Head {
+    pub class: u32,
+    pub life: u8,
+    pub protocol: IpProto,
+    /// Of so many bytes.
+    pub behind: u32,
+}
+
+impl Head {
+    /// `fragment`: the flags of a packet that is no piece. It has no identification.
+    #[inline(always)]
+    pub fn v4(&self, fragment: u32, ends: [u32; 2]) -> [u32; 5] {
+        let total = plain_offset(Version::V4) as u32 + self.behind;
+        let start = (0x45 << 24 | self.class << 16 | total).to_be();
+        let life = |sum| word(u16::from_ne_bytes([self.life, self.protocol as u8]), sum);
+        let mut header = [start, fragment.to_be(), life(0), ends[0], ends[1]];
+        header[2] = life(ipv4(&header));
+        header
+    }
+
+    /// In front of the addresses.
+    #[inline(always)]
+    pub const fn v6(&self) -> [u32; 2] {
+        let [a, b] = (self.behind as u16).to_be_bytes();
+        let second = u32::from_ne_bytes([a, b, self.protocol as u8, self.life]);
+        [(6 << 28 | self.class << 20).to_be(), second]
+    }
 }
 
 /// Whether a datagram has a checksum, without which IPv6 has none. There is nothing between the fixed header of IP
@@ -119,25 +149,17 @@ fn write_v4(
     fields: &Fields,
     [source, destination, ports, last]: [u32; 4],
 ) -> Result<(), Unreadable> {
-    const LEN: u32 = plain_offset(Version::V4) as u32;
-    /// No identification, and not to be taken to pieces: it fits where it goes.
+    /// Not to be taken to pieces: it fits where it goes.
     const WHOLE: u32 = 0x4000;
     let [len, _] = halves(last);
-    let total = u32::from(u16::from_be(len)) + LEN;
-    let start = (0x45 << 24 | fields.class << 16 | total).to_be();
-    let whole = WHOLE.to_be();
-    let life = u32::from_ne_bytes([fields.life, IpProto::Udp as u8, 0, 0]);
-    let sum = add(add(start, whole), add(life, add(source, destination)));
-    let [life, _] = halves(life);
-    let answer = [
-        start,
-        whole,
-        word(life, !fold(sum)),
-        source,
-        destination,
-        ports,
-        last,
-    ];
+    let head = Head {
+        class: fields.class,
+        life: fields.life,
+        protocol: IpProto::Udp,
+        behind: u16::from_be(len).into(),
+    };
+    let [a, b, c, d, e] = head.v4(WHOLE, [source, destination]);
+    let answer = [a, b, c, d, e, ports, last];
     store(ctx, scratch, &answer)
 }
 
@@ -149,10 +171,14 @@ fn write_v6(
     ends: &[u32; 8],
     [ports, last]: [u32; 2],
 ) -> Result<(), Unreadable> {
-    let start = (6 << 28 | fields.class << 20).to_be();
     let [len, _] = halves(last);
-    let [a, b] = len.to_ne_bytes();
-    let second = u32::from_ne_bytes([a, b, IpProto::Udp as u8, fields.life]);
+    let head = Head {
+        class: fields.class,
+        life: fields.life,
+        protocol: IpProto::Udp,
+        behind: u16::from_be(len).into(),
+    };
+    let [start, second] = head.v6();
     let [c, d, e, f, g, h, i, j] = *ends;
     let answer = [start, second, c, d, e, f, g, h, i, j, ports, last];
     store(ctx, scratch, &answer)

@@ -6,12 +6,13 @@ use network_types::{
     udp::UdpHdr,
 };
 use proxy_common::{
-    checksum::{add, fold, ipv4},
+    checksum::{add, fold},
     flow::Tuple,
 };
 
 use super::{
     datagram::{word, words},
+    family::Head,
     icmp, sum,
 };
 use crate::ctx::{self, Unreadable, Version};
@@ -38,10 +39,10 @@ pub fn write(ctx: &TcContext, version: Version, about: &Tuple) -> Result<(), Unr
 fn write_v4(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable> {
     const QUOTED: usize = Ipv4Hdr::LEN + UdpHdr::LEN;
     let [source, destination, .., ports] = words(about, Version::V4);
-    let [a, b, c, d, e] = header_v4([source, destination], IpProto::Udp, UdpHdr::LEN);
+    let [a, b, c, d, e] = head(IpProto::Udp, UdpHdr::LEN).v4(0, [source, destination]);
     let quoted = [a, b, c, d, e, ports, udp()];
     let sum = add(kind.into(), sum(&quoted, 0));
-    let [f, g, h, i, j] = header_v4([destination, source], IpProto::Icmp, icmp::LEN + QUOTED);
+    let [f, g, h, i, j] = head(IpProto::Icmp, icmp::LEN + QUOTED).v4(0, [destination, source]);
     let [.., k, l] = quoted;
     let icmp = word(kind, !fold(sum));
     put(ctx, &[f, g, h, i, j, icmp, 0, a, b, c, d, e, k, l])
@@ -51,39 +52,32 @@ fn write_v4(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable>
 fn write_v6(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable> {
     const QUOTED: usize = Ipv6Hdr::LEN + UdpHdr::LEN;
     const BEHIND: usize = icmp::LEN + QUOTED;
+    let outer = head(IpProto::Ipv6Icmp, BEHIND).v6();
     let mut answer = [0; (Ipv6Hdr::LEN + BEHIND) / 4];
     let [ends @ .., ports] = words(about, Version::V6);
     let back @ [.., _] = words(&about.reversed(), Version::V6);
-    answer[..2].copy_from_slice(&header_v6(IpProto::Ipv6Icmp, BEHIND));
+    answer[..2].copy_from_slice(&outer);
     answer[2..10].copy_from_slice(&back[..8]);
-    answer[12..14].copy_from_slice(&header_v6(IpProto::Udp, UdpHdr::LEN));
+    answer[12..14].copy_from_slice(&head(IpProto::Udp, UdpHdr::LEN).v6());
     answer[14..22].copy_from_slice(&ends);
     answer[22] = ports;
     answer[23] = udp();
     // Of the pseudo-header, and of all that is behind it.
     let pseudo = add((BEHIND as u32).to_be(), (IpProto::Ipv6Icmp as u32).to_be());
     let rest = sum(&answer, pseudo);
-    let [first, second] = header_v6(IpProto::Ipv6Icmp, BEHIND);
-    let rest = add(rest, add(!first, !second));
+    let rest = add(rest, add(!outer[0], !outer[1]));
     answer[10] = word(kind, !fold(add(rest, kind.into())));
     put(ctx, &answer)
 }
 
-#[inline(always)]
-fn header_v4(ends: [u32; 2], protocol: IpProto, behind: usize) -> [u32; 5] {
-    let total = (Ipv4Hdr::LEN + behind) as u32;
-    let life = |sum| word(u16::from_ne_bytes([HOPS, protocol as u8]), sum);
-    let mut header = [(0x4500 << 16 | total).to_be(), 0, life(0), ends[0], ends[1]];
-    header[2] = life(ipv4(&header));
-    header
-}
-
-/// In front of the addresses.
-#[inline(always)]
-const fn header_v6(protocol: IpProto, behind: usize) -> [u32; 2] {
-    let [a, b] = (behind as u16).to_be_bytes();
-    let second = u32::from_ne_bytes([a, b, protocol as u8, HOPS]);
-    [(6_u32 << 28).to_be(), second]
+/// Of a host's, or a router's, own.
+const fn head(protocol: IpProto, behind: usize) -> Head {
+    Head {
+        class: 0,
+        life: HOPS,
+        protocol,
+        behind: behind as u32,
+    }
 }
 
 /// The length of a datagram without a payload, and no checksum.

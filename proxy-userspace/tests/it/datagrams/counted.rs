@@ -23,37 +23,28 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_down", Once, exchange),
     Row("datagram_opened", Once, exchange),
     Row("datagram_refused", Once, from_a_stranger),
-    Row("datagram_denied", Once, of_a_denied_client),
     Row("datagram_taken", Once, of_another_s_client),
     Row("datagram_orphan", Once, from_a_steer_address),
     Row("datagram_segmented", Once, many_at_once),
     Row("datagram_segment", AtLeast(2), many_at_once),
+    Row("datagram_to_daemon_long", Once, of_20_000_bytes),
+    Row("datagram_to_daemon_order", AtLeast(1), behind_long_ones),
+    Row("datagram_reply_piece", AtLeast(2), answered_in_pieces),
+];
+/// In each framing.
+const REFUSED: &[Row<Site>] = &[
+    Row("datagram_denied", Once, of_a_denied_client),
     Row("datagram_to_daemon_header", Once, without_a_header),
     Row("datagram_to_daemon_header", Once, with_one_of_v1),
     Row("datagram_to_daemon_header", Once, with_one_of_tcp),
     Row("datagram_to_daemon_client", Once, of_the_host_itself),
-    Row("datagram_to_daemon_long", Once, of_20_000_bytes),
-    Row("datagram_to_daemon_order", AtLeast(1), behind_long_ones),
-    Row("datagram_reply_piece", AtLeast(2), answered_in_pieces),
 ];
 const LIMITED: &[Row<Site>] = &[
     Row("datagram_full", Once, one_too_many),
     Row("datagram_evicted", Once, in_an_idle_one_s_place),
 ];
-const V2_FIRST: &[Row<Site>] = &[
-    Row("datagram_forgotten", Once, behind_an_eviction),
-    Row("datagram_denied", Once, of_a_denied_client),
-    Row("datagram_to_daemon_header", Once, without_a_header),
-    Row("datagram_to_daemon_header", Once, with_one_of_v1),
-    Row("datagram_to_daemon_header", Once, with_one_of_tcp),
-    Row("datagram_to_daemon_client", Once, of_the_host_itself),
-];
+const V2_FIRST: &[Row<Site>] = &[Row("datagram_forgotten", Once, behind_an_eviction)];
 const SPP: &[Row<Site>] = &[
-    Row("datagram_denied", Once, of_a_denied_client),
-    Row("datagram_to_daemon_header", Once, without_a_header),
-    Row("datagram_to_daemon_header", Once, with_one_of_v1),
-    Row("datagram_to_daemon_header", Once, with_one_of_tcp),
-    Row("datagram_to_daemon_client", Once, of_the_host_itself),
     Row("datagram_reply_long", Once, answered_without_room),
     Row(
         "datagram_reply_order",
@@ -84,6 +75,7 @@ const WITHOUT_TARGET: &[Row<Site>] = &[Row("datagram_to_daemon_family", Once, of
 pub fn names() -> impl Iterator<Item = &'static str> {
     let all = [
         DIRECT,
+        REFUSED,
         LIMITED,
         V2_FIRST,
         SPP,
@@ -116,37 +108,37 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
         allow: &[NEIGHBOUR],
         ..Plan::new(Path::Direct, family)
     };
-    let run = |plan: Plan<'_>, rows| {
+    let run = |plan: Plan<'_>, rows: &[&[Row<Site>]]| {
         let site = plan.start()?;
-        counted::run(&site.lab, &site, rows)?;
+        counted::run(&site.lab, &site, rows.iter().copied().flatten())?;
         site.leaks.saw_none()
     };
-    run(plan, DIRECT)?;
+    run(plan, &[DIRECT, REFUSED])?;
     let args = &["--maxconn", "1"];
-    run(Plan { args, ..plan }, LIMITED)?;
+    run(Plan { args, ..plan }, &[LIMITED])?;
     let framing = Framing::V2First;
-    run(Plan { framing, ..plan }, V2_FIRST)?;
+    run(Plan { framing, ..plan }, &[V2_FIRST, REFUSED])?;
     let framing = Framing::Spp;
-    run(Plan { framing, ..plan }, SPP)?;
+    run(Plan { framing, ..plan }, &[REFUSED, SPP])?;
     let strict = Plan {
         set_up: &strict_lo,
         ..plan
     };
-    run(strict, STRICT)?;
-    run(Plan { framing, ..strict }, STRICT_SPP)?;
+    run(strict, &[STRICT])?;
+    run(Plan { framing, ..strict }, &[STRICT_SPP])?;
     let path = Path::Daemon;
-    run(Plan { path, ..plan }, DAEMON)?;
+    run(Plan { path, ..plan }, &[DAEMON])?;
     let set_up = &links::other_link;
-    run(Plan { set_up, ..plan }, OTHER_LINK)?;
+    run(Plan { set_up, ..plan }, &[OTHER_LINK])?;
     let without_app = Plan {
         target: HOST,
         set_up: &errors_without_limits,
         ..plan
     };
-    run(without_app, WITHOUT_APP)?;
-    run(plan.app_at(HOST), AT_HOST)?;
+    run(without_app, &[WITHOUT_APP])?;
+    run(plan.app_at(HOST), &[AT_HOST])?;
     let alone = true;
-    run(Plan { alone, ..plan }, WITHOUT_TARGET)
+    run(Plan { alone, ..plan }, &[WITHOUT_TARGET])
 }
 
 const DENIED: Pair = OTHER_CLIENT;

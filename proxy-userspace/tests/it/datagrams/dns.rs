@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::name_servers::{self, Start};
 use super::rows;
@@ -69,20 +70,25 @@ fn asked(lab: &Lab, client: SocketAddr, front: SocketAddr, record: &Record) -> R
     Ok(())
 }
 
-/// The flow of each client is listed with the path that it has taken.
-fn came_by(lab: &Lab, plan: Plan<'_>) -> Result<()> {
-    let shown = lab.shown("connections")?;
+/// What is listed of the client's flows, each of which has taken the path that it should.
+pub fn flows(lab: &Lab, plan: Plan<'_>) -> Result<Vec<Value>> {
+    let mut shown = lab.shown("connections")?;
     let client = (plan.family)(CLIENT, 0).ip();
-    let all = shown.as_array().context("an array")?.iter();
-    let is_client = |one: &&serde_json::Value| {
+    let is_clients = |one: &Value| {
         let at = one["client"].as_str().map(str::parse::<SocketAddr>);
         at.is_some_and(|at| at.is_ok_and(|at| at.ip() == client))
     };
-    let paths: Vec<_> = all.filter(is_client).map(|one| &one["path"]).collect();
-    ensure!(
-        paths.len() == SIZES.len() && paths.iter().all(|path| **path == plan.path.name()),
-        "{shown:#}"
-    );
+    let mut all = std::mem::take(shown.as_array_mut().context("an array")?);
+    all.retain(is_clients);
+    let is_right = |one: &Value| one["path"] == plan.path.name();
+    ensure!(all.iter().all(is_right), "by another path: {all:#?}");
+    Ok(all)
+}
+
+/// The flow of each client is listed.
+fn came_by(lab: &Lab, plan: Plan<'_>) -> Result<()> {
+    let flows = flows(lab, plan)?;
+    ensure!(flows.len() == SIZES.len(), "{flows:#?}");
     Ok(())
 }
 

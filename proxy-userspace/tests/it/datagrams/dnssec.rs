@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::dns::Record;
+use super::dns::{self, Record};
 use super::name_servers;
 use super::rows;
 use super::site::Plan;
@@ -75,19 +75,10 @@ fn is_signed(answer: &[u8], record: &Record) -> Result<()> {
 
 /// The resolver's own flows, and with them all that it has heard.
 fn came_by(lab: &Watched, plan: Plan<'_>) -> Result<()> {
-    let shown = lab.shown("connections")?;
-    let client = (plan.family)(CLIENT, 0).ip();
-    let all = shown.as_array().context("an array")?.iter();
-    let is_client = |one: &&serde_json::Value| {
-        let at = one["client"].as_str().map(str::parse::<SocketAddr>);
-        at.is_some_and(|at| at.is_ok_and(|at| at.ip() == client))
-    };
-    let flows: Vec<_> = all.filter(is_client).collect();
+    let flows = dns::flows(lab, plan)?;
     let longest = SIZES.iter().max().copied().map(u64::from);
     let moved = flows.iter().filter_map(|one| one["down"].as_u64()).max();
-    ensure!(moved > longest, "at most {moved:?} bytes: {shown:#}");
-    let is_right = |one: &&serde_json::Value| one["path"] == plan.path.name();
-    ensure!(flows.iter().all(is_right), "{shown:#}");
+    ensure!(moved > longest, "at most {moved:?} bytes: {flows:#?}");
     Ok(())
 }
 

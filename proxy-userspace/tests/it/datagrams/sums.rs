@@ -15,7 +15,7 @@ use crate::lab::netns::Netns;
 use crate::lab::payload::Payload;
 use crate::lab::tuntap::Layer;
 use crate::lab::{counters, poll, raw};
-use crate::paths::sums::{CHANGED, MESSAGE, change, tunnel};
+use crate::paths::sums::{CHANGED, MESSAGE, tunnel_with_changes};
 use crate::steering::site::nft;
 
 rows! {
@@ -64,10 +64,7 @@ pub fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
     for framing in Framing::ALL {
         let site = Plan {
             framing,
-            set_up: &|lab| {
-                tunnel(lab)?;
-                change(lab)
-            },
+            set_up: &tunnel_with_changes,
             wire: Some(Nature::sound(Layer::Tap)),
             ..plan
         }

@@ -32,10 +32,7 @@ const SHORT_PORT: u16 = 9030;
 
 fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
     let site = Plan {
-        set_up: &|lab| {
-            tunnel(lab)?;
-            change(lab)
-        },
+        set_up: &tunnel_with_changes,
         // Its devices leave no checksum to be made later, which they would otherwise never be.
         wire: Some(Nature::sound(Layer::Tap)),
         ..plan
@@ -57,9 +54,15 @@ fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Both of what follows.
+pub fn tunnel_with_changes(lab: &Lab) -> Result<()> {
+    tunnel(lab)?;
+    change(lab)
+}
+
 /// The balancer's and the host's addresses are those of a tunnel's ends; the host's end is a bridge's
 /// port, whose packets aren't for itself.
-pub fn tunnel(lab: &Lab) -> Result<()> {
+fn tunnel(lab: &Lab) -> Result<()> {
     for (netns, link, [own, other]) in [(&lab.edge, "host", [1, 2]), (&lab.host, "edge", [2, 1])] {
         ip(
             netns,
@@ -92,7 +95,7 @@ pub fn tunnel(lab: &Lab) -> Result<()> {
 }
 
 /// Writes [`CHANGED`] into what is as long as a [`MESSAGE`], and leaves the sum as it was.
-pub fn change(lab: &Lab) -> Result<()> {
+fn change(lab: &Lab) -> Result<()> {
     nft(
         &lab.host,
         &format!(

@@ -84,9 +84,13 @@ pub struct Row<S>(pub &'static str, pub Times, pub fn(&S, u16) -> Result<()>);
 
 const PORTS: u16 = 10;
 
-pub fn run<S>(lab: &Lab, subject: &S, rows: &[Row<S>]) -> Result<()> {
+pub fn run<'a, S: 'a>(
+    lab: &Lab,
+    subject: &S,
+    rows: impl IntoIterator<Item = &'a Row<S>>,
+) -> Result<()> {
     let ports = (CLIENT_PORT..).step_by(PORTS.into());
-    for (Row(name, times, provoke), port) in rows.iter().zip(ports) {
+    for (Row(name, times, provoke), port) in rows.into_iter().zip(ports) {
         let counting = Counting::start(lab, name)?;
         provoke(subject, port).context(*name)?;
         counting.wait(*times)?;
