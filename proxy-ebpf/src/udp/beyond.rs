@@ -11,7 +11,7 @@ use crate::{
     ctx::{Link, Version},
     maps::{self, Scratch},
     segmenter::Hook,
-    verdict::Verdict,
+    verdict::{Action, Verdict},
     wire::{fragment, icmp, segment::Kind},
 };
 
@@ -65,7 +65,12 @@ pub fn reply(
             let Some(about) = icmp::about(ctx, version, IpProto::Udp) else {
                 return Err(error::of_lost(ctx, version).unwrap_or(Verdict::FOREIGN));
             };
-            is_applications(ctx, version, &about.reversed())?;
+            is_applications(ctx, version, &about.reversed()).map_err(|verdict| {
+                match verdict.action {
+                    Action::Ignore => error::of_clients(ctx, &about).unwrap_or(verdict),
+                    _ => verdict,
+                }
+            })?;
             error::error(ctx, version, link)
         }
         Kind::Other => {

@@ -23,7 +23,7 @@ pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, V
     };
     let now = clock::seconds();
     let Some(flow) = outbound::find(&about.reversed(), now) else {
-        return Err(of_clients(&about).unwrap_or(foreign));
+        return Err(of_clients(ctx, &about).unwrap_or(foreign));
     };
     let to = flow.back.reversed();
     let [balancer, service] = to.addresses();
@@ -53,17 +53,20 @@ pub fn of_lost(ctx: &TcContext, version: Version) -> Option<Verdict> {
     let lost = icmp::about_lost(ctx, version)?;
     match lost.ports() {
         [0, 0] => maps::is_target_address(*lost.addresses()[1]).then_some(LOST),
-        _ => of_clients(&lost),
+        _ => of_clients(ctx, &lost),
     }
 }
 
 const LOST: Verdict = Verdict::drop(Counter::DatagramIcmpLost);
 
-/// The flow may be over by then.
+/// The flow may be over by then, or forgotten.
 #[inline(always)]
-fn of_clients(datagram: &Tuple) -> Option<Verdict> {
-    let flow = maps::find_datagram_flow(&datagram.reversed())?;
-    // SAFETY: as in `outbound::find`.
-    let may_be_told = unsafe { (*flow).may_be_told(clock::seconds()) };
-    may_be_told.then_some(LOST)
+pub fn of_clients(ctx: &TcContext, datagram: &Tuple) -> Option<Verdict> {
+    let reply = datagram.reversed();
+    let is_clients = match maps::find_datagram_flow(&reply) {
+        // SAFETY: as in `outbound::find`.
+        Some(flow) => unsafe { (*flow).may_be_told(clock::seconds()) },
+        None => outbound::is_orphan(ctx, &reply),
+    };
+    is_clients.then_some(LOST)
 }

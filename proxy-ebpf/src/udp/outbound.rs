@@ -182,10 +182,13 @@ fn daemons(
     let to = Version::of(flow.back.addresses()[1]);
     let is_of_other = to != version;
     scratch.is_of_other = is_of_other;
-    if !flow.has(Receiver::DIRECT)
-        || !segment::is_plain(&scratch.segment, version)
+    if !flow.has(Receiver::DIRECT) {
+        return Some(Counter::DatagramReplyService);
+    }
+    if !segment::is_plain(&scratch.segment, version)
         || is_of_other && !family::has_sum(ctx, version, link)
     {
+        flow.daemon_down = now;
         return Some(Counter::DatagramReplyService);
     }
     if Flow::follows(flow.daemon_down, now) {

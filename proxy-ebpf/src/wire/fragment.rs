@@ -13,7 +13,11 @@ use proxy_common::{
     flow::{Piece, Tuple},
 };
 
-use super::{UNSET, difference, replace_ip_sum, replace_sum, store_addresses};
+use super::{
+    UNSET, difference, replace_ip_sum, replace_sum,
+    segment::{DESTINATION, behind_options},
+    store_addresses,
+};
 use crate::{
     ctx::{self, Unreadable, Version},
     maps::Scratch,
@@ -103,18 +107,28 @@ fn read_v6(ctx: &TcContext, of: IpProto) -> Option<Fragment> {
     const HEADER_LEN: u32 = 8;
     const OFFSET: u16 = 0xfff8;
     let next: u8 = ctx::load(ctx, offset_of!(Ipv6Hdr, next_hdr)).ok()?;
+    let (next, at) = behind_options(ctx, next, Ipv6Hdr::LEN as u32)?;
+    let (next, at) = behind_options(ctx, next, at)?;
     if next != FRAGMENT {
         return None;
     }
-    let [place, id]: [u32; 2] = ctx::load(ctx, Ipv6Hdr::LEN).ok()?;
-    let [protocol, _, high, low] = place.to_ne_bytes();
+    let [place, id]: [u32; 2] = ctx::load(ctx, at as usize).ok()?;
+    let [next, _, high, low] = place.to_ne_bytes();
+    let is_first = u16::from_be_bytes([high, low]) & OFFSET == 0;
+    let at = at + HEADER_LEN;
+    // Options of a first piece's; what is behind them in the whole, a later one doesn't tell.
+    let (protocol, at) = match is_first {
+        true => behind_options(ctx, next, at)?,
+        false if next == DESTINATION => (of as u8, at),
+        false => (next, at),
+    };
     if protocol != of as u8 {
         return None;
     }
     let addresses = ctx::load(ctx, offset_of!(Ipv6Hdr, src_addr)).ok()?;
     Some(Fragment {
         piece: Piece { addresses, id },
-        is_first: u16::from_be_bytes([high, low]) & OFFSET == 0,
-        at: Ipv6Hdr::LEN as u32 + HEADER_LEN,
+        is_first,
+        at,
     })
 }

@@ -7,8 +7,8 @@ use network_types::ip::{IpProto, Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{Addr, checksum, flow::Tuple};
 
 use super::{
-    difference, load_addresses, plain_offset, replace_ip_sum, replace_pseudo_sum, replace_sum,
-    store_addresses,
+    datagram::word, difference, load_addresses, plain_offset, replace_ip_sum, replace_pseudo_sum,
+    replace_sum, store_addresses,
 };
 use crate::ctx::{self, Unreadable, Version};
 
@@ -16,6 +16,8 @@ use crate::ctx::{self, Unreadable, Version};
 pub const LEN: usize = 8;
 /// Of ICMP's header, in both versions.
 const CHECKSUM: usize = 2;
+/// The same, as far as it says something.
+const MTU: usize = 6;
 
 const V4_UNREACHABLE: u8 = 3;
 const V6_UNREACHABLE: u8 = 1;
@@ -118,32 +120,33 @@ pub fn about_lost(ctx: &TcContext, version: Version) -> Option<Tuple> {
     Some(Tuple::from_wire(source, destination, ports))
 }
 
-/// What an error is in the other version: its type and code, as they lie in memory. That a packet is too big for a link
-/// is none there: the programs ask before they send one.
+/// What an error is in the other version: its type and code, and the word behind its checksum, as they lie in memory.
+/// That word tells what a link takes where a packet is too big for it: the same datagram's may have as much more or less
+/// as the headers of IP differ in.
 #[inline(always)]
-pub fn kind_of_other(ctx: &TcContext, version: Version) -> Result<u16, Unreadable> {
-    let [kind, code]: [u8; 2] = ctx::load(ctx, plain_offset(version))?;
-    let other = match version {
-        Version::V4 => {
-            let code = match code {
-                v4::PORT => v6::PORT,
-                v4::NET_PROHIBITED | v4::HOST_PROHIBITED | v4::PROHIBITED => v6::PROHIBITED,
-                v4::TOO_BIG => return Err(Unreadable),
-                _ => v6::HOST,
-            };
-            [V6_UNREACHABLE, code]
-        }
-        Version::V6 => {
-            let code = match (kind, code) {
-                (V6_TOO_BIG, _) => return Err(Unreadable),
-                (_, v6::PORT) => v4::PORT,
-                (_, v6::PROHIBITED) => v4::PROHIBITED,
-                _ => v4::HOST,
-            };
-            [V4_UNREACHABLE, code]
-        }
+pub fn kind_of_other(ctx: &TcContext, version: Version) -> Result<(u16, u32), Unreadable> {
+    const LONGER: u16 = (Ipv6Hdr::LEN - Ipv4Hdr::LEN) as u16;
+    let at = plain_offset(version);
+    let [kind, code]: [u8; 2] = ctx::load(ctx, at)?;
+    // An MTU of IPv6 has 32 bits, the first half of which is 0.
+    let takes = u16::from_be(ctx::load(ctx, at + MTU)?);
+    let (other, takes) = match version {
+        Version::V4 => match code {
+            v4::TOO_BIG => ([V6_TOO_BIG, 0], takes.saturating_add(LONGER)),
+            v4::PORT => ([V6_UNREACHABLE, v6::PORT], 0),
+            v4::NET_PROHIBITED | v4::HOST_PROHIBITED | v4::PROHIBITED => {
+                ([V6_UNREACHABLE, v6::PROHIBITED], 0)
+            }
+            _ => ([V6_UNREACHABLE, v6::HOST], 0),
+        },
+        Version::V6 => match (kind, code) {
+            (V6_TOO_BIG, _) => ([V4_UNREACHABLE, v4::TOO_BIG], takes.saturating_sub(LONGER)),
+            (_, v6::PORT) => ([V4_UNREACHABLE, v4::PORT], 0),
+            (_, v6::PROHIBITED) => ([V4_UNREACHABLE, v4::PROHIBITED], 0),
+            _ => ([V4_UNREACHABLE, v4::HOST], 0),
+        },
     };
-    Ok(u16::from_ne_bytes(other))
+    Ok((u16::from_ne_bytes(other), word(0, takes.to_be())))
 }
 
 /// Makes an error about `old` one about `new`, from `sender` (none: whoever it is from) to the source of

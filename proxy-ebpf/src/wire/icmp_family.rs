@@ -26,30 +26,30 @@ const HOPS: u8 = 64;
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn write(ctx: &TcContext, version: Version, about: &Tuple) -> Result<(), Unreadable> {
-    let kind = icmp::kind_of_other(ctx, version)?;
+    let says = icmp::kind_of_other(ctx, version)?;
     let to = version.other();
     ctx::change_version(ctx, to)?;
     match to {
-        Version::V4 => write_v4(ctx, kind, about),
-        Version::V6 => write_v6(ctx, kind, about),
+        Version::V4 => write_v4(ctx, says, about),
+        Version::V6 => write_v6(ctx, says, about),
     }
 }
 
 #[inline(always)]
-fn write_v4(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable> {
+fn write_v4(ctx: &TcContext, (kind, takes): (u16, u32), about: &Tuple) -> Result<(), Unreadable> {
     const QUOTED: usize = Ipv4Hdr::LEN + UdpHdr::LEN;
     let [source, destination, .., ports] = words(about, Version::V4);
     let [a, b, c, d, e] = head(IpProto::Udp, UdpHdr::LEN).v4(0, [source, destination]);
     let quoted = [a, b, c, d, e, ports, udp()];
-    let sum = add(kind.into(), sum(&quoted, 0));
+    let sum = add(add(kind.into(), takes), sum(&quoted, 0));
     let [f, g, h, i, j] = head(IpProto::Icmp, icmp::LEN + QUOTED).v4(0, [destination, source]);
     let [.., k, l] = quoted;
     let icmp = word(kind, !fold(sum));
-    put(ctx, &[f, g, h, i, j, icmp, 0, a, b, c, d, e, k, l])
+    put(ctx, &[f, g, h, i, j, icmp, takes, a, b, c, d, e, k, l])
 }
 
 #[inline(always)]
-fn write_v6(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable> {
+fn write_v6(ctx: &TcContext, (kind, takes): (u16, u32), about: &Tuple) -> Result<(), Unreadable> {
     const QUOTED: usize = Ipv6Hdr::LEN + UdpHdr::LEN;
     const BEHIND: usize = icmp::LEN + QUOTED;
     let outer = head(IpProto::Ipv6Icmp, BEHIND).v6();
@@ -58,6 +58,7 @@ fn write_v6(ctx: &TcContext, kind: u16, about: &Tuple) -> Result<(), Unreadable>
     let back @ [.., _] = words(&about.reversed(), Version::V6);
     answer[..2].copy_from_slice(&outer);
     answer[2..10].copy_from_slice(&back[..8]);
+    answer[11] = takes;
     answer[12..14].copy_from_slice(&head(IpProto::Udp, UdpHdr::LEN).v6());
     answer[14..22].copy_from_slice(&ends);
     answer[22] = ports;

@@ -165,12 +165,14 @@ fn read_v6(ctx: &TcContext, link: Link, segment: &mut Segment) -> Option<Kind> {
     None
 }
 
+/// Options for the destination, an extension header.
+pub const DESTINATION: u8 = 60;
+
 /// What is behind an extension header with options, and where: what is larger than 64 KiB has its
 /// length in one of those.
 #[inline(always)]
-fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
+pub fn behind_options(ctx: &TcContext, next: u8, at: u32) -> Option<(u8, u32)> {
     const HOP_BY_HOP: u8 = 0;
-    const DESTINATION: u8 = 60;
     if next != HOP_BY_HOP && next != DESTINATION {
         return Some((next, at));
     }

@@ -27,6 +27,7 @@ mod mtu;
 mod name_servers;
 mod narrow;
 mod nat;
+mod options;
 mod other_family;
 mod outsiders;
 mod pieces;

@@ -128,23 +128,24 @@ pub struct Echo {
 
 impl Echo {
     pub fn listen(netns: &Netns, bind: SocketAddr, kind: Kind) -> Result<Self> {
-        Self::open(netns, shared(netns, bind)?, kind)
+        Self::by(netns, shared(netns, bind)?, kind)
     }
 
     /// By one device alone.
     pub fn by_device(netns: &Netns, bind: SocketAddr, device: &str) -> Result<Self> {
         let socket = shared(netns, bind)?;
         netns.enter(|| setsockopt(&socket, BindToDevice, &device.into()))?;
-        Self::open(netns, socket, Kind::Unconnected)
+        Self::by(netns, socket, Kind::Unconnected)
     }
 
     /// One of several at the same address, among which the kernel shares out clients (SO_REUSEPORT).
     pub fn one_of_several(netns: &Netns, bind: SocketAddr) -> Result<Self> {
         let socket = open(netns, bind, |socket| socket.set_reuse_port(true))?;
-        Self::open(netns, socket, Kind::Unconnected)
+        Self::by(netns, socket, Kind::Unconnected)
     }
 
-    fn open(netns: &Netns, socket: UdpSocket, kind: Kind) -> Result<Self> {
+    /// By a socket of the row's own.
+    pub fn by(netns: &Netns, socket: UdpSocket, kind: Kind) -> Result<Self> {
         let bind = socket.local_addr()?;
         let same = socket.try_clone()?;
         let (tell, seen) = channel();

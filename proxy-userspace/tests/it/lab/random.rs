@@ -4,7 +4,7 @@ pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        Self(seed | 1) // zero would stay zero
+        Self(seed << 1 | 1) // zero would stay zero
     }
 
     /// xorshift64: cheap, and no byte predicts the next one.

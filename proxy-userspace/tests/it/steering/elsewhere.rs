@@ -1,6 +1,7 @@
 //! Apps that are not on this host, but whose way out it is: containers and namespaces behind a
 //! bridge or a veth, and servers on a LAN that have it as their gateway. Nothing is changed there.
 
+mod errors;
 mod udp;
 
 use std::net::SocketAddr;
