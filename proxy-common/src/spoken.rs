@@ -9,9 +9,13 @@ use crate::{
     flow::Tuple,
 };
 
-/// Of the map. With more, fewer sockets share a place, where the last one is remembered.
+/// Of the map, which has a place for four sockets each.
 pub const LEN: u32 = 1 << BITS;
-const BITS: u32 = MAX_DATAGRAM_FLOWS.trailing_zeros() + 2;
+const BITS: u32 = MAX_DATAGRAM_FLOWS.trailing_zeros();
+pub type Place = [u64; SOCKETS];
+const SOCKETS: usize = 4;
+/// Of a word, instead of a socket's: there were more than there is room for.
+const SEVERAL: u32 = 0;
 
 /// A socket's place, and what tells it from others there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +41,65 @@ impl Spoken {
         (self.0 >> (u64::BITS - BITS)) as u32
     }
 
-    /// What the place has once it has spoken.
-    #[inline(always)]
-    #[must_use]
-    pub const fn word(self, now: u32) -> u64 {
-        self.0 << 32 | now as u64
+    /// Not that of several.
+    const fn own(self) -> u32 {
+        self.0 as u32 | 1
     }
 
-    /// Whether a word is of a time not long ago.
+    /// Whether it has spoken at a time that isn't over. Where there are several, nobody can tell, and it may have.
     #[inline(always)]
     #[must_use]
-    pub const fn is_in(self, word: u64, now: u32, close_after: u32) -> bool {
-        let last = word as u32;
-        last != 0 && word >> 32 == self.0 as u32 as u64 && now.saturating_sub(last) <= close_after
+    pub fn is_in(self, place: &Place, now: u32) -> bool {
+        place.iter().any(|word| {
+            let (whose, until) = halves(*word);
+            is_live(until, now) && (whose == self.own() || whose == SEVERAL)
+        })
     }
+
+    /// Which word of its place is to become what, so that it has spoken until then.
+    #[inline(always)]
+    #[must_use]
+    pub fn noted(self, place: &Place, now: u32, until: u32) -> (usize, u64) {
+        // Of two at once by two CPUs, one is lost if they choose the same.
+        let start = (self.0 >> u32::BITS) as usize % SOCKETS;
+        let (mut at, mut is_free) = (start, false);
+        for more in 0..SOCKETS {
+            let one = (start + more) % SOCKETS;
+            let (whose, lives_until) = halves(place[one]);
+            let is_live = is_live(lives_until, now);
+            if is_live && whose == self.own() {
+                return (one, word(whose, later(lives_until, until)));
+            }
+            if !is_live && !is_free {
+                (at, is_free) = (one, true);
+            }
+        }
+        if is_free {
+            return (at, word(self.own(), until));
+        }
+        (at, word(SEVERAL, later(halves(place[at]).1, until)))
+    }
+}
+
+#[inline(always)]
+const fn word(whose: u32, until: u32) -> u64 {
+    (whose as u64) << 32 | until as u64
+}
+
+/// Whose a word is, and until when.
+#[inline(always)]
+const fn halves(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+#[inline(always)]
+const fn is_live(until: u32, now: u32) -> bool {
+    until != 0 && now <= until
+}
+
+#[inline(always)]
+const fn later(one: u32, other: u32) -> u32 {
+    if one > other { one } else { other }
 }
 
 #[cfg(test)]
@@ -58,20 +107,29 @@ mod tests {
     use super::*;
     use crate::{Addr, Endpoint};
 
+    fn of(port: u16) -> Spoken {
+        let service = Endpoint::new(Addr::from_v4(7), 443);
+        let balancer = Endpoint::new(Addr::from_v4(9), port);
+        Spoken::new(&[1, 2], &Tuple::new(balancer, service))
+    }
+
+    fn note(place: &mut Place, one: Spoken, now: u32, until: u32) {
+        let (at, word) = one.noted(place, now, until);
+        place[at] = word;
+    }
+
     #[test]
     fn sockets_are_told_apart_until_they_are_silent() {
-        let service = Endpoint::new(Addr::from_v4(7), 443);
-        let of = |port| {
-            let balancer = Endpoint::new(Addr::from_v4(9), port);
-            Spoken::new(&[1, 2], &Tuple::new(balancer, service))
-        };
         let one = of(1000);
-        let word = one.word(100);
-        assert!(one.place() < LEN && one.is_in(word, 100, 60) && one.is_in(word, 160, 60));
-        assert!(!one.is_in(word, 161, 60) && !one.is_in(0, 30, 60));
+        let mut place = Place::default();
+        assert!(one.place() < LEN && !one.is_in(&place, 0));
+        note(&mut place, one, 100, 160);
+        assert!(one.is_in(&place, 100) && one.is_in(&place, 160) && !one.is_in(&place, 161));
         for port in 1001..u16::MAX {
-            assert!(!of(port).is_in(word, 100, 60), "{port}");
+            assert!(!of(port).is_in(&place, 100), "{port}");
         }
+        note(&mut place, one, 150, 155);
+        assert!(one.is_in(&place, 160), "no sooner than said before");
         let mut hits = [0_u8; 1 << 9];
         for port in 1..u16::MAX {
             hits[(of(port).place() >> (BITS - 9)) as usize] += 1;
@@ -80,5 +138,22 @@ mod tests {
             hits.iter().all(|hits| (64..=192).contains(hits)),
             "{hits:?}"
         );
+    }
+
+    #[test]
+    fn who_gets_no_room_is_one_of_several() {
+        let mut place = Place::default();
+        let sockets = [1, 2, 3, 4].map(of);
+        for one in sockets {
+            note(&mut place, one, 100, 160);
+        }
+        assert!(sockets.iter().all(|one| one.is_in(&place, 160)) && !of(5).is_in(&place, 100));
+        note(&mut place, of(5), 101, 120);
+        // Whoever has made room has spoken still, as long as it would have.
+        let all = [1, 2, 3, 4, 5, 6].map(of);
+        assert!(all.iter().all(|one| one.is_in(&place, 160)));
+        assert!(all.iter().all(|one| !one.is_in(&place, 161)));
+        note(&mut place, of(7), 161, 200);
+        assert!(of(7).is_in(&place, 200) && !of(8).is_in(&place, 161));
     }
 }

@@ -116,6 +116,12 @@ pub fn mark(ctx: &TcContext) -> u32 {
     skb(ctx).mark
 }
 
+/// Whether a packet that leaves has come by a device of this namespace: the host forwards it, and hasn't made it.
+#[inline(always)]
+pub fn is_forwarded(ctx: &TcContext) -> bool {
+    skb(ctx).ingress_ifindex != 0
+}
+
 /// The index of the device at which the program runs.
 #[inline(always)]
 pub fn device(ctx: &TcContext) -> u32 {

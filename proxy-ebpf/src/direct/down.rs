@@ -148,6 +148,9 @@ fn way(ctx: &TcContext, version: Version, flow: &mut Down) -> Option<u32> {
 /// What this host says of a segment that it had for the application is for the balancer.
 #[inline(always)]
 fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Option<Verdict>, Verdict> {
+    if ctx::is_forwarded(ctx) {
+        return Ok(None);
+    }
     let Some(about) = icmp::about(ctx, version, IpProto::Tcp) else {
         return Ok(None);
     };

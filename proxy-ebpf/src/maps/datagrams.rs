@@ -20,7 +20,7 @@ use proxy_common::{
     spoken::{self, Spoken},
 };
 
-use super::{admit::has_port, life, load_word, secret, steer::insert_socket, store_word};
+use super::{admit::has_port, life, load_word, secret, steer::insert_socket};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -31,9 +31,9 @@ static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(MAX_DATAGRAM_FLOW
 /// By the balancers' datagrams; the oldest idle ones go.
 #[map(name = "firsts")]
 static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
-/// When each of the balancers' sockets last spoke for somebody. They share places.
+/// Until when each of the balancers' sockets has spoken for somebody. They share places.
 #[map(name = "spoken")]
-static SPOKEN: Array<u64> = Array::with_max_entries(spoken::LEN, 0);
+static SPOKEN: Array<spoken::Place> = Array::with_max_entries(spoken::LEN, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
 #[map(name = "aims")]
 static AIMS: HashMap<Endpoint, Aim> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
@@ -184,33 +184,50 @@ pub fn forget_datagram_flow(reply: &Tuple) {
     let _ = FLOWS.remove(reply);
 }
 
+/// None also if it has just made room for another one, which has its place in memory at once.
 #[inline(always)]
-pub fn find_first(datagram: &Tuple) -> Option<*mut First> {
-    FIRSTS.get_ptr_mut(datagram)
+pub fn find_first(datagram: &Tuple) -> Option<First> {
+    let first = FIRSTS.get_ptr_mut(datagram)?;
+    // SAFETY: it is copied whole, and told apart from another one's below.
+    let copy = unsafe { *first };
+    (FIRSTS.get_ptr_mut(datagram) == Some(first)).then_some(copy)
 }
 
 /// Without it, the next datagram of this socket has to have a header as well.
 #[inline(always)]
-pub fn insert_first(datagram: &Tuple, first: &First) {
+pub fn insert_first(datagram: &Tuple, first: &First, close_after: u32) {
     let _ = FIRSTS.insert(datagram, first, 0);
-    note_spoken(datagram, first.last);
+    note_spoken(datagram, first.last, close_after);
+}
+
+/// What is known of this socket, which has spoken once more.
+#[inline(always)]
+pub fn replace_first(datagram: &Tuple, first: &First, close_after: u32) {
+    let _ = FIRSTS.insert(datagram, first, BPF_EXIST.into());
+    note_spoken(datagram, first.last, close_after);
 }
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-pub fn note_spoken(datagram: &Tuple, now: u32) {
-    if let Some(key) = secret() {
-        let spoken = Spoken::new(key, datagram);
-        store_word(SPOKEN.get_ptr_mut(spoken.place()), spoken.word(now));
-    }
+pub fn note_spoken(datagram: &Tuple, now: u32, close_after: u32) {
+    let Some(key) = secret() else {
+        return;
+    };
+    let spoken = Spoken::new(key, datagram);
+    let Some(place) = SPOKEN.get_ptr_mut(spoken.place()) else {
+        return;
+    };
+    let (at, word) = spoken.noted(&load_word(Some(place)), now, now + close_after);
+    // SAFETY: one word of the place, which has four.
+    unsafe { place.cast::<u64>().add(at & 3).write_volatile(word) };
 }
 
 /// Whether this socket has spoken for somebody not long ago.
 #[inline(never)]
-pub fn has_spoken(datagram: &Tuple, now: u32, close_after: u32) -> bool {
+pub fn has_spoken(datagram: &Tuple, now: u32) -> bool {
     secret().is_some_and(|key| {
         let spoken = Spoken::new(key, datagram);
-        spoken.is_in(load_word(SPOKEN.get_ptr(spoken.place())), now, close_after)
+        spoken.is_in(&load_word(SPOKEN.get_ptr(spoken.place())), now)
     })
 }
 

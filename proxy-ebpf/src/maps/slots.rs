@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     datagram::MAX_DATAGRAM_FLOWS,
+    flow::Tuple,
     shares::{Holder, Placing, Share, Slot},
 };
 
@@ -59,6 +60,12 @@ pub fn unlock_slots() {
 pub fn slot(index: u32) -> Option<&'static mut Slot> {
     // SAFETY: who has the lock is alone.
     SLOTS.get_ptr_mut(index).map(|slot| unsafe { &mut *slot })
+}
+
+/// Whether it is that of the flow of these replies.
+#[inline(always)]
+pub fn has_slot(reply: &Tuple, index: u32) -> bool {
+    slot(index).is_some_and(|slot| slot.reply == *reply)
 }
 
 #[inline(always)]

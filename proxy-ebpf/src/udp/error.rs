@@ -13,7 +13,21 @@ use crate::{
     wire::{self, icmp, icmp_family},
 };
 
-/// What this host says of a datagram that it had for the application is for the balancer.
+/// What leaves: a word of this host's, or one that somebody else would have a balancer believe.
+#[inline(always)]
+pub fn leaving(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
+    if !ctx::is_forwarded(ctx) {
+        return error(ctx, version, link);
+    }
+    let lost = match icmp::about(ctx, version, IpProto::Udp) {
+        Some(about) => of_clients(ctx, &about),
+        None => of_lost(ctx, version),
+    };
+    let source = wire::source(ctx, version, link).map_err(failed)?;
+    Err(lost.unwrap_or(outbound::of_no_flow(&source)))
+}
+
+/// What this host, or the application's, says of a datagram that it had for the application is for the balancer.
 #[inline(always)]
 pub fn error(ctx: &TcContext, version: Version, link: Link) -> Result<Verdict, Verdict> {
     let source = wire::source(ctx, version, link).map_err(failed)?;

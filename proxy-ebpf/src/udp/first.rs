@@ -26,37 +26,35 @@ pub fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Ve
     let Some(first) = find(&scratch.segment.tuple, receiver, now)? else {
         return Ok(false);
     };
-    if first.is_undecided() {
+    if first.is_undecided() || first.is_in_pieces(now) {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
-    if first.last != now {
-        first.last = now;
-        maps::note_spoken(&scratch.segment.tuple, now);
-    }
-    scratch.proxy.source = first.client;
+    note_heard(&scratch.segment.tuple, first, now, receiver.close_after());
+    scratch.proxy.source = first.client();
     scratch.proxy.len = 0;
     Ok(true)
+}
+
+/// Once a second.
+#[inline(always)]
+fn note_heard(datagram: &Tuple, first: First, now: u32, close_after: u32) {
+    if first.last != now {
+        maps::replace_first(datagram, &first.heard(now), close_after);
+    }
 }
 
 /// What is known of the balancer's socket, if it hasn't been silent for too long. Nobody can tell whose payload
 /// it is if that was forgotten sooner, and what looks like a header may be his.
 #[inline(always)]
-pub fn find(
-    datagram: &Tuple,
-    receiver: &Receiver,
-    now: u32,
-) -> Result<Option<&'static mut First>, Verdict> {
+pub fn find(datagram: &Tuple, receiver: &Receiver, now: u32) -> Result<Option<First>, Verdict> {
     let close_after = receiver.close_after();
     let Some(first) = maps::find_first(datagram) else {
-        if maps::has(receiver, Receiver::V2_FIRST) && maps::has_spoken(datagram, now, close_after) {
-            maps::note_spoken(datagram, now);
+        if maps::has(receiver, Receiver::V2_FIRST) && maps::has_spoken(datagram, now) {
+            maps::note_spoken(datagram, now, close_after);
             return Err(Verdict::drop(Counter::DatagramForgotten));
         }
         return Ok(None);
     };
-    // SAFETY: its last time is one word, which only becomes a later one; the others are written before the
-    // element is in the map.
-    let first = unsafe { &mut *first };
     Ok((!first.is_over(now, close_after)).then_some(first))
 }
 
@@ -66,21 +64,15 @@ pub fn find(
 #[inline(never)]
 pub fn answered(flow: &Flow, reply: &Tuple, now: u32) {
     let datagram = flow.back.reversed();
-    let speaks = match maps::find_first(&datagram) {
-        Some(first) => {
-            // SAFETY: as in `find`.
-            let first = unsafe { &mut *first };
-            let speaks = first.client == reply.destination();
-            if speaks {
-                first.last = now;
-            }
-            speaks
+    let close_after = flow.close_after.into();
+    match maps::find_first(&datagram) {
+        Some(first) if first.is_in_pieces(now) || first.client() != reply.destination() => {}
+        Some(first) => note_heard(&datagram, first, now, close_after),
+        // It speaks for whom was forgotten too soon, or else for itself.
+        None if maps::has_spoken(&datagram, now) => {
+            maps::note_spoken(&datagram, now, close_after);
         }
-        // It speaks for itself, or for whom was forgotten too soon.
-        None => maps::has_spoken(&datagram, now, flow.close_after.into()),
-    };
-    if speaks {
-        maps::note_spoken(&datagram, now);
+        None => {}
     }
 }
 
@@ -92,23 +84,22 @@ pub fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
         return;
     }
     let now = clock::seconds();
-    if !matches!(find(datagram, receiver, now), Ok(None)) {
-        return;
+    if matches!(find(datagram, receiver, now), Ok(None)) {
+        maps::insert_first(datagram, &First::undecided(now), receiver.close_after());
     }
-    let undecided = First {
-        last: now,
-        ..First::default()
-    };
-    maps::insert_first(datagram, &undecided);
 }
 
 #[inline(always)]
-pub fn remember(scratch: &Scratch) {
-    let first = First {
-        client: scratch.proxy.source,
-        last: clock::seconds(),
-    };
-    maps::insert_first(&scratch.segment.tuple, &first);
+pub fn remember(scratch: &Scratch, receiver: &Receiver) {
+    let first = First::said(scratch.proxy.source, clock::seconds());
+    maps::insert_first(&scratch.segment.tuple, &first, receiver.close_after());
+}
+
+/// A first datagram's first piece says for whom, whatever becomes of the others.
+#[inline(always)]
+pub fn remember_in_pieces(scratch: &Scratch, receiver: &Receiver) {
+    let first = First::in_pieces(scratch.proxy.source, clock::seconds());
+    maps::insert_first(&scratch.segment.tuple, &first, receiver.close_after());
 }
 
 /// Whether a datagram is dropped for what its header says, or for how many there are.
@@ -123,13 +114,18 @@ pub fn is_refusal(why: Counter) -> bool {
 
 /// No other header counts for that: it would be the client's own.
 #[inline(never)]
-pub fn remember_refused(ctx: &TcContext, version: Version, scratch: &mut Scratch) {
+pub fn remember_refused(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) {
     let back = scratch.segment.tuple.reversed();
     scratch.datagram_flow = Flow {
         back,
         ..Flow::default()
     };
     if way::is_balancers(ctx, version, &mut scratch.datagram_flow, clock::seconds()).is_ok() {
-        remember(scratch);
+        remember(scratch, receiver);
     }
 }

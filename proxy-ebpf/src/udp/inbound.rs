@@ -101,11 +101,8 @@ fn refused_piece(
     if came.is_err() {
         return Some(Counter::DatagramReversePath);
     }
-    if let Err(forgotten) = first::find(&scratch.segment.tuple, receiver, now) {
-        return Some(forgotten.why);
-    }
-    first::leave_undecided(&scratch.segment.tuple, receiver);
-    None
+    let forgotten = first::find(&scratch.segment.tuple, receiver, now);
+    forgotten.err().map(|forgotten| forgotten.why)
 }
 
 #[inline(always)]
@@ -124,7 +121,7 @@ fn datagram(
         Err(dropped)
             if first::is_refusal(dropped.why) && maps::has(receiver, Receiver::V2_FIRST) =>
         {
-            first::remember_refused(ctx, version, scratch);
+            first::remember_refused(ctx, version, scratch, receiver);
         }
         _ => {}
     }
@@ -141,16 +138,17 @@ fn straight_on(
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
     if !first::speaks_for(scratch, receiver)? {
+        read_header(ctx, version, link, scratch, receiver)?;
         if ctx::is_many(ctx) {
             return take_apart(ctx, version, link);
         }
-        read_header(ctx, version, link, scratch, receiver)?;
     }
     if let Some(why) = fit(version, scratch, receiver) {
         return Err(Verdict::pass(why));
     }
     let rest = u64::from(scratch.segment.payload - scratch.proxy.len);
-    if !segment::is_plain(&scratch.segment, version) || has_header(scratch) && rest > cut::MOST {
+    let is_moved = has_header(scratch) || !link.is_ethernet() && !ctx::is_many(ctx);
+    if !segment::is_plain(&scratch.segment, version) || is_moved && rest > cut::MOST {
         if maps::denies(receiver.service(), &scratch.proxy.source.addr()) {
             return Err(Verdict::drop(Counter::DatagramDenied));
         }
@@ -167,7 +165,7 @@ fn straight_on(
     known::remember(ctx, version, scratch, receiver)?;
     ctx::ensure_ethernet(ctx, link, version).map_err(failed)?;
     if has_header(scratch) && maps::has(receiver, Receiver::V2_FIRST) {
-        first::remember(scratch);
+        first::remember(scratch, receiver);
     }
     let written = match has_header(scratch) {
         true => datagram::cut(ctx, version, scratch),
@@ -260,7 +258,14 @@ fn be_followed(
     scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
     let noted = (|| {
         if !first::speaks_for(scratch, receiver)? {
-            read_header(ctx, version, link, scratch, receiver)?;
+            let read = read_header(ctx, version, link, scratch, receiver);
+            if read.is_err() && scratch.proxy.len == 0 {
+                first::leave_undecided(&scratch.segment.tuple, receiver);
+                return read;
+            }
+            if maps::has(receiver, Receiver::V2_FIRST) {
+                first::remember_in_pieces(scratch, receiver);
+            }
         }
         let steered = receiver.target(&scratch.proxy.source.addr());
         scratch.rewrite.to = Tuple::new(scratch.proxy.source, steered.steer);

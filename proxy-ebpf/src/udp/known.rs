@@ -10,7 +10,7 @@ use proxy_common::{
 
 use super::{beyond, place::place_in_scratch, way};
 use crate::{
-    ctx::Version,
+    ctx::{self, Version},
     maps::{self, Scratch},
     verdict::Verdict,
 };
@@ -109,7 +109,9 @@ fn is_known(
             flow.back.addresses()[1],
             scratch.segment.tuple.addresses()[0],
         );
-        let is_others = before != after || flow.service != receiver.service();
+        let is_of_other_link =
+            after.is_of_link() && !way::is_behind(&flow.way_back, ctx::device(ctx));
+        let is_others = before != after || is_of_other_link || flow.service != receiver.service();
         if is_others && flow.is_busy(now) {
             return Err(Verdict::drop(Counter::DatagramTaken));
         }

@@ -69,7 +69,7 @@ fn leaving(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
             let link = undo_nat(ctx, version, link, scratch).map_err(failed)?;
             datagram(ctx, version, link, scratch, Hook::Egress)
         }
-        Kind::Icmp => error::error(ctx, version, link),
+        Kind::Icmp => error::leaving(ctx, version, link),
         Kind::Tcp => Ok(Verdict::FOREIGN),
         Kind::Other => {
             let link = undo_nat_of_piece(ctx, version, link, scratch).map_err(failed)?;
@@ -110,6 +110,18 @@ pub fn find(reply: &Tuple, now: u32) -> Option<&'static mut Flow> {
     (!flow.is_over(now)).then_some(flow)
 }
 
+/// Whether the flow has made room for another one meanwhile, which has its place in memory at once.
+#[inline(always)]
+fn is_another(reply: &Tuple, flow: &Flow) -> bool {
+    !maps::has_slot(reply, flow.slot) && is_elsewhere(reply, flow)
+}
+
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_elsewhere(reply: &Tuple, flow: &Flow) -> bool {
+    maps::find_datagram_flow(reply).is_none_or(|found| !core::ptr::eq(found, flow))
+}
+
 #[inline(always)]
 pub fn datagram(
     ctx: &TcContext,
@@ -146,6 +158,9 @@ pub fn datagram(
     flow.down.datagrams += 1;
     flow.down.bytes += u64::from(scratch.segment.payload);
     scratch.rewrite.to = flow.back;
+    if is_another(&scratch.segment.tuple, flow) {
+        return Ok(Verdict::drop(Counter::DatagramOrphan));
+    }
     let Way { device, mac, .. } = flow.way_back;
     let is_on_its_way = link.is_ethernet()
         && device == ctx::device(ctx)
@@ -203,7 +218,8 @@ fn daemons(
     }
     let more = if is_spp { spp::LEN as u32 } else { 0 };
     let is_long = !way::takes(to, &flow.way_back, way::length(ctx, to, scratch) + more);
-    if is_long || more > 0 && u64::from(scratch.segment.payload) > cut::MOST {
+    let is_moved = more > 0 || !link.is_ethernet() && !ctx::is_many(ctx);
+    if is_long || is_moved && u64::from(scratch.segment.payload) > cut::MOST {
         flow.daemon_down = now;
         return Some(Counter::DatagramReplyLong);
     }

@@ -62,7 +62,11 @@ fn placed(flow: &mut Flow, place: &mut Place) -> Result<(), Placed> {
             flow.slot = slot;
             return insert(place, flow);
         }
-        release(place, slot);
+        // It may be another's by now.
+        match maps::has_slot(&place.reply, slot) {
+            true => release(place, slot),
+            false => maps::forget_datagram_flow(&place.reply),
+        }
     }
     make_share(place).ok_or(Placed::Failed)?;
     let room = make_room(place);

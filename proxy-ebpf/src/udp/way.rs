@@ -60,6 +60,12 @@ pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, 
     know(ctx, version, tuple, way, now) && way.device == ctx::device(ctx)
 }
 
+/// Whether a balancer whose address means something on one link alone is behind this device.
+#[inline(always)]
+pub fn is_behind(way: &Way, device: u32) -> bool {
+    way.link() == Some(device)
+}
+
 /// The same of a balancer whose address means something on one link alone: by that it is answered. Behind another
 /// link is somebody else, who doesn't get its flow.
 ///
@@ -67,7 +73,7 @@ pub fn came_by(ctx: &TcContext, version: Version, tuple: &Tuple, way: &mut Way, 
 #[inline(never)]
 fn came_by_link(ctx: &TcContext, flow: &mut Flow, now: u32) -> bool {
     let device = ctx::device(ctx);
-    let is_same = flow.way_back.device == device && flow.way_back.is_of_link();
+    let is_same = is_behind(&flow.way_back, device);
     let is_others = !is_same && flow.way_back.device != 0 && flow.is_busy(now);
     if !is_same && !is_others {
         flow.way_back = Way::of_link(device);

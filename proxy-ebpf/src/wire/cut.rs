@@ -26,8 +26,9 @@ use crate::{
     maps::{self, Scratch},
 };
 
-/// The most that may follow what is cut out: it passes through a buffer.
-pub const MOST: u64 = 16 * 1024;
+/// The most that may follow what is cut out: it passes through a buffer, and the kernel resizes no packet to more than
+/// some 16,000 bytes (`BPF_SKB_MAX_LEN`), with all of its headers.
+pub const MOST: u64 = 15_900;
 /// The buffer's size: a header that is put in front passes through as well.
 pub const BODY: usize = MOST as usize + spp::LEN;
 

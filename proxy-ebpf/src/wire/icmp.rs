@@ -22,9 +22,11 @@ const MTU: usize = 6;
 const V4_UNREACHABLE: u8 = 3;
 const V6_UNREACHABLE: u8 = 1;
 const V6_TOO_BIG: u8 = 2;
-/// A packet's time to live, or the time to put it together of its pieces.
-const V4_TIME_EXCEEDED: u8 = 11;
-const V6_TIME_EXCEEDED: u8 = 3;
+/// What else hosts and routers say of a packet to its source: of its time to live, or the time to put it together of
+/// its pieces, of its headers, of a better way, or that it comes too fast.
+const V4_OTHERS: [u8; 4] = [4, 5, 11, 12];
+/// The same, as far as it is sent on.
+const V6_OTHERS: [u8; 2] = [3, 4];
 
 /// Codes of what is unreachable, of RFC 792 and RFC 1812.
 mod v4 {
@@ -83,7 +85,8 @@ pub fn about(ctx: &TcContext, version: Version, of: IpProto) -> Option<Tuple> {
     Some(Tuple::from_wire(source, destination, ports))
 }
 
-/// The datagram of an error that isn't for its balancer: it says that time has run out, or quotes a piece in IPv6. A
+/// The datagram of an error that isn't for its balancer: it is none of those that [`about`] tells of, or quotes a piece in
+/// IPv6. A
 /// later piece has no ports.
 #[inline(always)]
 pub fn about_lost(ctx: &TcContext, version: Version) -> Option<Tuple> {
@@ -100,14 +103,14 @@ pub fn about_lost(ctx: &TcContext, version: Version) -> Option<Tuple> {
     }
     .ok()?;
     let is_error = match version {
-        Version::V4 => kind == V4_TIME_EXCEEDED,
+        Version::V4 => V4_OTHERS.contains(&kind),
         Version::V6 if protocol == FRAGMENT => {
             let [inner, _, high, low]: [u8; 4] = ctx::load(ctx, at).ok()?;
             (protocol, at) = (inner, at + FRAGMENT_LEN);
             has_ports = u16::from_be_bytes([high, low]) & OFFSET == 0;
-            matches!(kind, V6_UNREACHABLE | V6_TOO_BIG | V6_TIME_EXCEEDED)
+            matches!(kind, V6_UNREACHABLE | V6_TOO_BIG) || V6_OTHERS.contains(&kind)
         }
-        Version::V6 => kind == V6_TIME_EXCEEDED,
+        Version::V6 => V6_OTHERS.contains(&kind),
     };
     if !is_error || protocol != IpProto::Udp as u8 {
         return None;

@@ -68,7 +68,8 @@ pub fn read(
     }
 }
 
-/// The same of a datagram, which has to have all of it.
+/// The same of a datagram, which has to have all of it. `scratch.proxy` tells whose it is also where no more than that
+/// can be read, and else has a length of 0.
 #[inline(always)]
 pub fn read_v2_datagram(
     ctx: &TcContext,
@@ -76,6 +77,7 @@ pub fn read_v2_datagram(
     link: Link,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
+    scratch.proxy.len = 0;
     if !is_peeked(ctx, version, link, scratch) {
         load(ctx, link, scratch).ok_or(Reason::Other)?;
     }
@@ -186,10 +188,7 @@ fn read_v2(scratch: &mut Scratch, transport: Transport) -> Result<(), Reason> {
     let Some(fixed) = v2::fixed(fixed, transport) else {
         return Err(Reason::Other);
     };
-    if fixed.len > MAX_LEN {
-        return Err(Reason::Other);
-    }
-    if payload < fixed.len as u32 {
+    if payload < fixed.tlvs as u32 {
         return Err(Reason::Split);
     }
     scratch.proxy = Header {
@@ -203,6 +202,12 @@ fn read_v2(scratch: &mut Scratch, transport: Transport) -> Result<(), Reason> {
         tlvs: (fixed.len > fixed.tlvs).into(),
         front: 0,
     };
+    if fixed.len > MAX_LEN {
+        return Err(Reason::Other);
+    }
+    if payload < fixed.len as u32 {
+        return Err(Reason::Split);
+    }
     if fixed.len > fixed.tlvs && !are_tlvs_right(scratch, fixed.tlvs as u32, fixed.len as u32) {
         return Err(Reason::Other);
     }

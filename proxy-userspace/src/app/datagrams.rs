@@ -26,7 +26,7 @@ use crate::{
     check,
     config::{self, Config, Protocol, Transport},
     drain::Draining,
-    kernel::{self, Firsts, FlowEnds, FlowSums, Kernel, List, Prefixes},
+    kernel::{self, Firsts, FlowEnds, FlowSums, Kernel, List, Prefixes, Said},
     netns::{SpoofNs, has_route_by},
     privileges::{self, Role},
     relay::{
@@ -345,7 +345,8 @@ impl Flows for Known {
         let close_after = self.of(service)?.close_after();
         let found = self.firsts.find((balancer.0, received_at), close_after);
         Ok(match found {
-            Ok(Some(client)) => Speaks::For(Client(client)),
+            Ok(Some(Said::For(client))) => Speaks::For(Client(client)),
+            Ok(Some(Said::InPieces(client))) => Speaks::InPieces(Client(client)),
             Ok(None) => Speaks::Nobody,
             Err(kernel::Forgotten) => Speaks::Forgotten,
         })
@@ -353,11 +354,14 @@ impl Flows for Known {
 
     fn note_first(
         &self,
+        service: &Service,
         balancer: Balancer,
         received_at: SocketAddr,
         client: Client,
     ) -> io::Result<()> {
-        let noted = self.firsts.note((balancer.0, received_at), client.0);
+        let close_after = self.of(service)?.close_after();
+        let socket = (balancer.0, received_at);
+        let noted = self.firsts.note(socket, client.0, close_after);
         noted.map_err(io::Error::other)
     }
 }

@@ -24,7 +24,7 @@ use proxy_common::{
 use super::{life, load::take, placer::Placer};
 
 /// Of bpf.h: only what is there is changed. A flow that has gone meanwhile has no place any more.
-const EXIST: u64 = 2;
+pub(super) const EXIST: u64 = 2;
 
 /// The flows of a service, and what has gone each way on them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -224,10 +224,16 @@ impl Datagrams {
             Tuple::new(flow.received_at.into(), flow.balancer.into()),
             life::now(&self.life),
         );
+        let link = match flow.balancer {
+            SocketAddr::V6(balancer) => Some(balancer.scope_id()).filter(|link| *link != 0),
+            SocketAddr::V4(_) => None,
+        };
         let mut flows = lock(&self.flows);
         let known = flows.get(&reply, 0).ok();
         if let Some(known) = &known {
+            let is_of_other_link = link.is_some() && link != known.way_back.link();
             let is_others = known.back.destination().addr() != back.destination().addr()
+                || is_of_other_link
                 || known.service != receiver.service();
             if is_others && known.is_busy(now) {
                 return Ok(Noted::Taken);
@@ -245,10 +251,8 @@ impl Datagrams {
             ..Flow::default()
         });
         noted.last = now;
-        if let SocketAddr::V6(balancer) = flow.balancer
-            && balancer.scope_id() != 0
-        {
-            noted.way_back = Way::of_link(balancer.scope_id());
+        if let Some(link) = link {
+            noted.way_back = Way::of_link(link);
         }
         // Who speaks of two services by one socket hears each reply with the header of his last datagram.
         noted.stated = flow.stated.into();

@@ -7,23 +7,33 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
 };
-use proxy_common::{Endpoint, cookie::Key, datagram::First, flow::Tuple, map, spoken::Spoken};
+use proxy_common::{
+    cookie::Key,
+    datagram::First,
+    flow::Tuple,
+    map,
+    spoken::{self, Spoken},
+};
 
-use super::{datagrams::lock, life, load::take};
+use super::{
+    datagrams::{EXIST, lock},
+    life,
+    load::take,
+};
 
 pub struct Firsts {
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
-    spoken: Mutex<Array<MapData, u64>>,
+    spoken: Mutex<Array<MapData, spoken::Place>>,
     secret: Array<MapData, Key>,
     life: Array<MapData, u64>,
 }
 
-/// No client at all means that the daemon has yet to tell, and a header may name `[::]:0`: nobody either way.
-fn named(client: SocketAddr) -> Endpoint {
-    match Endpoint::from(client) {
-        none if none == Endpoint::default() => SocketAddr::from(([0; 4], 0)).into(),
-        one => one,
-    }
+/// What a first datagram has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    For(SocketAddr),
+    /// Its first piece has, and the others are waited for still.
+    InPieces(SocketAddr),
 }
 
 /// For others' sake, and not for having been silent.
@@ -42,32 +52,35 @@ impl Firsts {
         })
     }
 
-    /// The client, if a first datagram has said so.
+    /// For whom the balancer's socket speaks, if a first datagram has said so.
     pub fn find(
         &self,
         (balancer, received_at): (SocketAddr, SocketAddr),
         close_after: u32,
-    ) -> Result<Option<SocketAddr>, Forgotten> {
+    ) -> Result<Option<Said>, Forgotten> {
         let datagram = Tuple::new(balancer.into(), received_at.into());
         let now = life::now(&self.life);
         let mut firsts = lock(&self.firsts);
-        let Ok(mut first) = firsts.get(&datagram, 0) else {
-            if !self.has_spoken(&datagram, now, close_after) {
+        let Ok(first) = firsts.get(&datagram, 0) else {
+            if !self.has_spoken(&datagram, now) {
                 return Ok(None);
             }
-            self.note_spoken(&datagram, now);
+            self.note_spoken(&datagram, now, close_after);
             return Err(Forgotten);
         };
         if first.is_over(now, close_after) || first.is_undecided() {
             return Ok(None);
         }
-        if first.last < now {
-            first.last = now;
-            // Whatever comes of it: it is what is there already, but for the time.
-            let _ = firsts.insert(datagram, first, 0);
-            self.note_spoken(&datagram, now);
+        let client = first.client().into();
+        if first.is_in_pieces(now) {
+            return Ok(Some(Said::InPieces(client)));
         }
-        Ok(Some(first.client.into()))
+        if first.last < now {
+            // Whatever comes of it: it is what is there already, but for the time.
+            let _ = firsts.insert(datagram, first.heard(now), EXIST);
+            self.note_spoken(&datagram, now, close_after);
+        }
+        Ok(Some(Said::For(client)))
     }
 
     /// The balancer's socket goes on speaking for a client who is answered.
@@ -80,50 +93,54 @@ impl Firsts {
         let datagram = Tuple::new(balancer.into(), received_at.into());
         let now = life::now(&self.life);
         let mut firsts = lock(&self.firsts);
-        if let Ok(mut first) = firsts.get(&datagram, 0) {
-            if first.client != client.into() || first.last >= now {
+        if let Ok(first) = firsts.get(&datagram, 0) {
+            let is_his = first.client() == client.into() && !first.is_undecided();
+            if !is_his || first.is_in_pieces(now) || first.last >= now {
                 return;
             }
-            first.last = now;
             // Whatever comes of it: it is what is there already, but for the time.
-            let _ = firsts.insert(datagram, first, 0);
-        } else if !self.has_spoken(&datagram, now, close_after) {
+            let _ = firsts.insert(datagram, first.heard(now), EXIST);
+        } else if !self.has_spoken(&datagram, now) {
             // It speaks for itself.
             return;
         }
-        self.note_spoken(&datagram, now);
+        self.note_spoken(&datagram, now, close_after);
     }
 
     pub fn note(
         &self,
         (balancer, received_at): (SocketAddr, SocketAddr),
         client: SocketAddr,
+        close_after: u32,
     ) -> Result<()> {
-        let first = First {
-            client: named(client),
-            last: life::now(&self.life),
-        };
+        let first = First::said(client.into(), life::now(&self.life));
         let datagram = Tuple::new(balancer.into(), received_at.into());
         lock(&self.firsts)
             .insert(datagram, first, 0)
             .context("noting a balancer's socket")?;
-        self.note_spoken(&datagram, first.last);
+        self.note_spoken(&datagram, first.last, close_after);
         Ok(())
     }
 
-    fn note_spoken(&self, datagram: &Tuple, now: u32) {
-        if let Ok(key) = self.secret.get(&0, 0) {
-            let spoken = Spoken::new(&key, datagram);
+    fn note_spoken(&self, datagram: &Tuple, now: u32, close_after: u32) {
+        let Ok(key) = self.secret.get(&0, 0) else {
+            return;
+        };
+        let spoken = Spoken::new(&key, datagram);
+        let mut all = lock(&self.spoken);
+        if let Ok(mut place) = all.get(&spoken.place(), 0) {
+            let (at, word) = spoken.noted(&place, now, now + close_after);
+            place[at] = word;
             // Whatever comes of it: it is for when the other one is forgotten.
-            let _ = lock(&self.spoken).set(spoken.place(), spoken.word(now), 0);
+            let _ = all.set(spoken.place(), place, 0);
         }
     }
 
-    fn has_spoken(&self, datagram: &Tuple, now: u32, close_after: u32) -> bool {
+    fn has_spoken(&self, datagram: &Tuple, now: u32) -> bool {
         self.secret.get(&0, 0).is_ok_and(|key| {
             let spoken = Spoken::new(&key, datagram);
-            let word = lock(&self.spoken).get(&spoken.place(), 0);
-            word.is_ok_and(|word| spoken.is_in(word, now, close_after))
+            let place = lock(&self.spoken).get(&spoken.place(), 0);
+            place.is_ok_and(|place| spoken.is_in(&place, now))
         })
     }
 }

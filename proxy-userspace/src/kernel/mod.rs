@@ -30,7 +30,7 @@ pub use counters::Counters;
 pub use datagrams::{DatagramFlow, Datagrams, FlowEnds, FlowSums, Noted};
 pub use direct::{Direct, Flow, Flows, Heard, Known};
 pub use features::{Feature, has_sk_lookup, has_tcx};
-pub use firsts::{Firsts, Forgotten};
+pub use firsts::{Firsts, Forgotten, Said};
 pub use heart::Heart;
 pub use kfunc::are_there as has_reqsk_kfunc;
 pub use life::say;

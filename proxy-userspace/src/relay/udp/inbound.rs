@@ -94,16 +94,22 @@ fn forward(
         ..
     } = *datagram;
     let known = speaks_for(at, service, framing, datagram)?;
+    let has_header = match known {
+        Speaks::Nobody => true,
+        Speaks::InPieces(client) => names(service, framing, bytes, client),
+        Speaks::For(_) => false,
+        Speaks::Forgotten => return Ok(Err(End::Forgotten)),
+    };
     let (claimed, stated, payload) = match known {
         // Only SPP's replies say where, and it has a header in front of each datagram.
-        Speaks::For(client) => (Some(client), received_at, bytes),
-        Speaks::Forgotten => return Ok(Err(End::Forgotten)),
-        Speaks::Nobody => match read(service, framing, bytes) {
+        Speaks::For(client) | Speaks::InPieces(client) if !has_header => {
+            (Some(client), received_at, bytes)
+        }
+        _ => match read(service, framing, bytes) {
             Ok((header, len)) => {
                 let endpoints = header.endpoints;
                 let stated = endpoints.map_or(received_at, |it| it.destination);
-                let claimed = endpoints.map(|it| Client(it.canonical().source));
-                (claimed, stated, &bytes[len..])
+                (claimed(&header), stated, &bytes[len..])
             }
             Err(refusal) => return Ok(Err(End::Header(refusal))),
         },
@@ -112,12 +118,27 @@ fn forward(
     // Should the client be refused, what he sends next is payload all the same. The flow is noted before, lest
     // the programs send on what comes behind this one first.
     if framing == Framing::V2First
-        && known == Speaks::Nobody
+        && has_header
         && let Some(client) = claimed
     {
-        at.flows.note_first(balancer, received_at, client)?;
+        at.flows
+            .note_first(service, balancer, received_at, client)?;
     }
     forwarded
+}
+
+fn claimed(header: &Header<'_>) -> Option<Client> {
+    let endpoints = header.endpoints.as_ref();
+    endpoints.map(|it| Client(it.canonical().source))
+}
+
+/// Whether it is the datagram whose first piece has named the client.
+fn names(service: &Service, framing: Framing, bytes: &[u8], client: Client) -> bool {
+    match read(service, framing, bytes) {
+        Ok((header, _)) => claimed(&header) == Some(client),
+        // Another one can't be read.
+        Err(_) => bytes.starts_with(&proxy_common::header::v2::SIGNATURE),
+    }
 }
 
 fn send_on(

@@ -73,6 +73,7 @@ pub trait Flows: Send + Sync {
     ) -> io::Result<Speaks>;
     fn note_first(
         &self,
+        service: &Service,
         balancer: Balancer,
         received_at: SocketAddr,
         client: Client,
@@ -93,6 +94,8 @@ pub enum Noted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
     For(Client),
+    /// The same. The one datagram with a header, which says so, may be yet to come: its pieces are waited for.
+    InPieces(Client),
     /// A header has to say.
     Nobody,
     /// For somebody who was forgotten for others' sake.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{APP_PORT, HOST, LATER, LOOPBACK, WILDCARD};
-use crate::lab::datagram::{Echo, Framing, Kind};
+use crate::lab::datagram::{Echo, Kind};
 use crate::lab::netns::Netns;
 use crate::lab::poll;
 use crate::steering::site::own_by_a_route;
@@ -25,7 +25,7 @@ rows! {
 
 /// In each framing.
 fn exchanges(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let site = Plan { framing, ..plan }.start()?;
         let balancer = site.balancer()?;
         site.exchange(&balancer, 1000, b"hello")?;
@@ -86,7 +86,7 @@ pub fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
 fn connected(plan: Plan<'_>) -> Result<()> {
     let kind = Kind::Connected;
     let plan = Plan { kind, ..plan };
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let site = Plan { framing, ..plan }.start()?;
         // All stay open, lest one gets the port of another.
         let balancers = [site.balancer()?, site.balancer()?, site.balancer()?];

@@ -9,7 +9,6 @@ use anyhow::{Result, ensure};
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{APP_PORT, BALANCER, HOST};
-use crate::lab::datagram::Framing;
 use crate::lab::netns::Netns;
 use crate::lab::pki::Pki;
 use crate::lab::proc::Proc;
@@ -92,7 +91,7 @@ const CLIENT_PORT: u16 = 4433;
 /// In each framing.
 fn exchanges(plan: Plan<'_>, how: &[&str], saw: fn(&Site<Peer>) -> Result<()>) -> Result<()> {
     let pki = Pki::new()?;
-    for (framing, mtu) in Framing::ALL.into_iter().zip(MTUS.into_iter().cycle()) {
+    for (&framing, mtu) in plan.framings().iter().zip(MTUS.into_iter().cycle()) {
         let plan = Plan { framing, ..plan };
         let mut site = plan.serve(|netns, at| Peer::server(&pki, netns, at, [&[mtu], how]))?;
         let upstream = [site.of(BALANCER, 0), site.service()];

@@ -11,15 +11,19 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{APP_PORT, BALANCER, HOST};
-use crate::lab::{datagram, raw};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, NEIGHBOUR, Pair};
+use crate::lab::{Lab, datagram, poll, raw};
+use crate::steering::site::sysctl;
 
 rows! {
     the_host_s_own;
     a_router_s;
+    one_that_the_host_forwards;
 }
 
 const MANY: usize = 50;
+/// Where datagrams for an app on loopback go.
+const STEER: Pair = Pair::new([169, 254, 80, 80], [0xfd74, 0x7275, 0x6570, 0, 0, 0, 0, 1]);
 /// Where nobody listens.
 const CLOSED_PORT: u16 = 9999;
 
@@ -47,12 +51,36 @@ fn a_router_s(plan: Plan<'_>) -> Result<()> {
     let balancers = balancer.local_addr()?;
     for about in [site.client(1000), site.client(1001), balancers] {
         for from in [site.service(), site.of(HOST, CLOSED_PORT)] {
-            let frame = unreachable(&site, from, about)?;
+            let frame = unreachable(&site, [from, about], from.ip())?;
             for _ in 0..MANY {
                 wire.send(&frame).context("sending a frame")?;
             }
         }
     }
+    are_nobody_s(&site)?;
+    ensure!(balancer.take_error()?.is_none(), "the balancer hears of it");
+    site.exchange(&balancer, 1000, b"again")?;
+    site.end()
+}
+
+/// Of what a client himself has sent: he, too, can have it forwarded to anybody behind the host, or back.
+fn one_that_the_host_forwards(plan: Plan<'_>) -> Result<()> {
+    let set_up = |lab: &Lab| {
+        sysctl(&lab.host, "ipv4/ip_forward", "1")?;
+        sysctl(&lab.host, "ipv6/conf/all/forwarding", "1")
+    };
+    let set_up = &set_up;
+    let site = Plan { set_up, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    let wire = raw::sender(&site.lab.edge, "host")?;
+    let sent = [site.client(1000), site.of(STEER, APP_PORT)];
+    let frame = unreachable(&site, sent, site.of(BALANCER, 0).ip())?;
+    wire.send(&frame).context("sending a frame")?;
+    poll::until("it to be dropped", || {
+        let count = site.lab.shown("status")?["kernel"]["datagram_icmp_lost"].take();
+        Ok((count == 1).then_some(()))
+    })?;
     are_nobody_s(&site)?;
     ensure!(balancer.take_error()?.is_none(), "the balancer hears of it");
     site.exchange(&balancer, 1000, b"again")?;
@@ -65,29 +93,30 @@ fn are_nobody_s(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// The balancer's word that it has lost what the host has sent from there to there.
-fn unreachable(site: &Site, from: SocketAddr, to: SocketAddr) -> Result<Vec<u8>> {
+/// A router's word, for this address, that it has lost what was sent from there to there.
+fn unreachable(site: &Site, [from, to]: [SocketAddr; 2], told: IpAddr) -> Result<Vec<u8>> {
     const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
     let (mut lost, mut frame) = (Vec::new(), Vec::new());
     let ethernet = PacketBuilder::ethernet2(SENDER, site.lab.host.mac("edge")?);
-    match (from.ip(), to.ip(), site.of(BALANCER, 0).ip()) {
-        (IpAddr::V4(a), IpAddr::V4(b), IpAddr::V4(router)) => {
+    let router = site.of(NEIGHBOUR, 0).ip();
+    match (from.ip(), to.ip(), [router, told]) {
+        (IpAddr::V4(a), IpAddr::V4(b), [IpAddr::V4(router), IpAddr::V4(told)]) => {
             let quoted = PacketBuilder::ipv4(a.octets(), b.octets(), 64);
             quoted
                 .udp(from.port(), to.port())
                 .write(&mut lost, b"hello")?;
             let host = DestUnreachableHeader::Port;
-            let error = ethernet.ipv4(router.octets(), a.octets(), 64);
+            let error = ethernet.ipv4(router.octets(), told.octets(), 64);
             let error = error.icmpv4(Icmpv4Type::DestinationUnreachable(host));
             error.write(&mut frame, &lost)?;
         }
-        (IpAddr::V6(a), IpAddr::V6(b), IpAddr::V6(router)) => {
+        (IpAddr::V6(a), IpAddr::V6(b), [IpAddr::V6(router), IpAddr::V6(told)]) => {
             let quoted = PacketBuilder::ipv6(a.octets(), b.octets(), 64);
             quoted
                 .udp(from.port(), to.port())
                 .write(&mut lost, b"hello")?;
             let port = icmpv6::DestUnreachableCode::Port;
-            let error = ethernet.ipv6(router.octets(), a.octets(), 64);
+            let error = ethernet.ipv6(router.octets(), told.octets(), 64);
             let error = error.icmpv6(Icmpv6Type::DestinationUnreachable(port));
             error.write(&mut frame, &lost)?;
         }

@@ -24,7 +24,7 @@ fn daemon() -> Result<()> {
 }
 
 fn all(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let site = Plan {
             framing,
             listen: WILDCARD,
@@ -36,6 +36,7 @@ fn all(plan: Plan<'_>) -> Result<()> {
         for (port, device) in (1000..).zip(["host", "second"]) {
             exchanges(&site, &balancer(&site, device)?, port)?;
         }
+        cannot_take_what_is_behind_another_link(&site)?;
         // Its own name says as little to the application as a client's.
         if framing != Framing::Spp {
             let local = header::v2_raw(0x20, 0, &[]);
@@ -68,5 +69,18 @@ fn exchanges(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
     let shown = site.lab.shown("connections")?.to_string();
     let told = "[fe80::1%";
     ensure!(shown.contains(told), "no link of the balancer's: {shown}");
+    Ok(())
+}
+
+/// Who has the same address there is somebody else.
+fn cannot_take_what_is_behind_another_link(site: &Site) -> Result<()> {
+    const PORT: u16 = 1002;
+    let (first, other) = (balancer(site, "host")?, balancer(site, "second")?);
+    site.exchange(&first, PORT, b"hello")?;
+    for size in [5, 4000] {
+        other.send(&[&site.header(PORT)[..], &vec![8; size]].concat())?;
+        let header = site.next_header(PORT);
+        site.exchange_with(&first, &header, PORT, &vec![7; size])?;
+    }
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::FAR;
-use crate::lab::datagram::{self, Framing};
+use crate::lab::datagram;
 use crate::lab::path::Path;
 use crate::lab::payload::Payload;
 use crate::lab::poll::{self, PATIENCE};
@@ -19,6 +19,7 @@ rows! {
     bulk_at_1280;
     bulk_at_1500;
     bulk_at_9000;
+    as_large_as_the_kernel_resizes;
     shrinks_meanwhile;
     shrinks_on_the_path;
 }
@@ -39,7 +40,7 @@ fn bulk_at_9000(plan: Plan<'_>) -> Result<()> {
 }
 
 fn bulk_at(mtu: usize, plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let set_up = |lab: &Lab| set_mtu(lab, mtu);
         let site = Plan {
             framing,
@@ -53,6 +54,32 @@ fn bulk_at(mtu: usize, plan: Plan<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The kernel resizes no packet to more than some 16,000 bytes, and no more are moved.
+fn as_large_as_the_kernel_resizes(plan: Plan<'_>) -> Result<()> {
+    for &framing in plan.framings() {
+        let set_up = |lab: &Lab| set_mtu(lab, 20_000);
+        let site = Plan {
+            framing,
+            set_up: &set_up,
+            ..plan
+        }
+        .start()?;
+        let balancer = site.balancer()?;
+        site.exchange(&balancer, 1000, b"hello")?;
+        let header = site.next_header(1000);
+        for size in [
+            15_800, 15_899, 15_900, 15_901, 15_950, 16_000, 16_100, 16_384, 16_385,
+        ] {
+            site.exchange_with(&balancer, &header, 1000, &words(size, 1))
+                .with_context(|| format!("{size} bytes by {framing:?}"))?;
+        }
+        let kernel = site.lab.shown("status")?["kernel"].take();
+        ensure!(kernel["datagram_failed"] == 0, "{kernel:#}");
+        site.end()?;
+    }
+    Ok(())
+}
+
 /// Of both ends of the uplink.
 fn set_mtu(lab: &Lab, mtu: usize) -> Result<()> {
     lab.edge.ip(&format!("link set host mtu {mtu}"))?;
@@ -60,7 +87,7 @@ fn set_mtu(lab: &Lab, mtu: usize) -> Result<()> {
 }
 
 fn shrinks_meanwhile(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let site = Plan { framing, ..plan }.start()?;
         let (old, new) = (site.balancer()?, site.balancer()?);
         in_bulk(&site, &old, 1000, 1500)?;
@@ -132,7 +159,7 @@ fn words(size: usize, seed: usize) -> Vec<u8> {
 /// comes in pieces.
 fn shrinks_on_the_path(plan: Plan<'_>) -> Result<()> {
     const LENGTH: usize = 1400;
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let allow = &[FAR];
         let site = Plan {
             framing,

@@ -12,11 +12,13 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::HOST;
+use crate::lab::datagram::Framing;
 use crate::lab::forge::{checksum, sum};
 use crate::steering::site::{nft, sysctl};
 
 rows! {
     a_forged_last_piece_is_the_host_s_to_drop;
+    what_comes_before_the_last_piece_is_no_header;
 }
 
 const UDP: u8 = 17;
@@ -60,6 +62,32 @@ fn a_forged_last_piece_is_the_host_s_to_drop(plan: Plan<'_>) -> Result<()> {
         site.app_got(1000, &RIGHT)?;
         site.answered(&balancer, 1000, &RIGHT)?;
     }
+    site.leaks.saw_none()
+}
+
+/// Of the first datagram, which alone has one: its first piece says whom the balancer's socket speaks for.
+fn what_comes_before_the_last_piece_is_no_header(plan: Plan<'_>) -> Result<()> {
+    let framing = Framing::V2First;
+    let site = Plan { framing, ..plan }.start()?;
+    let balancer = site.balancer()?;
+    let datagram = datagram(&site, balancer.local_addr()?);
+    let (first, last) = datagram.split_at(FIRST);
+    let socket = by(&site, "host")?;
+    let to = site.service().ip();
+    let send = |at, bytes: &[u8]| {
+        let piece = piece([balancer.local_addr()?.ip(), to], 1, at, bytes);
+        Ok::<_, anyhow::Error>(socket.send_to(&piece, &SocketAddr::new(to, 0).into())?)
+    };
+    send(0, first)?;
+    for port in [1001, 1002] {
+        let forged = [&site.header(port)[..], b"hello"].concat();
+        site.exchange_with(&balancer, &[], 1000, &forged)?;
+    }
+    send(FIRST, last)?;
+    site.app_got(1000, &RIGHT)?;
+    site.answered(&balancer, 1000, &RIGHT)?;
+    let forged = [&site.header(1001)[..], b"hello"].concat();
+    site.exchange_with(&balancer, &[], 1000, &forged)?;
     site.leaks.saw_none()
 }
 

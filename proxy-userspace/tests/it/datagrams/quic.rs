@@ -9,7 +9,6 @@ use super::quic_peers::{self, Mtu, Seen, Server};
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::addr::{BALANCER, WILDCARD};
-use crate::lab::datagram::Framing;
 use crate::lab::pki::Pki;
 use crate::lab::scale::scaled;
 use crate::lab::udp_balancer::UdpBalancer;
@@ -37,7 +36,7 @@ fn on_a_wildcard_address_by_long_packets(plan: Plan<'_>) -> Result<()> {
 fn exchanges(plan: Plan<'_>, mtu: Mtu) -> Result<()> {
     let pki = Pki::new()?;
     let length = scaled(2_000_000, 50_000_000);
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let plan = Plan { framing, ..plan };
         let site = plan.serve(|netns, at| Server::start(&pki, netns, at, mtu, length))?;
         exchange(&pki, site, mtu, length).with_context(|| format!("by {framing:?}"))?;

@@ -33,7 +33,7 @@ rows! {
 
 /// What isn't a header, or is one of TCP's; what the balancer's socket says next may be right all the same.
 fn headers_that_say_nothing(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let site = Plan { framing, ..plan }.start()?;
         let balancer = site.balancer()?;
         let of_tcp = header::v2(0x21, site.client(1), site.front(), &[]);
@@ -69,7 +69,7 @@ pub const OF_V1: &[u8] = b"PROXY UDP4 1.2.3.4 5.6.7.8 1 2\r\nhello";
 
 /// By a socket each, as one of v2-first speaks for whom it has named, be it nobody.
 fn clients_that_cannot_be(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let both = true;
         let site = Plan {
             framing,

@@ -94,6 +94,15 @@ impl Plan<'_> {
         truepeer.no_targets().args(args)
     }
 
+    /// Those that the row is tried in: for each one the programs are others, while the daemon has the same code but
+    /// for its headers.
+    pub fn framings(&self) -> &'static [Framing] {
+        match self.path {
+            Path::Direct => &Framing::ALL,
+            Path::Daemon => Framing::scaled(),
+        }
+    }
+
     pub fn start(self) -> Result<Site> {
         self.serve(|host, bind| Echo::listen(host, bind, self.kind))
     }

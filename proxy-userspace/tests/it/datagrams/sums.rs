@@ -61,7 +61,7 @@ fn frame(site: &Site) -> Result<Vec<u8>> {
 /// As `paths::sums` has it (CHECKSUM_COMPLETE), in each framing: headers of all lengths are cut off, and behind the
 /// first one of v2-first nothing is.
 pub fn summed_by_a_tunnel(plan: Plan<'_>) -> Result<()> {
-    for framing in Framing::ALL {
+    for &framing in plan.framings() {
         let site = Plan {
             framing,
             set_up: &tunnel_with_changes,

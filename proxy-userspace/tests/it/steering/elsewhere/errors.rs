@@ -37,6 +37,11 @@ fn about_one_who_is_over(client: SocketAddr) -> Result<()> {
         let _truepeer = truepeer.start()?;
         let balancer = datagrams::balancer(&site.lab, HOST.like(client, TRUEPEER_PORT))?;
         datagrams::asks(&balancer, &app, client, b"hello")?;
+        let before = lost(&site)?;
+        poll::until("a word that isn't for the balancer to be dropped", || {
+            says(&site, client, Error::Other)?;
+            Ok((lost(&site)? > before).then_some(()))
+        })?;
         for more in clients {
             let about = SocketAddr::new(client.ip(), client.port() + more);
             let before = lost(&site)?;
@@ -102,6 +107,8 @@ fn too_big(client: SocketAddr) -> Result<()> {
 #[derive(Clone, Copy)]
 enum Error {
     PortUnreachable,
+    /// A redirect, or of IPv6 a word on the headers.
+    Other,
     /// For a link that takes so much.
     TooBig(u16),
 }
@@ -112,6 +119,8 @@ fn says(site: &Site, client: SocketAddr, error: Error) -> Result<()> {
     let ([kind, code], takes) = match (error, is_v4) {
         (Error::PortUnreachable, true) => ([3, 3], 0),
         (Error::PortUnreachable, false) => ([1, 4], 0),
+        (Error::Other, true) => ([5, 1], 0),
+        (Error::Other, false) => ([4, 0], 0),
         (Error::TooBig(takes), true) => ([3, 4], takes),
         (Error::TooBig(takes), false) => ([2, 0], takes),
     };

@@ -29,7 +29,7 @@ fn outsiders_behind(client: SocketAddr) -> Result<()> {
     let bind = WILDCARD.like(client, APP_PORT);
     let app = Echo::listen(&site.container, bind, Kind::Unconnected)?;
     let leaks = Leaks::watch(&site.lab.edge)?;
-    let refuse = ["--outsiders", "refuse", "--close-after", "1s"];
+    let refuse = ["--outsiders", "refuse", "--close-after", "3s"];
     let truepeer = site.truepeer().args(Framing::V2.args()).args(refuse);
     let _truepeer = truepeer.start()?;
     datagrams::sees(&site.lab, HOST.like(client, TRUEPEER_PORT), &app, client)?;
