@@ -352,6 +352,17 @@ impl Flows for Known {
         })
     }
 
+    fn unsay_first(
+        &self,
+        service: &Service,
+        balancer: Balancer,
+        received_at: SocketAddr,
+    ) -> io::Result<()> {
+        let close_after = self.of(service)?.close_after();
+        let unsaid = self.firsts.unsay((balancer.0, received_at), close_after);
+        unsaid.map_err(io::Error::other)
+    }
+
     fn note_first(
         &self,
         service: &Service,

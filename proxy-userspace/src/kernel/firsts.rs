@@ -114,6 +114,21 @@ impl Firsts {
         close_after: u32,
     ) -> Result<()> {
         let first = First::said(client.into(), life::now(&self.life));
+        self.insert((balancer, received_at), first, close_after)
+    }
+
+    /// Has another header say whom the socket speaks for.
+    pub fn unsay(&self, socket: (SocketAddr, SocketAddr), close_after: u32) -> Result<()> {
+        let undecided = First::undecided(life::now(&self.life));
+        self.insert(socket, undecided, close_after)
+    }
+
+    fn insert(
+        &self,
+        (balancer, received_at): (SocketAddr, SocketAddr),
+        first: First,
+        close_after: u32,
+    ) -> Result<()> {
         let datagram = Tuple::new(balancer.into(), received_at.into());
         lock(&self.firsts)
             .insert(datagram, first, 0)

@@ -111,7 +111,12 @@ fn forward(
                 let stated = endpoints.map_or(received_at, |it| it.destination);
                 (claimed(&header), stated, &bytes[len..])
             }
-            Err(refusal) => return Ok(Err(End::Header(refusal))),
+            Err(refusal) => {
+                if has_header && known != Speaks::Nobody {
+                    at.flows.unsay_first(service, balancer, received_at)?;
+                }
+                return Ok(Err(End::Header(refusal)));
+            }
         },
     };
     let forwarded = send_on(at, service, datagram, claimed, stated, payload);

@@ -71,6 +71,13 @@ pub trait Flows: Send + Sync {
         balancer: Balancer,
         received_at: SocketAddr,
     ) -> io::Result<Speaks>;
+    /// What a first piece has named is a header that can't be read: another one is to say.
+    fn unsay_first(
+        &self,
+        service: &Service,
+        balancer: Balancer,
+        received_at: SocketAddr,
+    ) -> io::Result<()>;
     fn note_first(
         &self,
         service: &Service,
