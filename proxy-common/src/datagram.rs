@@ -300,86 +300,6 @@ impl Flow {
     }
 }
 
-/// Whom a balancer's socket speaks for, where only the first datagram has said so. The key is the tuple of
-/// its datagrams.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct First {
-    client: Addr,
-    port: u16,
-    said: u16,
-    /// When the last datagram came.
-    pub last: u32,
-}
-
-impl First {
-    const UNDECIDED: u16 = 0;
-    const SAID: u16 = 1;
-    const IN_PIECES: u16 = 2;
-
-    /// The daemon has yet to tell: a datagram went there, which reads its header, and all that come after it follow.
-    #[must_use]
-    pub const fn undecided(now: u32) -> Self {
-        Self {
-            client: Addr::from_v4(0),
-            port: 0,
-            said: Self::UNDECIDED,
-            last: now,
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "a port")]
-    #[must_use]
-    pub const fn said(client: Endpoint, now: u32) -> Self {
-        Self {
-            client: client.addr(),
-            port: client.port() as u16,
-            said: Self::SAID,
-            last: now,
-        }
-    }
-
-    /// By the first piece of a datagram, which is yet to be put together: it alone has a header.
-    #[must_use]
-    pub const fn in_pieces(client: Endpoint, now: u32) -> Self {
-        Self {
-            said: Self::IN_PIECES,
-            ..Self::said(client, now)
-        }
-    }
-
-    #[must_use]
-    pub const fn client(&self) -> Endpoint {
-        Endpoint::new(self.client, self.port)
-    }
-
-    #[must_use]
-    pub const fn is_undecided(&self) -> bool {
-        self.said == Self::UNDECIDED
-    }
-
-    /// Whether pieces of the first datagram may be waited for still.
-    #[must_use]
-    pub const fn is_in_pieces(&self, now: u32) -> bool {
-        self.said == Self::IN_PIECES && Flow::follows(self.last, now)
-    }
-
-    /// Whether the socket has been silent for too long to speak for anybody.
-    #[must_use]
-    pub const fn is_over(&self, now: u32, close_after: u32) -> bool {
-        now.saturating_sub(self.last) > close_after
-    }
-
-    /// With one more datagram.
-    #[must_use]
-    pub const fn heard(self, now: u32) -> Self {
-        match self.said {
-            Self::UNDECIDED => self,
-            _ => Self::said(self.client(), now),
-        }
-    }
-}
-
 /// Cloudflare's Simple Proxy Protocol.
 pub mod spp {
     /// Magic, two addresses of 16 bytes, two ports.
@@ -394,5 +314,4 @@ layout! {
     Flow = 160,
     Way = 16,
     ReversePath = 20,
-    First = 24,
 }

@@ -21,6 +21,7 @@ pub mod checksum;
 pub mod cookie;
 pub mod counter;
 pub mod datagram;
+pub mod first;
 pub mod flow;
 pub mod given;
 pub mod header;

@@ -12,10 +12,11 @@ use aya_ebpf::{
 use proxy_common::{
     Addr, Endpoint, Life, MAX_LISTENERS, MAX_TARGETS,
     datagram::{
-        Aim, First, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, MAX_REVERSE_PATHS, Receiver,
+        Aim, Flow, MAX_DATAGRAM_FLOWS, MAX_DATAGRAM_PIECES, MAX_REVERSE_PATHS, Receiver,
         ReversePath,
     },
     datagram_port_bit, exclusive_port_bit,
+    first::First,
     flow::{Piece, Tuple},
     spoken::{self, Spoken},
 };

@@ -3,7 +3,8 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter,
-    datagram::{First, Flow, Receiver},
+    datagram::{Flow, Receiver},
+    first::First,
     flow::Tuple,
 };
 
@@ -26,10 +27,12 @@ pub fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Ve
     let Some(first) = find(&scratch.segment.tuple, receiver, now)? else {
         return Ok(false);
     };
+    if !first.is_undecided() {
+        note_heard(&scratch.segment.tuple, first, now, receiver.close_after());
+    }
     if first.is_undecided() || first.is_in_pieces(now) {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
-    note_heard(&scratch.segment.tuple, first, now, receiver.close_after());
     scratch.proxy.source = first.client();
     scratch.proxy.len = 0;
     Ok(true)
@@ -66,7 +69,7 @@ pub fn answered(flow: &Flow, reply: &Tuple, now: u32) {
     let datagram = flow.back.reversed();
     let close_after = flow.close_after.into();
     match maps::find_first(&datagram) {
-        Some(first) if first.is_in_pieces(now) || first.client() != reply.destination() => {}
+        Some(first) if first.is_undecided() || first.client() != reply.destination() => {}
         Some(first) => note_heard(&datagram, first, now, close_after),
         // It speaks for whom was forgotten too soon, or else for itself.
         None if maps::has_spoken(&datagram, now) => {

@@ -352,15 +352,16 @@ impl Flows for Known {
         })
     }
 
-    fn unsay_first(
+    fn leave_undecided(
         &self,
         service: &Service,
         balancer: Balancer,
         received_at: SocketAddr,
     ) -> io::Result<()> {
         let close_after = self.of(service)?.close_after();
-        let unsaid = self.firsts.unsay((balancer.0, received_at), close_after);
-        unsaid.map_err(io::Error::other)
+        let socket = (balancer.0, received_at);
+        let left = self.firsts.leave_undecided(socket, close_after);
+        left.map_err(io::Error::other)
     }
 
     fn note_first(

@@ -9,7 +9,7 @@ use aya::{
 };
 use proxy_common::{
     cookie::Key,
-    datagram::First,
+    first::First,
     flow::Tuple,
     map,
     spoken::{self, Spoken},
@@ -71,16 +71,16 @@ impl Firsts {
         if first.is_over(now, close_after) || first.is_undecided() {
             return Ok(None);
         }
-        let client = first.client().into();
-        if first.is_in_pieces(now) {
-            return Ok(Some(Said::InPieces(client)));
-        }
         if first.last < now {
             // Whatever comes of it: it is what is there already, but for the time.
             let _ = firsts.insert(datagram, first.heard(now), EXIST);
             self.note_spoken(&datagram, now, close_after);
         }
-        Ok(Some(Said::For(client)))
+        let client = first.client().into();
+        Ok(Some(match first.is_in_pieces(now) {
+            true => Said::InPieces(client),
+            false => Said::For(client),
+        }))
     }
 
     /// The balancer's socket goes on speaking for a client who is answered.
@@ -95,7 +95,7 @@ impl Firsts {
         let mut firsts = lock(&self.firsts);
         if let Ok(first) = firsts.get(&datagram, 0) {
             let is_his = first.client() == client.into() && !first.is_undecided();
-            if !is_his || first.is_in_pieces(now) || first.last >= now {
+            if !is_his || first.last >= now {
                 return;
             }
             // Whatever comes of it: it is what is there already, but for the time.
@@ -117,8 +117,12 @@ impl Firsts {
         self.insert((balancer, received_at), first, close_after)
     }
 
-    /// Has another header say whom the socket speaks for.
-    pub fn unsay(&self, socket: (SocketAddr, SocketAddr), close_after: u32) -> Result<()> {
+    /// Has the next header say whom the socket speaks for, as this one couldn't be read.
+    pub fn leave_undecided(
+        &self,
+        socket: (SocketAddr, SocketAddr),
+        close_after: u32,
+    ) -> Result<()> {
         let undecided = First::undecided(life::now(&self.life));
         self.insert(socket, undecided, close_after)
     }

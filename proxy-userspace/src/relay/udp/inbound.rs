@@ -112,8 +112,9 @@ fn forward(
                 (claimed(&header), stated, &bytes[len..])
             }
             Err(refusal) => {
-                if has_header && known != Speaks::Nobody {
-                    at.flows.unsay_first(service, balancer, received_at)?;
+                // Not of one whose first piece has named a client: it may be his own.
+                if framing == Framing::V2First && known == Speaks::Nobody {
+                    at.flows.leave_undecided(service, balancer, received_at)?;
                 }
                 return Ok(Err(End::Header(refusal)));
             }

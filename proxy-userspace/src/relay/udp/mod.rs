@@ -71,8 +71,8 @@ pub trait Flows: Send + Sync {
         balancer: Balancer,
         received_at: SocketAddr,
     ) -> io::Result<Speaks>;
-    /// What a first piece has named is a header that can't be read: another one is to say.
-    fn unsay_first(
+    /// The first header can't be read: the next one is to say.
+    fn leave_undecided(
         &self,
         service: &Service,
         balancer: Balancer,

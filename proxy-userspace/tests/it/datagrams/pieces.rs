@@ -22,6 +22,8 @@ rows! {
 }
 
 const UDP: u8 = 17;
+/// A v2 header's.
+const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Where a datagram is cut: with its header, it is longer.
 const FIRST: usize = 800;
 /// Of what the balancer says, and of what is forged: they have the same checksum.
@@ -79,6 +81,8 @@ fn what_comes_before_the_last_piece_is_no_header(plan: Plan<'_>) -> Result<()> {
         Ok::<_, anyhow::Error>(socket.send_to(&piece, &SocketAddr::new(to, 0).into())?)
     };
     send(0, first)?;
+    // Nor has what can't be read another one count.
+    balancer.send(&[&SIGNATURE[..], b"and what is no header"].concat())?;
     for port in [1001, 1002] {
         let forged = [&site.header(port)[..], b"hello"].concat();
         site.exchange_with(&balancer, &[], 1000, &forged)?;
