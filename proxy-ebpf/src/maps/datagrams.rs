@@ -201,13 +201,6 @@ pub fn insert_first(datagram: &Tuple, first: &First, close_after: u32) {
     note_spoken(datagram, first.last, close_after);
 }
 
-/// What is known of this socket, which has spoken once more.
-#[inline(always)]
-pub fn replace_first(datagram: &Tuple, first: &First, close_after: u32) {
-    let _ = FIRSTS.insert(datagram, first, BPF_EXIST.into());
-    note_spoken(datagram, first.last, close_after);
-}
-
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn note_spoken(datagram: &Tuple, now: u32, close_after: u32) {

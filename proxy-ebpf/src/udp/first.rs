@@ -42,7 +42,7 @@ pub fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Ve
 #[inline(always)]
 fn note_heard(datagram: &Tuple, first: First, now: u32, close_after: u32) {
     if first.last != now {
-        maps::replace_first(datagram, &first.heard(now), close_after);
+        maps::insert_first(datagram, &first.heard(now), close_after);
     }
 }
 

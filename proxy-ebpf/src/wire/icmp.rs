@@ -85,9 +85,8 @@ pub fn about(ctx: &TcContext, version: Version, of: IpProto) -> Option<Tuple> {
     Some(Tuple::from_wire(source, destination, ports))
 }
 
-/// The datagram of an error that isn't for its balancer: it is none of those that [`about`] tells of, or quotes a piece in
-/// IPv6. A
-/// later piece has no ports.
+/// The datagram of an error that isn't for its balancer: it is none of those that [`about`] tells of, or quotes a
+/// piece in IPv6. A later piece has no ports.
 #[inline(always)]
 pub fn about_lost(ctx: &TcContext, version: Version) -> Option<Tuple> {
     const FRAGMENT: u8 = 44;

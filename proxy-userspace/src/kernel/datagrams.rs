@@ -24,7 +24,7 @@ use proxy_common::{
 use super::{life, load::take, placer::Placer};
 
 /// Of bpf.h: only what is there is changed. A flow that has gone meanwhile has no place any more.
-pub(super) const EXIST: u64 = 2;
+const EXIST: u64 = 2;
 
 /// The flows of a service, and what has gone each way on them.
 #[derive(Clone, Copy, Debug, Default)]

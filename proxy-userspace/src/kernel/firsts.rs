@@ -15,11 +15,7 @@ use proxy_common::{
     spoken::{self, Spoken},
 };
 
-use super::{
-    datagrams::{EXIST, lock},
-    life,
-    load::take,
-};
+use super::{datagrams::lock, life, load::take};
 
 pub struct Firsts {
     firsts: Mutex<HashMap<MapData, Tuple, First>>,
@@ -73,7 +69,7 @@ impl Firsts {
         }
         if first.last < now {
             // Whatever comes of it: it is what is there already, but for the time.
-            let _ = firsts.insert(datagram, first.heard(now), EXIST);
+            let _ = firsts.insert(datagram, first.heard(now), 0);
             self.note_spoken(&datagram, now, close_after);
         }
         let client = first.client().into();
@@ -99,7 +95,7 @@ impl Firsts {
                 return;
             }
             // Whatever comes of it: it is what is there already, but for the time.
-            let _ = firsts.insert(datagram, first.heard(now), EXIST);
+            let _ = firsts.insert(datagram, first.heard(now), 0);
         } else if !self.has_spoken(&datagram, now) {
             // It speaks for itself.
             return;

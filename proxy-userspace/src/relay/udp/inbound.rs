@@ -94,18 +94,17 @@ fn forward(
         ..
     } = *datagram;
     let known = speaks_for(at, service, framing, datagram)?;
-    let has_header = match known {
-        Speaks::Nobody => true,
-        Speaks::InPieces(client) => names(service, framing, bytes, client),
-        Speaks::For(_) => false,
+    // None: the datagram's own header says.
+    let speaks_for = match known {
+        Speaks::Nobody => None,
+        Speaks::InPieces(client) if names(service, framing, bytes, client) => None,
+        Speaks::For(client) | Speaks::InPieces(client) => Some(client),
         Speaks::Forgotten => return Ok(Err(End::Forgotten)),
     };
-    let (claimed, stated, payload) = match known {
+    let (claimed, stated, payload) = match speaks_for {
         // Only SPP's replies say where, and it has a header in front of each datagram.
-        Speaks::For(client) | Speaks::InPieces(client) if !has_header => {
-            (Some(client), received_at, bytes)
-        }
-        _ => match read(service, framing, bytes) {
+        Some(client) => (Some(client), received_at, bytes),
+        None => match read(service, framing, bytes) {
             Ok((header, len)) => {
                 let endpoints = header.endpoints;
                 let stated = endpoints.map_or(received_at, |it| it.destination);
@@ -124,7 +123,7 @@ fn forward(
     // Should the client be refused, what he sends next is payload all the same. The flow is noted before, lest
     // the programs send on what comes behind this one first.
     if framing == Framing::V2First
-        && has_header
+        && speaks_for.is_none()
         && let Some(client) = claimed
     {
         at.flows

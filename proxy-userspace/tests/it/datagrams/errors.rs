@@ -96,25 +96,17 @@ fn are_nobody_s(site: &Site) -> Result<()> {
 /// A router's word, for this address, that it has lost what was sent from there to there.
 fn unreachable(site: &Site, [from, to]: [SocketAddr; 2], told: IpAddr) -> Result<Vec<u8>> {
     const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-    let (mut lost, mut frame) = (Vec::new(), Vec::new());
+    let (lost, mut frame) = (lost(from, to, 64)?, Vec::new());
     let ethernet = PacketBuilder::ethernet2(SENDER, site.lab.host.mac("edge")?);
     let router = site.of(NEIGHBOUR, 0).ip();
-    match (from.ip(), to.ip(), [router, told]) {
-        (IpAddr::V4(a), IpAddr::V4(b), [IpAddr::V4(router), IpAddr::V4(told)]) => {
-            let quoted = PacketBuilder::ipv4(a.octets(), b.octets(), 64);
-            quoted
-                .udp(from.port(), to.port())
-                .write(&mut lost, b"hello")?;
+    match (router, told) {
+        (IpAddr::V4(router), IpAddr::V4(told)) => {
             let host = DestUnreachableHeader::Port;
             let error = ethernet.ipv4(router.octets(), told.octets(), 64);
             let error = error.icmpv4(Icmpv4Type::DestinationUnreachable(host));
             error.write(&mut frame, &lost)?;
         }
-        (IpAddr::V6(a), IpAddr::V6(b), [IpAddr::V6(router), IpAddr::V6(told)]) => {
-            let quoted = PacketBuilder::ipv6(a.octets(), b.octets(), 64);
-            quoted
-                .udp(from.port(), to.port())
-                .write(&mut lost, b"hello")?;
+        (IpAddr::V6(router), IpAddr::V6(told)) => {
             let port = icmpv6::DestUnreachableCode::Port;
             let error = ethernet.ipv6(router.octets(), told.octets(), 64);
             let error = error.icmpv6(Icmpv6Type::DestinationUnreachable(port));
@@ -129,20 +121,15 @@ fn unreachable(site: &Site, [from, to]: [SocketAddr; 2], told: IpAddr) -> Result
 pub fn runs_out(site: &Site, port: u16) -> Result<()> {
     site.exchange(&site.balancer()?, port, b"hello")?;
     let (client, app) = (site.client(port), site.of(HOST, APP_PORT));
-    let (mut lost, mut packet) = (Vec::new(), Vec::new());
-    let ports = (client.port(), app.port());
+    let (lost, mut packet) = (lost(client, app, 1)?, Vec::new());
     match (client.ip(), app.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let quoted = PacketBuilder::ipv4(from.octets(), to.octets(), 1);
-            quoted.udp(ports.0, ports.1).write(&mut lost, b"hello")?;
             let code = icmpv4::TimeExceededCode::TtlExceededInTransit;
             let error = PacketBuilder::ipv4(to.octets(), from.octets(), 64);
             let error = error.icmpv4(Icmpv4Type::TimeExceeded(code));
             error.write(&mut packet, &lost)?;
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let quoted = PacketBuilder::ipv6(from.octets(), to.octets(), 1);
-            quoted.udp(ports.0, ports.1).write(&mut lost, b"hello")?;
             let code = icmpv6::TimeExceededCode::HopLimitExceeded;
             let error = PacketBuilder::ipv6(to.octets(), from.octets(), 64);
             let error = error.icmpv6(Icmpv6Type::TimeExceeded(code));
@@ -155,4 +142,17 @@ pub fn runs_out(site: &Site, port: u16) -> Result<()> {
     let socket = site.lab.host.enter(open)?;
     socket.send_to(&packet, &SocketAddr::new(client.ip(), 0).into())?;
     Ok(())
+}
+
+/// What such an error quotes: a datagram with so many hops to go.
+pub fn lost(from: SocketAddr, to: SocketAddr, hops: u8) -> Result<Vec<u8>> {
+    let mut lost = Vec::new();
+    let packet = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), hops),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), hops),
+        _ => unreachable!("of one family"),
+    };
+    let packet = packet.udp(from.port(), to.port());
+    packet.write(&mut lost, b"hello")?;
+    Ok(lost)
 }

@@ -14,7 +14,7 @@ mod differential;
 mod dns;
 mod dnssec;
 mod dtls;
-mod errors;
+pub mod errors;
 mod firsts;
 mod floods;
 mod instances;

@@ -14,6 +14,7 @@ use crate::lab::Lab;
 use crate::lab::addr::HOST;
 use crate::lab::datagram::Framing;
 use crate::lab::forge::{checksum, sum};
+use crate::lab::header::SIGNATURE;
 use crate::steering::site::{nft, sysctl};
 
 rows! {
@@ -22,8 +23,6 @@ rows! {
 }
 
 const UDP: u8 = 17;
-/// A v2 header's.
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Where a datagram is cut: with its header, it is longer.
 const FIRST: usize = 800;
 /// Of what the balancer says, and of what is forged: they have the same checksum.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+pub const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
 #[derive(Clone, Copy, Debug)]
 pub enum Version {

@@ -1,12 +1,13 @@
 //! What a container says of datagrams, in ICMP: for the balancer, or for nobody.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Site, behind, bridge, freely_and_masqueraded};
+use crate::datagrams::errors;
 use crate::lab::addr::{APP_PORT, CLIENT, HOST, TRUEPEER_PORT, WILDCARD};
 use crate::lab::datagram::{Echo, Framing, Kind};
 use crate::lab::forge::{checksum, sum};
@@ -125,7 +126,7 @@ fn says(site: &Site, client: SocketAddr, error: Error) -> Result<()> {
         (Error::TooBig(takes), false) => ([2, 0], takes),
     };
     let [high, low] = takes.to_be_bytes();
-    let quoted = quoted(client, behind(client));
+    let quoted = errors::lost(client, behind(client), 63)?;
     let mut icmp = [&[kind, code, 0, 0, 0, 0, high, low], &quoted[..]].concat();
     let protocol = match is_v4 {
         true => Protocol::ICMPV4,
@@ -141,27 +142,4 @@ fn says(site: &Site, client: SocketAddr, error: Error) -> Result<()> {
     let socket = site.container.enter(open)?;
     socket.send_to(&icmp, &SocketAddr::new(client.ip(), 0).into())?;
     Ok(())
-}
-
-/// The headers of a datagram.
-fn quoted(from: SocketAddr, to: SocketAddr) -> Vec<u8> {
-    const UDP: u8 = 17;
-    let ip = match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let mut head = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 63, UDP, 0, 0].to_vec();
-            head.extend([from.octets(), to.octets()].concat());
-            let check = checksum(sum(&head));
-            head[10..12].copy_from_slice(&check);
-            head
-        }
-        (from, to) => {
-            let octets = [from, to].map(|ip| match ip {
-                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-                IpAddr::V6(ip) => ip.octets(),
-            });
-            [&[0x60, 0, 0, 0, 0, 8, UDP, 63], &octets.concat()[..]].concat()
-        }
-    };
-    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-    [&ip[..], &ports, &[0, 8, 0, 0]].concat()
 }
