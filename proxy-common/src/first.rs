@@ -1,9 +1,34 @@
 //! Whom balancers' sockets speak for, where only their first datagrams have headers.
 
-use crate::{Addr, Endpoint};
+use crate::{Addr, Endpoint, flow::Tuple};
 
-/// Whom a balancer's socket speaks for, where only the first datagram has said so. The key is the tuple of
-/// its datagrams.
+/// A balancer's socket, by the tuple of its datagrams. Where its address means something on one link alone, the
+/// device that they come by is part of that.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker(Tuple);
+
+impl Speaker {
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(datagram: &Tuple, device: u32) -> Self {
+        let [source, destination] = datagram.addresses();
+        if !source.is_of_link() {
+            return Self(*datagram);
+        }
+        // The second word of such an address is zero.
+        let [a, b, c, d] = source.words();
+        let source = Addr::from_v6([a, b ^ device, c, d]);
+        Self(Tuple::from_wire(source, *destination, datagram.ports()))
+    }
+
+    #[must_use]
+    pub const fn tuple(&self) -> &Tuple {
+        &self.0
+    }
+}
+
+/// Whom a balancer's socket speaks for, where only the first datagram has said so. The key is a [`Speaker`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
@@ -45,7 +70,8 @@ impl First {
         }
     }
 
-    /// By the first piece of a datagram, which is yet to be put together: it alone has a header.
+    /// By the first piece of a datagram that is yet to be put together, or by one that takes a longer way: it alone
+    /// has a header.
     #[must_use]
     pub const fn in_pieces(client: Endpoint, now: u32) -> Self {
         Self {
@@ -101,12 +127,27 @@ impl First {
 }
 
 layout! {
+    Speaker = 36,
     First = 24,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_a_link_are_told_apart_by_it() {
+        let service = Endpoint::new(Addr::from_v4(7), 443);
+        let speaker = |words, device| {
+            let balancer = Endpoint::new(Addr::from_v6(words), 9000);
+            Speaker::new(&Tuple::new(balancer, service), device)
+        };
+        let of_link = [u32::to_be(0xfe80_0000), 0, 0, 1];
+        assert_ne!(speaker(of_link, 2), speaker(of_link, 3));
+        assert_eq!(speaker(of_link, 2), speaker(of_link, 2));
+        let of_all = [u32::to_be(0x2001_0db8), 0, 0, 1];
+        assert_eq!(speaker(of_all, 2), speaker(of_all, 3));
+    }
 
     #[test]
     fn pieces_are_waited_for_by_clocks_that_differ() {

@@ -6,7 +6,7 @@
 use crate::{
     cookie::{Key, siphash},
     datagram::MAX_DATAGRAM_FLOWS,
-    flow::Tuple,
+    first::Speaker,
 };
 
 /// Of the map, which has a place for four sockets each.
@@ -22,10 +22,11 @@ const SEVERAL: u32 = 0;
 pub struct Spoken(u64);
 
 impl Spoken {
-    /// By the tuple of the socket's datagrams. Nobody without the key can choose whose place he gets.
+    /// Nobody without the key can choose whose place he gets.
     #[inline(always)]
     #[must_use]
-    pub fn new(key: &Key, datagram: &Tuple) -> Self {
+    pub fn new(key: &Key, speaker: &Speaker) -> Self {
+        let datagram = speaker.tuple();
         let [source, destination] = datagram.addresses();
         let ([a, b, c, d], [e, f, g, h]) = (source.words(), destination.words());
         let [sport, dport] = datagram.ports();
@@ -105,12 +106,12 @@ const fn later(one: u32, other: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Addr, Endpoint};
+    use crate::{Addr, Endpoint, flow::Tuple};
 
     fn of(port: u16) -> Spoken {
         let service = Endpoint::new(Addr::from_v4(7), 443);
         let balancer = Endpoint::new(Addr::from_v4(9), port);
-        Spoken::new(&[1, 2], &Tuple::new(balancer, service))
+        Spoken::new(&[1, 2], &Speaker::new(&Tuple::new(balancer, service), 0))
     }
 
     fn note(place: &mut Place, one: Spoken, now: u32, until: u32) {

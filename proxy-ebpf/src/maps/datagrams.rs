@@ -16,12 +16,12 @@ use proxy_common::{
         ReversePath,
     },
     datagram_port_bit, exclusive_port_bit,
-    first::First,
+    first::{First, Speaker},
     flow::{Piece, Tuple},
     spoken::{self, Spoken},
 };
 
-use super::{admit::has_port, life, load_word, secret, steer::insert_socket};
+use super::{Scratch, admit::has_port, life, load_word, scratch, secret, steer::insert_socket};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -29,9 +29,9 @@ static RECEIVERS: HashMap<Endpoint, Receiver> = HashMap::with_max_entries(MAX_LI
 /// By the application's replies. Each has a slot, and who makes one takes the lock for that.
 #[map(name = "datagram_flows")]
 static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
-/// By the balancers' datagrams; the oldest idle ones go.
+/// The oldest idle ones go.
 #[map(name = "firsts")]
-static FIRSTS: LruHashMap<Tuple, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
+static FIRSTS: LruHashMap<Speaker, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
 /// Until when each of the balancers' sockets has spoken for somebody. They share places.
 #[map(name = "spoken")]
 static SPOKEN: Array<spoken::Place> = Array::with_max_entries(spoken::LEN, 0);
@@ -185,44 +185,59 @@ pub fn forget_datagram_flow(reply: &Tuple) {
     let _ = FLOWS.remove(reply);
 }
 
-/// None also if it has just made room for another one, which has its place in memory at once.
+/// What is known of `scratch.speaker`.
 #[inline(always)]
-pub fn find_first(datagram: &Tuple) -> Option<First> {
-    let first = FIRSTS.get_ptr_mut(datagram)?;
-    // SAFETY: it is copied whole, and told apart from another one's below.
-    let copy = unsafe { *first };
-    (FIRSTS.get_ptr_mut(datagram) == Some(first)).then_some(copy)
+pub fn find_first(scratch: &Scratch) -> Option<First> {
+    let speaker = &scratch.speaker;
+    // Another CPU may be putting a newer one in its place.
+    for _ in 0..2 {
+        let first = FIRSTS.get_ptr_mut(speaker)?;
+        // SAFETY: it is copied whole, and told apart from another one's, which may have its place in memory at once.
+        let copy = unsafe { *first };
+        if FIRSTS.get_ptr_mut(speaker) == Some(first) {
+            return Some(copy);
+        }
+    }
+    None
 }
 
-/// Without it, the next datagram of this socket has to have a header as well.
+/// Of `scratch.speaker`. Without it, the next datagram of this socket has to have a header as well.
 #[inline(always)]
-pub fn insert_first(datagram: &Tuple, first: &First, close_after: u32) {
-    let _ = FIRSTS.insert(datagram, first, 0);
-    note_spoken(datagram, first.last, close_after);
+pub fn insert_first(scratch: &Scratch, first: &First, close_after: u32) {
+    let speaker = &scratch.speaker;
+    let _ = FIRSTS.insert(speaker, first, 0);
+    note_spoken(first.last, close_after);
 }
 
-/// A function of its own, as a program's stack has 512 bytes.
+/// `scratch.speaker` has spoken for somebody.
+///
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn note_spoken(datagram: &Tuple, now: u32, close_after: u32) {
-    let Some(key) = secret() else {
-        return;
+pub extern "C" fn note_spoken(now: u32, close_after: u32) -> u32 {
+    let (Some(key), Some(scratch)) = (secret(), scratch()) else {
+        return 0;
     };
-    let spoken = Spoken::new(key, datagram);
+    let spoken = Spoken::new(key, &scratch.speaker);
     let Some(place) = SPOKEN.get_ptr_mut(spoken.place()) else {
-        return;
+        return 0;
     };
     let (at, word) = spoken.noted(&load_word(Some(place)), now, now + close_after);
     // SAFETY: one word of the place, which has four.
     unsafe { place.cast::<u64>().add(at & 3).write_volatile(word) };
+    1
 }
 
-/// Whether this socket has spoken for somebody not long ago.
+/// Whether `scratch.speaker` has spoken for somebody not long ago (1). A function like the one above.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn has_spoken(datagram: &Tuple, now: u32) -> bool {
-    secret().is_some_and(|key| {
-        let spoken = Spoken::new(key, datagram);
-        spoken.is_in(&load_word(SPOKEN.get_ptr(spoken.place())), now)
-    })
+pub extern "C" fn has_spoken(now: u32) -> u32 {
+    let (Some(key), Some(scratch)) = (secret(), scratch()) else {
+        return 0;
+    };
+    let spoken = Spoken::new(key, &scratch.speaker);
+    let has_spoken = spoken.is_in(&load_word(SPOKEN.get_ptr(spoken.place())), now);
+    has_spoken.into()
 }
 
 /// Whether a route to the balancer goes by this device, if the daemon has asked for it lately.

@@ -13,6 +13,7 @@ use proxy_common::{
     Addr, Endpoint, Host, Life,
     cookie::{self, spent},
     datagram,
+    first::Speaker,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
     given, header,
     shares::Place,
@@ -98,6 +99,11 @@ pub struct Scratch {
     /// Where a datagram's client has sent to, as its header says.
     pub stated: Endpoint,
     pub datagram_flow: datagram::Flow,
+    /// The balancer's socket, where it speaks for somebody from its first datagram on; and for whom, if that takes a
+    /// longer way and may be yet to come.
+    pub speaker: Speaker,
+    pub named: Endpoint,
+    pub is_named: bool,
     pub place: Place,
     /// Leads to a datagram's application, where that is beyond this host.
     pub device: u32,

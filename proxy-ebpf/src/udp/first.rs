@@ -4,56 +4,75 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter,
     datagram::{Flow, Receiver},
-    first::First,
-    flow::Tuple,
+    first::{First, Speaker},
 };
 
 use super::way;
 use crate::{
     clock,
-    ctx::Version,
+    ctx::{self, Version},
     maps::{self, Scratch},
     verdict::Verdict,
 };
 
 /// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
-/// payload from its beginning on, whatever it looks like.
+/// payload from its beginning on, whatever it looks like. Otherwise `scratch.is_named` tells whether that one may be
+/// yet to come.
 #[inline(always)]
-pub fn speaks_for(scratch: &mut Scratch, receiver: &Receiver) -> Result<bool, Verdict> {
+pub fn speaks_for(
+    ctx: &TcContext,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<bool, Verdict> {
     if !maps::has(receiver, Receiver::V2_FIRST) {
         return Ok(false);
     }
     let now = clock::seconds();
-    let Some(first) = find(&scratch.segment.tuple, receiver, now)? else {
+    scratch.speaker = Speaker::new(&scratch.segment.tuple, ctx::device(ctx));
+    scratch.is_named = false;
+    let Some(first) = find(scratch, receiver, now)? else {
         return Ok(false);
     };
-    if !first.is_undecided() {
-        note_heard(&scratch.segment.tuple, first, now, receiver.close_after());
-    }
-    if first.is_undecided() || first.is_in_pieces(now) {
+    if first.is_undecided() {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
+    }
+    note_heard(scratch, first, now, receiver.close_after());
+    if first.is_in_pieces(now) {
+        scratch.named = first.client();
+        scratch.is_named = true;
+        return Ok(false);
     }
     scratch.proxy.source = first.client();
     scratch.proxy.len = 0;
     Ok(true)
 }
 
+/// Whether the header is that of the datagram that has named the client. It may be his own otherwise.
+#[inline(always)]
+pub fn counts(scratch: &Scratch, receiver: &Receiver) -> Result<(), Verdict> {
+    let is_v2_first = maps::has(receiver, Receiver::V2_FIRST);
+    if is_v2_first && scratch.is_named && scratch.named != scratch.proxy.source {
+        return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
+    }
+    Ok(())
+}
+
 /// Once a second.
 #[inline(always)]
-fn note_heard(datagram: &Tuple, first: First, now: u32, close_after: u32) {
+fn note_heard(scratch: &Scratch, first: First, now: u32, close_after: u32) {
     if first.last != now {
-        maps::insert_first(datagram, &first.heard(now), close_after);
+        maps::insert_first(scratch, &first.heard(now), close_after);
     }
 }
 
 /// What is known of the balancer's socket, if it hasn't been silent for too long. Nobody can tell whose payload
 /// it is if that was forgotten sooner, and what looks like a header may be his.
 #[inline(always)]
-pub fn find(datagram: &Tuple, receiver: &Receiver, now: u32) -> Result<Option<First>, Verdict> {
+fn find(scratch: &Scratch, receiver: &Receiver, now: u32) -> Result<Option<First>, Verdict> {
     let close_after = receiver.close_after();
-    let Some(first) = maps::find_first(datagram) else {
-        if maps::has(receiver, Receiver::V2_FIRST) && maps::has_spoken(datagram, now) {
-            maps::note_spoken(datagram, now, close_after);
+    let Some(first) = maps::find_first(scratch) else {
+        if maps::has_spoken(now) != 0 {
+            maps::note_spoken(now, close_after);
             return Err(Verdict::drop(Counter::DatagramForgotten));
         }
         return Ok(None);
@@ -61,19 +80,34 @@ pub fn find(datagram: &Tuple, receiver: &Receiver, now: u32) -> Result<Option<Fi
     Ok((!first.is_over(now, close_after)).then_some(first))
 }
 
+/// Whether nobody can tell any more whom the balancer's socket speaks for.
+#[inline(always)]
+pub fn is_forgotten(ctx: &TcContext, scratch: &mut Scratch, receiver: &Receiver) -> bool {
+    if !maps::has(receiver, Receiver::V2_FIRST) {
+        return false;
+    }
+    scratch.speaker = Speaker::new(&scratch.segment.tuple, ctx::device(ctx));
+    find(scratch, receiver, clock::seconds()).is_err()
+}
+
 /// Has the balancer's socket go on speaking for a client who is answered.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-pub fn answered(flow: &Flow, reply: &Tuple, now: u32) {
-    let datagram = flow.back.reversed();
+pub fn answered(flow: &Flow, scratch: &mut Scratch, now: u32) {
+    let link = flow.way_back.link().unwrap_or(0);
+    scratch.speaker = Speaker::new(&flow.back.reversed(), link);
     let close_after = flow.close_after.into();
-    match maps::find_first(&datagram) {
-        Some(first) if first.is_undecided() || first.client() != reply.destination() => {}
-        Some(first) => note_heard(&datagram, first, now, close_after),
+    match maps::find_first(scratch) {
+        Some(first) => {
+            let is_his = first.client() == scratch.segment.tuple.destination();
+            if is_his && !first.is_undecided() {
+                note_heard(scratch, first, now, close_after);
+            }
+        }
         // It speaks for whom was forgotten too soon, or else for itself.
-        None if maps::has_spoken(&datagram, now) => {
-            maps::note_spoken(&datagram, now, close_after);
+        None if maps::has_spoken(now) != 0 => {
+            maps::note_spoken(now, close_after);
         }
         None => {}
     }
@@ -81,28 +115,70 @@ pub fn answered(flow: &Flow, reply: &Tuple, now: u32) {
 
 /// The daemon may take its time. Without this, a client who can have his first datagram go there could have a
 /// header of his own taken for the first one meanwhile.
-#[inline(always)]
-pub fn leave_undecided(datagram: &Tuple, receiver: &Receiver) {
-    if !maps::has(receiver, Receiver::V2_FIRST) {
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn leave(ctx: &TcContext, version: Version, scratch: &mut Scratch, receiver: &Receiver) {
+    if !matches!(find(scratch, receiver, clock::seconds()), Ok(None)) {
         return;
     }
-    let now = clock::seconds();
-    if matches!(find(datagram, receiver, now), Ok(None)) {
-        maps::insert_first(datagram, &First::undecided(now), receiver.close_after());
+    // Its header was read.
+    if scratch.proxy.len > 0 && is_balancers(ctx, version, scratch).is_ok() {
+        name(scratch, receiver);
+    } else {
+        leave_undecided(scratch, receiver);
     }
+}
+
+#[inline(always)]
+pub fn leave_undecided(scratch: &Scratch, receiver: &Receiver) {
+    let first = First::undecided(clock::seconds());
+    maps::insert_first(scratch, &first, receiver.close_after());
 }
 
 #[inline(always)]
 pub fn remember(scratch: &Scratch, receiver: &Receiver) {
     let first = First::said(scratch.proxy.source, clock::seconds());
-    maps::insert_first(&scratch.segment.tuple, &first, receiver.close_after());
+    maps::insert_first(scratch, &first, receiver.close_after());
 }
 
-/// A first datagram's first piece says for whom, whatever becomes of the others.
+/// Names the client of a datagram that takes a longer way: it may be yet to be put together, or to be taken apart, and
+/// its header is still to come.
 #[inline(always)]
-pub fn remember_in_pieces(scratch: &Scratch, receiver: &Receiver) {
+pub fn name(scratch: &Scratch, receiver: &Receiver) {
     let first = First::in_pieces(scratch.proxy.source, clock::seconds());
-    maps::insert_first(&scratch.segment.tuple, &first, receiver.close_after());
+    maps::insert_first(scratch, &first, receiver.close_after());
+}
+
+/// The same before several datagrams are taken apart, of which the first one has the header.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+pub fn name_of_many(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<(), Verdict> {
+    if maps::has(receiver, Receiver::V2_FIRST) && !scratch.is_named {
+        is_balancers(ctx, version, scratch)?;
+        name(scratch, receiver);
+    }
+    Ok(())
+}
+
+/// Whether the datagram came by the way that leads to its balancer. Without that, it says nothing in his name.
+#[inline(always)]
+pub fn is_balancers(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+) -> Result<(), Verdict> {
+    scratch.datagram_flow = Flow {
+        back: scratch.segment.tuple.reversed(),
+        ..Flow::default()
+    };
+    way::is_balancers(ctx, version, &mut scratch.datagram_flow, clock::seconds())
 }
 
 /// Whether a datagram is dropped for what its header says, or for how many there are.
@@ -123,12 +199,7 @@ pub fn remember_refused(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) {
-    let back = scratch.segment.tuple.reversed();
-    scratch.datagram_flow = Flow {
-        back,
-        ..Flow::default()
-    };
-    if way::is_balancers(ctx, version, &mut scratch.datagram_flow, clock::seconds()).is_ok() {
+    if is_balancers(ctx, version, scratch).is_ok() {
         remember(scratch, receiver);
     }
 }

@@ -2,15 +2,11 @@
 
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
-use proxy_common::{
-    Counter, Endpoint,
-    datagram::{Flow, Receiver},
-    flow::Tuple,
-};
+use proxy_common::{Counter, Endpoint, datagram::Receiver, flow::Tuple};
 
 use super::{
     admission::{admit, receiver_of},
-    beyond, failed, first, is_left, known, way,
+    beyond, failed, first, is_left, known,
 };
 use crate::{
     clock,
@@ -92,17 +88,10 @@ fn refused_piece(
     if !maps::allows(receiver.service(), scratch.segment.tuple.addresses()[0]) {
         return Some(Counter::DatagramRefused);
     }
-    scratch.datagram_flow = Flow {
-        back: scratch.segment.tuple.reversed(),
-        ..Flow::default()
-    };
-    let now = clock::seconds();
-    let came = way::is_balancers(ctx, version, &mut scratch.datagram_flow, now);
-    if came.is_err() {
+    if first::is_balancers(ctx, version, scratch).is_err() {
         return Some(Counter::DatagramReversePath);
     }
-    let forgotten = first::find(&scratch.segment.tuple, receiver, now);
-    forgotten.err().map(|forgotten| forgotten.why)
+    first::is_forgotten(ctx, scratch, receiver).then_some(Counter::DatagramForgotten)
 }
 
 #[inline(always)]
@@ -115,12 +104,11 @@ fn datagram(
 ) -> Result<Verdict, Verdict> {
     let verdict = straight_on(ctx, version, link, scratch, receiver);
     match &verdict {
+        _ if !maps::has(receiver, Receiver::V2_FIRST) => {}
         Err(to_daemon) if to_daemon.action == Action::Pass => {
-            first::leave_undecided(&scratch.segment.tuple, receiver);
+            first::leave(ctx, version, scratch, receiver);
         }
-        Err(dropped)
-            if first::is_refusal(dropped.why) && maps::has(receiver, Receiver::V2_FIRST) =>
-        {
+        Err(dropped) if first::is_refusal(dropped.why) => {
             first::remember_refused(ctx, version, scratch, receiver);
         }
         _ => {}
@@ -137,9 +125,10 @@ fn straight_on(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
-    if !first::speaks_for(scratch, receiver)? {
-        read_header(ctx, version, link, scratch, receiver)?;
+    if !first::speaks_for(ctx, scratch, receiver)? {
+        read_whole(ctx, version, link, scratch, receiver)?;
         if ctx::is_many(ctx) {
+            first::name_of_many(ctx, version, scratch, receiver)?;
             return take_apart(ctx, version, link);
         }
     }
@@ -167,11 +156,7 @@ fn straight_on(
     if has_header(scratch) && maps::has(receiver, Receiver::V2_FIRST) {
         first::remember(scratch, receiver);
     }
-    let written = match has_header(scratch) {
-        true => datagram::cut(ctx, version, scratch),
-        false => datagram::rewrite(ctx, version, scratch),
-    };
-    written.map_err(failed)?;
+    write(ctx, version, scratch).map_err(failed)?;
     let aim = &scratch.rewrite.to.destination();
     let is_steered = maps::is_steer(&aim.addr());
     if scratch.in_place && scratch.device == 0 && (!is_steered || is_heard(ctx, version, scratch)) {
@@ -188,6 +173,14 @@ fn straight_on(
     match scratch.device {
         0 => in_to(ctx, aim).map_err(failed),
         device => Ok(Verdict::to(Action::ByRoute, device, Counter::DatagramUp)),
+    }
+}
+
+#[inline(always)]
+fn write(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
+    match has_header(scratch) {
+        true => datagram::cut(ctx, version, scratch),
+        false => datagram::rewrite(ctx, version, scratch),
     }
 }
 
@@ -228,6 +221,24 @@ fn may_stay(ctx: &TcContext, version: Version, link: Link, scratch: &Scratch) ->
         && hooks::are_absent(ctx, version)
 }
 
+/// The header of a datagram that isn't in pieces, if it counts.
+#[inline(always)]
+fn read_whole(
+    ctx: &TcContext,
+    version: Version,
+    link: Link,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> Result<(), Verdict> {
+    let read = read_header(ctx, version, link, scratch, receiver);
+    if read.is_err() {
+        // Its beginning says nothing.
+        scratch.proxy.len = 0;
+    }
+    read?;
+    first::counts(scratch, receiver)
+}
+
 #[inline(always)]
 fn read_header(
     ctx: &TcContext,
@@ -257,14 +268,18 @@ fn be_followed(
     let Segment { tuple, at, .. } = scratch.segment;
     scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
     let noted = (|| {
-        if !first::speaks_for(scratch, receiver)? {
+        if !first::speaks_for(ctx, scratch, receiver)? {
+            let is_v2_first = maps::has(receiver, Receiver::V2_FIRST);
             let read = read_header(ctx, version, link, scratch, receiver);
             if read.is_err() && scratch.proxy.len == 0 {
-                first::leave_undecided(&scratch.segment.tuple, receiver);
+                if is_v2_first && !scratch.is_named {
+                    first::leave_undecided(scratch, receiver);
+                }
                 return read;
             }
-            if maps::has(receiver, Receiver::V2_FIRST) {
-                first::remember_in_pieces(scratch, receiver);
+            first::counts(scratch, receiver)?;
+            if is_v2_first && !scratch.is_named {
+                first::name(scratch, receiver);
             }
         }
         let steered = receiver.target(&scratch.proxy.source.addr());

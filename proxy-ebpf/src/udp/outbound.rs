@@ -152,7 +152,7 @@ pub fn datagram(
         return Ok(reply::steer(ctx, link, version, why));
     }
     if flow.last != now && flow.has(Receiver::V2_FIRST) {
-        first::answered(flow, &scratch.segment.tuple, now);
+        first::answered(flow, scratch, now);
     }
     flow.last = now;
     flow.down.datagrams += 1;

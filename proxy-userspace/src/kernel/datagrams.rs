@@ -224,10 +224,7 @@ impl Datagrams {
             Tuple::new(flow.received_at.into(), flow.balancer.into()),
             life::now(&self.life),
         );
-        let link = match flow.balancer {
-            SocketAddr::V6(balancer) => Some(balancer.scope_id()).filter(|link| *link != 0),
-            SocketAddr::V4(_) => None,
-        };
+        let link = link_of(flow.balancer);
         let mut flows = lock(&self.flows);
         let known = flows.get(&reply, 0).ok();
         if let Some(known) = &known {
@@ -324,6 +321,14 @@ fn described(reply: &Tuple, flow: &Flow, now: u32) -> DatagramFlow {
         age: life::between(flow.opened, now),
         up: flow.up,
         down: flow.down,
+    }
+}
+
+/// The link that a balancer is on, if its address means nothing without.
+pub(super) fn link_of(balancer: SocketAddr) -> Option<u32> {
+    match balancer {
+        SocketAddr::V6(balancer) => Some(balancer.scope_id()).filter(|link| *link != 0),
+        SocketAddr::V4(_) => None,
     }
 }
 

@@ -9,16 +9,20 @@ use aya::{
 };
 use proxy_common::{
     cookie::Key,
-    first::First,
+    first::{First, Speaker},
     flow::Tuple,
     map,
     spoken::{self, Spoken},
 };
 
-use super::{datagrams::lock, life, load::take};
+use super::{
+    datagrams::{link_of, lock},
+    life,
+    load::take,
+};
 
 pub struct Firsts {
-    firsts: Mutex<HashMap<MapData, Tuple, First>>,
+    firsts: Mutex<HashMap<MapData, Speaker, First>>,
     spoken: Mutex<Array<MapData, spoken::Place>>,
     secret: Array<MapData, Key>,
     life: Array<MapData, u64>,
@@ -54,14 +58,14 @@ impl Firsts {
         (balancer, received_at): (SocketAddr, SocketAddr),
         close_after: u32,
     ) -> Result<Option<Said>, Forgotten> {
-        let datagram = Tuple::new(balancer.into(), received_at.into());
+        let speaker = speaker(balancer, received_at);
         let now = life::now(&self.life);
         let mut firsts = lock(&self.firsts);
-        let Ok(first) = firsts.get(&datagram, 0) else {
-            if !self.has_spoken(&datagram, now) {
+        let Ok(first) = firsts.get(&speaker, 0) else {
+            if !self.has_spoken(&speaker, now) {
                 return Ok(None);
             }
-            self.note_spoken(&datagram, now, close_after);
+            self.note_spoken(&speaker, now, close_after);
             return Err(Forgotten);
         };
         if first.is_over(now, close_after) || first.is_undecided() {
@@ -69,8 +73,8 @@ impl Firsts {
         }
         if first.last < now {
             // Whatever comes of it: it is what is there already, but for the time.
-            let _ = firsts.insert(datagram, first.heard(now), 0);
-            self.note_spoken(&datagram, now, close_after);
+            let _ = firsts.insert(speaker, first.heard(now), 0);
+            self.note_spoken(&speaker, now, close_after);
         }
         let client = first.client().into();
         Ok(Some(match first.is_in_pieces(now) {
@@ -86,21 +90,21 @@ impl Firsts {
         client: SocketAddr,
         close_after: u32,
     ) {
-        let datagram = Tuple::new(balancer.into(), received_at.into());
+        let speaker = speaker(balancer, received_at);
         let now = life::now(&self.life);
         let mut firsts = lock(&self.firsts);
-        if let Ok(first) = firsts.get(&datagram, 0) {
+        if let Ok(first) = firsts.get(&speaker, 0) {
             let is_his = first.client() == client.into() && !first.is_undecided();
             if !is_his || first.last >= now {
                 return;
             }
             // Whatever comes of it: it is what is there already, but for the time.
-            let _ = firsts.insert(datagram, first.heard(now), 0);
-        } else if !self.has_spoken(&datagram, now) {
+            let _ = firsts.insert(speaker, first.heard(now), 0);
+        } else if !self.has_spoken(&speaker, now) {
             // It speaks for itself.
             return;
         }
-        self.note_spoken(&datagram, now, close_after);
+        self.note_spoken(&speaker, now, close_after);
     }
 
     pub fn note(
@@ -129,19 +133,19 @@ impl Firsts {
         first: First,
         close_after: u32,
     ) -> Result<()> {
-        let datagram = Tuple::new(balancer.into(), received_at.into());
+        let speaker = speaker(balancer, received_at);
         lock(&self.firsts)
-            .insert(datagram, first, 0)
+            .insert(speaker, first, 0)
             .context("noting a balancer's socket")?;
-        self.note_spoken(&datagram, first.last, close_after);
+        self.note_spoken(&speaker, first.last, close_after);
         Ok(())
     }
 
-    fn note_spoken(&self, datagram: &Tuple, now: u32, close_after: u32) {
+    fn note_spoken(&self, speaker: &Speaker, now: u32, close_after: u32) {
         let Ok(key) = self.secret.get(&0, 0) else {
             return;
         };
-        let spoken = Spoken::new(&key, datagram);
+        let spoken = Spoken::new(&key, speaker);
         let mut all = lock(&self.spoken);
         if let Ok(mut place) = all.get(&spoken.place(), 0) {
             let (at, word) = spoken.noted(&place, now, now + close_after);
@@ -151,11 +155,17 @@ impl Firsts {
         }
     }
 
-    fn has_spoken(&self, datagram: &Tuple, now: u32) -> bool {
+    fn has_spoken(&self, speaker: &Speaker, now: u32) -> bool {
         self.secret.get(&0, 0).is_ok_and(|key| {
-            let spoken = Spoken::new(&key, datagram);
+            let spoken = Spoken::new(&key, speaker);
             let place = lock(&self.spoken).get(&spoken.place(), 0);
             place.is_ok_and(|place| spoken.is_in(&place, now))
         })
     }
+}
+
+/// By the link that the balancer's address is of, if it is.
+fn speaker(balancer: SocketAddr, received_at: SocketAddr) -> Speaker {
+    let link = link_of(balancer).unwrap_or(0);
+    Speaker::new(&Tuple::new(balancer.into(), received_at.into()), link)
 }

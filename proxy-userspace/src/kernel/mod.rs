@@ -3,6 +3,7 @@
 mod adopt;
 mod attach;
 mod bare;
+mod btf;
 mod cgroup;
 mod clsact;
 mod counters;

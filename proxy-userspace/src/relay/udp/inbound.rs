@@ -3,20 +3,18 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
+    rc::Rc,
 };
 
-use tokio::io::unix::AsyncFd;
-
-use super::{At, Flow, Framing, LARGEST, Listener, Noted, Speaks, socket};
+use super::{At, Flow, Framing, Hearing, LARGEST, Noted, Speaks, socket};
 use crate::{
     header::{self, Header, Refusal, spp},
     relay::{Balancer, Client, End, Martian, Own, Service, policy::Way},
 };
 
 /// Until the future is dropped.
-pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
-    let (service, framing, listener) = from;
+pub async fn serve(at: Rc<At>, from: Rc<Hearing>) {
+    let (service, framing, listener) = &*from;
     let mut buffer = vec![0; LARGEST];
     loop {
         let at_own = Some(listener.get_ref().at);
@@ -28,7 +26,7 @@ pub async fn serve(at: &At, from: &(Arc<Service>, Framing, AsyncFd<Listener>)) {
                     device: received.device,
                     bytes: &buffer[..received.len],
                 };
-                take(at, service, *framing, &datagram).await;
+                take(&at, service, *framing, &datagram).await;
             }
             // An earlier reply's port was unreachable: nothing that concerns what is to come.
             Err(error) => tracing::debug!(service = service.name, %error, "receiving"),

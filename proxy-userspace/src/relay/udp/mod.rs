@@ -15,11 +15,15 @@ mod socket;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
 };
 
-use futures_util::future::{BoxFuture, join_all};
-use tokio::io::unix::AsyncFd;
+use futures_util::future::BoxFuture;
+use tokio::{
+    io::unix::AsyncFd,
+    task::{JoinSet, LocalSet},
+};
 
 use self::{packet::Injector, reverse_path::ReversePaths};
 use super::{Balancer, Client, Service, Shared};
@@ -122,8 +126,11 @@ struct At {
     flows: Arc<dyn Flows>,
     reverse_paths: ReversePaths,
     injector: Injector,
-    receivers: Vec<(Arc<Service>, Framing, AsyncFd<Listener>)>,
+    receivers: Vec<Rc<Hearing>>,
 }
+
+/// A receiver that hears.
+type Hearing = (Arc<Service>, Framing, AsyncFd<Listener>);
 
 /// As large as a datagram gets.
 const LARGEST: usize = 1 << 16;
@@ -139,23 +146,30 @@ pub async fn serve(
 ) -> io::Result<()> {
     let receivers = receivers.into_iter().map(|receiver| {
         let listener = readable(receiver.listener)?;
-        Ok((receiver.service, receiver.framing, listener))
+        Ok(Rc::new((receiver.service, receiver.framing, listener)))
     });
-    let at = At {
+    let at = Rc::new(At {
         shared,
         flows,
         reverse_paths: ReversePaths::default(),
         injector: Injector::new(forwarder)?,
         receivers: receivers.collect::<io::Result<_>>()?,
-    };
+    });
     let caught = catchers.into_async()?;
     let work = async {
-        let inbound = at.receivers.iter().map(|it| inbound::serve(&at, it));
-        let outbound = caught.iter().map(|it| outbound::serve(&at, it));
-        tokio::join!(join_all(inbound), join_all(outbound));
+        // A task each: who floods one takes no more than its turn.
+        let mut tasks = JoinSet::new();
+        for receiver in &at.receivers {
+            tasks.spawn_local(inbound::serve(at.clone(), receiver.clone()));
+        }
+        for caught in caught {
+            tasks.spawn_local(outbound::serve(at.clone(), caught));
+        }
+        let _: Vec<()> = tasks.join_all().await;
     };
+    let tasks = LocalSet::new();
     tokio::select! {
-        () = work => {}
+        () = tasks.run_until(work) => {}
         () = draining.started() => {}
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! From the application to a balancer.
 
-use std::io;
+use std::{io, rc::Rc};
 
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
@@ -9,11 +9,11 @@ use super::{At, Framing, LARGEST, socket};
 use crate::header::{Endpoints, spp};
 
 /// Until the future is dropped.
-pub async fn serve(at: &At, caught: &AsyncFd<Socket>) {
+pub async fn serve(at: Rc<At>, caught: AsyncFd<Socket>) {
     let mut buffer = vec![0; LARGEST];
     loop {
-        let received = socket::receive(caught, None, &mut buffer).await;
-        let sent = received.and_then(|received| send(at, &received, &buffer[..received.len]));
+        let received = socket::receive(&caught, None, &mut buffer).await;
+        let sent = received.and_then(|received| send(&at, &received, &buffer[..received.len]));
         if let Err(error) = sent {
             tracing::debug!(%error, "a reply is lost");
         }
@@ -33,8 +33,8 @@ fn send(at: &At, received: &socket::Received, payload: &[u8]) -> io::Result<()> 
         let is_any = listen.ip().is_unspecified() && (listen.is_ipv6() || from.is_ipv4());
         listen.port() == from.port() && (listen.ip() == from.ip() || is_any)
     };
-    let receiver = receivers.find(|(_, _, listener)| hears(listener.get_ref().at));
-    let Some((_, framing, listener)) = receiver else {
+    let receiver = receivers.find(|receiver| hears(receiver.2.get_ref().at));
+    let Some((_, framing, listener)) = receiver.map(|receiver| &**receiver) else {
         return Ok(());
     };
     let header = (*framing == Framing::Spp).then(|| {

@@ -37,6 +37,7 @@ fn all(plan: Plan<'_>) -> Result<()> {
             exchanges(&site, &balancer(&site, device)?, port)?;
         }
         cannot_take_what_is_behind_another_link(&site)?;
+        speaks_for_its_own_clients(&site)?;
         // Its own name says as little to the application as a client's.
         if framing != Framing::Spp {
             let local = header::v2_raw(0x20, 0, &[]);
@@ -50,11 +51,15 @@ fn all(plan: Plan<'_>) -> Result<()> {
 }
 
 fn balancer(site: &Site, device: &str) -> Result<UdpSocket> {
+    balancer_at(site, device, 0)
+}
+
+fn balancer_at(site: &Site, device: &str, port: u16) -> Result<UdpSocket> {
     let link = site.lab.edge.enter(|| if_nametoindex(device))?;
     let at = |address: &str, port| -> Result<SocketAddr> {
         Ok(SocketAddrV6::new(address.parse()?, port, 0, link).into())
     };
-    let socket = datagram::socket(&site.lab.edge, at("fe80::1", 0)?)?;
+    let socket = datagram::socket(&site.lab.edge, at("fe80::1", port)?)?;
     socket.connect(at("fe80::2", TRUEPEER_PORT)?)?;
     Ok(socket)
 }
@@ -81,6 +86,19 @@ fn cannot_take_what_is_behind_another_link(site: &Site) -> Result<()> {
         other.send(&[&site.header(PORT)[..], &vec![8; size]].concat())?;
         let header = site.next_header(PORT);
         site.exchange_with(&first, &header, PORT, &vec![7; size])?;
+    }
+    Ok(())
+}
+
+/// Also by the port that the other one of its address uses.
+fn speaks_for_its_own_clients(site: &Site) -> Result<()> {
+    let first = balancer(site, "host")?;
+    let other = balancer_at(site, "second", first.local_addr()?.port())?;
+    for (balancer, port) in [(&first, 1003), (&other, 1004)] {
+        site.exchange(balancer, port, b"hello")?;
+    }
+    for (balancer, port) in [(&first, 1003), (&other, 1004)] {
+        site.exchange_with(balancer, &site.next_header(port), port, &[7; 4000])?;
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ mod lives;
 mod lost;
 mod mtu;
 mod name_servers;
+mod named;
 mod narrow;
 mod nat;
 mod options;

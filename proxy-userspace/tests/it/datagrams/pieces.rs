@@ -12,19 +12,16 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::HOST;
-use crate::lab::datagram::Framing;
 use crate::lab::forge::{checksum, sum};
-use crate::lab::header::SIGNATURE;
 use crate::steering::site::{nft, sysctl};
 
 rows! {
     a_forged_last_piece_is_the_host_s_to_drop;
-    what_comes_before_the_last_piece_is_no_header;
 }
 
-const UDP: u8 = 17;
+pub const UDP: u8 = 17;
 /// Where a datagram is cut: with its header, it is longer.
-const FIRST: usize = 800;
+pub const FIRST: usize = 800;
 /// Of what the balancer says, and of what is forged: they have the same checksum.
 const RIGHT: [u8; 2000] = [7; 2000];
 const FORGED: [u8; 4] = [6, 7, 8, 7];
@@ -41,7 +38,7 @@ fn a_forged_last_piece_is_the_host_s_to_drop(plan: Plan<'_>) -> Result<()> {
     let set_up = &set_up;
     let site = Plan { set_up, ..plan }.start()?;
     let balancer = site.balancer()?;
-    let datagram = datagram(&site, balancer.local_addr()?);
+    let datagram = datagram(&site, balancer.local_addr()?, &RIGHT);
     let (first, last) = datagram.split_at(FIRST);
     let forged = FORGED.repeat(last.len() / FORGED.len());
     ensure!(sum(&forged) == sum(last), "another checksum");
@@ -66,41 +63,13 @@ fn a_forged_last_piece_is_the_host_s_to_drop(plan: Plan<'_>) -> Result<()> {
     site.leaks.saw_none()
 }
 
-/// Of the first datagram, which alone has one: its first piece says whom the balancer's socket speaks for.
-fn what_comes_before_the_last_piece_is_no_header(plan: Plan<'_>) -> Result<()> {
-    let framing = Framing::V2First;
-    let site = Plan { framing, ..plan }.start()?;
-    let balancer = site.balancer()?;
-    let datagram = datagram(&site, balancer.local_addr()?);
-    let (first, last) = datagram.split_at(FIRST);
-    let socket = by(&site, "host")?;
-    let to = site.service().ip();
-    let send = |at, bytes: &[u8]| {
-        let piece = piece([balancer.local_addr()?.ip(), to], 1, at, bytes);
-        Ok::<_, anyhow::Error>(socket.send_to(&piece, &SocketAddr::new(to, 0).into())?)
-    };
-    send(0, first)?;
-    // Nor has what can't be read another one count.
-    balancer.send(&[&SIGNATURE[..], b"and what is no header"].concat())?;
-    for port in [1001, 1002] {
-        let forged = [&site.header(port)[..], b"hello"].concat();
-        site.exchange_with(&balancer, &[], 1000, &forged)?;
-    }
-    send(FIRST, last)?;
-    site.app_got(1000, &RIGHT)?;
-    site.answered(&balancer, 1000, &RIGHT)?;
-    let forged = [&site.header(1001)[..], b"hello"].concat();
-    site.exchange_with(&balancer, &[], 1000, &forged)?;
-    site.leaks.saw_none()
-}
-
 /// Before conntrack puts pieces together, at -400.
 const REVERSE_PATH: &str = "add table inet strict
     add chain inet strict early { type filter hook prerouting priority -450 ; }
     add rule inet strict early iif second fib saddr . iif oif missing drop";
 
 /// Takes whole packets, which leave by this device.
-fn by(site: &Site, device: &str) -> Result<Socket> {
+pub fn by(site: &Site, device: &str) -> Result<Socket> {
     let domain = Domain::for_address(site.service());
     let protocol = Some(Protocol::from(IPPROTO_RAW));
     let socket = site
@@ -112,9 +81,9 @@ fn by(site: &Site, device: &str) -> Result<Socket> {
 }
 
 /// With its UDP header and the balancer's.
-fn datagram(site: &Site, from: SocketAddr) -> Vec<u8> {
+pub fn datagram(site: &Site, from: SocketAddr, words: &[u8]) -> Vec<u8> {
     let to = site.service();
-    let payload = [&site.header(1000)[..], &RIGHT].concat();
+    let payload = [&site.header(1000)[..], words].concat();
     let [high, low] = be16(8 + payload.len());
     let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
     let mut udp = [&ports[..], &[high, low, 0, 0], &payload].concat();
@@ -124,7 +93,7 @@ fn datagram(site: &Site, from: SocketAddr) -> Vec<u8> {
     udp
 }
 
-fn piece([from, to]: [IpAddr; 2], id: u8, at: usize, bytes: &[u8]) -> Vec<u8> {
+pub fn piece([from, to]: [IpAddr; 2], id: u8, at: usize, bytes: &[u8]) -> Vec<u8> {
     let more = at == 0;
     let head = match from {
         IpAddr::V4(_) => {
@@ -148,14 +117,14 @@ fn piece([from, to]: [IpAddr; 2], id: u8, at: usize, bytes: &[u8]) -> Vec<u8> {
     [&head[..], &octets(from), &octets(to), &behind, bytes].concat()
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+pub fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-fn be16(number: usize) -> [u8; 2] {
+pub fn be16(number: usize) -> [u8; 2] {
     u16::try_from(number)
         .expect("a packet's length")
         .to_be_bytes()
