@@ -3,7 +3,7 @@
 use core::ptr::from_ref;
 
 use aya_ebpf::{
-    bindings::{BPF_EXIST, bpf_sock},
+    bindings::{BPF_EXIST, BPF_NOEXIST, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
@@ -207,6 +207,19 @@ pub fn insert_first(scratch: &Scratch, first: &First, close_after: u32) {
     let speaker = &scratch.speaker;
     let _ = FIRSTS.insert(speaker, first, 0);
     note_spoken(first.last, close_after);
+}
+
+/// The same, if nothing is known of it yet but what is over.
+#[inline(always)]
+pub fn insert_first_of_none(scratch: &Scratch, first: &First, close_after: u32) {
+    let speaker = &scratch.speaker;
+    let flags = match find_first(scratch) {
+        Some(_) => 0,
+        None => BPF_NOEXIST,
+    };
+    if FIRSTS.insert(speaker, first, flags.into()).is_ok() {
+        note_spoken(first.last, close_after);
+    }
 }
 
 /// `scratch.speaker` has spoken for somebody.

@@ -12,17 +12,37 @@ use crate::{
     clock,
     ctx::{self, Version},
     maps::{self, Scratch},
-    verdict::Verdict,
+    verdict::{Action, Verdict},
 };
+
+/// Whether a datagram came by the way that leads to its balancer.
+#[derive(Clone, Copy)]
+enum Came<'a> {
+    ItsWay,
+    /// It is to be asked once that matters.
+    Unasked(&'a TcContext, Version),
+}
+
+impl Came<'_> {
+    #[inline(always)]
+    fn is_balancers(self, scratch: &mut Scratch) -> Result<(), Verdict> {
+        match self {
+            Self::ItsWay => Ok(()),
+            Self::Unasked(ctx, version) => is_balancers(ctx, version, scratch),
+        }
+    }
+}
 
 /// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
 /// payload from its beginning on, whatever it looks like. Otherwise `scratch.is_named` tells whether that one may be
-/// yet to come.
+/// yet to come. `is_piece`: it was asked whether it came by the balancer's way.
 #[inline(always)]
 pub fn speaks_for(
     ctx: &TcContext,
+    version: Version,
     scratch: &mut Scratch,
     receiver: &Receiver,
+    is_piece: bool,
 ) -> Result<bool, Verdict> {
     if !maps::has(receiver, Receiver::V2_FIRST) {
         return Ok(false);
@@ -30,13 +50,21 @@ pub fn speaks_for(
     let now = clock::seconds();
     scratch.speaker = Speaker::new(&scratch.segment.tuple, ctx::device(ctx));
     scratch.is_named = false;
-    let Some(first) = find(scratch, receiver, now)? else {
+    scratch.proxy.len = 0;
+    let came = match is_piece {
+        true => Came::ItsWay,
+        false => Came::Unasked(ctx, version),
+    };
+    let Some(first) = find(came, scratch, receiver, now)? else {
         return Ok(false);
     };
     if first.is_undecided() {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
-    note_heard(scratch, first, now, receiver.close_after());
+    if first.last != now {
+        came.is_balancers(scratch)?;
+        note_heard(scratch, first, now, receiver.close_after());
+    }
     if first.is_in_pieces(now) {
         scratch.named = first.client();
         scratch.is_named = true;
@@ -57,22 +85,26 @@ pub fn counts(scratch: &Scratch, receiver: &Receiver) -> Result<(), Verdict> {
     Ok(())
 }
 
-/// Once a second.
 #[inline(always)]
 fn note_heard(scratch: &Scratch, first: First, now: u32, close_after: u32) {
-    if first.last != now {
-        maps::insert_first(scratch, &first.heard(now), close_after);
-    }
+    maps::insert_first(scratch, &first.heard(now), close_after);
 }
 
 /// What is known of the balancer's socket, if it hasn't been silent for too long. Nobody can tell whose payload
 /// it is if that was forgotten sooner, and what looks like a header may be his.
 #[inline(always)]
-fn find(scratch: &Scratch, receiver: &Receiver, now: u32) -> Result<Option<First>, Verdict> {
+fn find(
+    came: Came<'_>,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+    now: u32,
+) -> Result<Option<First>, Verdict> {
     let close_after = receiver.close_after();
     let Some(first) = maps::find_first(scratch) else {
         if maps::has_spoken(now) != 0 {
-            maps::note_spoken(now, close_after);
+            if came.is_balancers(scratch).is_ok() {
+                maps::note_spoken(now, close_after);
+            }
             return Err(Verdict::drop(Counter::DatagramForgotten));
         }
         return Ok(None);
@@ -82,12 +114,23 @@ fn find(scratch: &Scratch, receiver: &Receiver, now: u32) -> Result<Option<First
 
 /// Whether nobody can tell any more whom the balancer's socket speaks for.
 #[inline(always)]
-pub fn is_forgotten(ctx: &TcContext, scratch: &mut Scratch, receiver: &Receiver) -> bool {
+pub fn is_forgotten(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    receiver: &Receiver,
+) -> bool {
     if !maps::has(receiver, Receiver::V2_FIRST) {
         return false;
     }
     scratch.speaker = Speaker::new(&scratch.segment.tuple, ctx::device(ctx));
-    find(scratch, receiver, clock::seconds()).is_err()
+    find(
+        Came::Unasked(ctx, version),
+        scratch,
+        receiver,
+        clock::seconds(),
+    )
+    .is_err()
 }
 
 /// Has the balancer's socket go on speaking for a client who is answered.
@@ -101,7 +144,7 @@ pub fn answered(flow: &Flow, scratch: &mut Scratch, now: u32) {
     match maps::find_first(scratch) {
         Some(first) => {
             let is_his = first.client() == scratch.segment.tuple.destination();
-            if is_his && !first.is_undecided() {
+            if is_his && !first.is_undecided() && first.last != now {
                 note_heard(scratch, first, now, close_after);
             }
         }
@@ -119,21 +162,23 @@ pub fn answered(flow: &Flow, scratch: &mut Scratch, now: u32) {
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn leave(ctx: &TcContext, version: Version, scratch: &mut Scratch, receiver: &Receiver) {
-    if !matches!(find(scratch, receiver, clock::seconds()), Ok(None)) {
+    let came = Came::Unasked(ctx, version);
+    if !matches!(find(came, scratch, receiver, clock::seconds()), Ok(None)) {
         return;
     }
-    // Its header was read.
-    if scratch.proxy.len > 0 && is_balancers(ctx, version, scratch).is_ok() {
-        name(scratch, receiver);
-    } else {
-        leave_undecided(scratch, receiver);
+    match is_balancers(ctx, version, scratch) {
+        // Its header was read.
+        Ok(()) if scratch.proxy.len > 0 => name(scratch, receiver),
+        Err(verdict) if verdict.action == Action::Drop => {}
+        _ => leave_undecided(scratch, receiver),
     }
 }
 
+/// Unless another CPU has heard whom it speaks for meanwhile.
 #[inline(always)]
 pub fn leave_undecided(scratch: &Scratch, receiver: &Receiver) {
     let first = First::undecided(clock::seconds());
-    maps::insert_first(scratch, &first, receiver.close_after());
+    maps::insert_first_of_none(scratch, &first, receiver.close_after());
 }
 
 #[inline(always)]
@@ -168,7 +213,9 @@ pub fn name_of_many(
 }
 
 /// Whether the datagram came by the way that leads to its balancer. Without that, it says nothing in his name.
-#[inline(always)]
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
 pub fn is_balancers(
     ctx: &TcContext,
     version: Version,

@@ -91,7 +91,7 @@ fn refused_piece(
     if first::is_balancers(ctx, version, scratch).is_err() {
         return Some(Counter::DatagramReversePath);
     }
-    first::is_forgotten(ctx, scratch, receiver).then_some(Counter::DatagramForgotten)
+    first::is_forgotten(ctx, version, scratch, receiver).then_some(Counter::DatagramForgotten)
 }
 
 #[inline(always)]
@@ -125,7 +125,7 @@ fn straight_on(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
-    if !first::speaks_for(ctx, scratch, receiver)? {
+    if !first::speaks_for(ctx, version, scratch, receiver, false)? {
         read_whole(ctx, version, link, scratch, receiver)?;
         if ctx::is_many(ctx) {
             first::name_of_many(ctx, version, scratch, receiver)?;
@@ -268,7 +268,7 @@ fn be_followed(
     let Segment { tuple, at, .. } = scratch.segment;
     scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
     let noted = (|| {
-        if !first::speaks_for(ctx, scratch, receiver)? {
+        if !first::speaks_for(ctx, version, scratch, receiver, true)? {
             let is_v2_first = maps::has(receiver, Receiver::V2_FIRST);
             let read = read_header(ctx, version, link, scratch, receiver);
             if read.is_err() && scratch.proxy.len == 0 {

@@ -115,6 +115,7 @@ pub fn read_spp(
 ) -> Result<(), Reason> {
     /// Words lie at multiples of four behind the magic, once it is there.
     const AT: usize = 2;
+    scratch.proxy.len = 0;
     if scratch.segment.payload < spp::LEN as u32 {
         return Err(Reason::Split);
     }

@@ -2,6 +2,8 @@
 //! is there could speak in the balancer's name.
 
 use std::net::UdpSocket;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use socket2::SockRef;
@@ -10,7 +12,7 @@ use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
 use crate::lab::addr::{HOST, LATER, NEIGHBOUR, TRUEPEER_PORT};
-use crate::lab::datagram;
+use crate::lab::datagram::{self, Framing};
 use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::steering::site::{ip, nft, own_by_a_route, second_uplink};
@@ -19,6 +21,7 @@ rows! {
     a_forged_datagram_is_dropped;
     a_forged_one_in_pieces_is_dropped;
     a_forged_one_for_a_client_who_is_here_is_dropped;
+    forged_ones_are_no_sign_of_life;
     a_second_route_is_as_good;
     this_host_is_a_balancer_at_any_address_of_its_own;
     nobody_else_is_by_an_address_of_a_route_alone;
@@ -116,6 +119,31 @@ fn a_forged_one_for_a_client_who_is_here_is_dropped(plan: Plan<'_>) -> Result<()
     same.connect(site.service())?;
     site.exchange(&balancer, 1000, b"again")?;
     site.app.saw_nobody()?;
+    site.end()
+}
+
+/// Where the first datagram alone has said for whom the balancer's socket speaks, its silence ends that.
+fn forged_ones_are_no_sign_of_life(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        set_up: &other_link,
+        framing: Framing::V2First,
+        args: &["--close-after", "3s"],
+        ..plan
+    }
+    .start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    SockRef::from(&balancer).bind_device(Some(b"second"))?;
+    balancer.connect(site.service())?;
+    for sent in 1..=6 {
+        balancer.send(b"forged")?;
+        wait_dropped(&site, sent)?;
+        sleep(Duration::from_secs(1));
+    }
+    SockRef::from(&balancer).bind_device(None)?;
+    balancer.connect(site.service())?;
+    site.app.saw_nobody()?;
+    site.exchange(&balancer, 1001, b"for somebody else")?;
     site.end()
 }
 
