@@ -28,6 +28,7 @@ pub mod program {
 
 /// Names of the maps in the object file; those of the lists also name the pins.
 pub mod map {
+    pub const SERVICES: &str = "services";
     pub const ALLOW4: &str = "allow4";
     pub const ALLOW6: &str = "allow6";
     pub const DENY4: &str = "deny4";

@@ -85,7 +85,7 @@ impl Datagrams {
             }
         });
         let open = |at: SocketAddr, shared| {
-            let only_v6 = listen::listens_v4(config, at.port());
+            let only_v6 = listen::listens_v4(config, Transport::Udp, at.port());
             udp::listener(at, shared, only_v6).map_err(|error| {
                 let what = check::unusable(at, Transport::Udp, &error);
                 anyhow::Error::from(error).context(what)

@@ -82,7 +82,7 @@ fn open_shared(
     count: usize,
     mut left: Vec<Socket>,
 ) -> Result<Vec<Socket>> {
-    if listen.is_ipv6() && !listens_v4(config, listen.port()) {
+    if listen.is_ipv6() && !listens_v4(config, Transport::Tcp, listen.port()) {
         // One that hears no IPv4 never will.
         left.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
     }
@@ -93,7 +93,11 @@ fn open_shared(
 }
 
 fn open(config: &Config, listen: SocketAddr, shared: bool) -> Result<Socket> {
-    let socket = sys::listener(listen, shared, listens_v4(config, listen.port()));
+    let socket = sys::listener(
+        listen,
+        shared,
+        listens_v4(config, Transport::Tcp, listen.port()),
+    );
     socket.map_err(|error| {
         let what = check::unusable(listen, Transport::Tcp, &error);
         anyhow::Error::from(error).context(what)
@@ -102,7 +106,7 @@ fn open(config: &Config, listen: SocketAddr, shared: bool) -> Result<Socket> {
 
 /// Whether the address is free, without ever listening there.
 pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> io::Result<()> {
-    let only_v6 = listens_v4(config, listen.port());
+    let only_v6 = listens_v4(config, service.transport(), listen.port());
     match service.protocol {
         Protocol::Tcp => sys::bound(listen, false, only_v6).map(drop),
         Protocol::Udp { .. } => udp::listener(listen, false, only_v6).map(drop),
@@ -110,8 +114,10 @@ pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> 
 }
 
 /// A listener on `[::]` hears IPv4 as well, unless the same port has an IPv4 listener of its own.
-pub fn listens_v4(config: &Config, port: u16) -> bool {
-    let mut listens = config.services.iter().flat_map(|service| &service.listen);
+pub fn listens_v4(config: &Config, transport: Transport, port: u16) -> bool {
+    let same = |service: &&config::Service| service.transport() == transport;
+    let services = config.services.iter().filter(same);
+    let mut listens = services.flat_map(|service| &service.listen);
     listens.any(|listen| listen.is_ipv4() && listen.port() == port)
 }
 

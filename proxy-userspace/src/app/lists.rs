@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::connections::Open;
 use crate::{
     config::{Config, ConfigError, Service},
-    kernel::{List, Prefixes},
+    kernel::{self, List, Prefixes},
     relay::{self, Client},
 };
 
@@ -55,6 +55,11 @@ impl Lists {
             have_changed: true,
         };
         lists.configure(listed)?;
+        let ids: Vec<_> = config.services.iter().map(|service| service.id).collect();
+        for gone in kernel::retain_services(&config.instance, &ids)? {
+            lists.deny.clear(gone)?;
+            lists.allow.clear(gone)?;
+        }
         Ok(lists)
     }
 

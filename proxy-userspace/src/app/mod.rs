@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
-pub fn run(config: &Config, log: &Log) -> Result<()> {
+pub fn run(config: Config, log: &Log) -> Result<()> {
     let files = sys::raise_nofile();
     if files < sys::LEAST_NOFILE {
         bail!(
@@ -53,10 +53,10 @@ pub fn run(config: &Config, log: &Log) -> Result<()> {
         );
     }
     let low = LowFds::hold().context("opening /dev/null")?;
-    config.check()?;
     privileges::no_new()?;
     // Before the lists: what a reload could not read shall not be readable at start either.
     privileges::keep(Role::Start)?;
+    let config = &with_ids(config)?;
     let listed = lists::read(config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,6 +64,16 @@ pub fn run(config: &Config, log: &Log) -> Result<()> {
         .thread_keep_alive(Duration::ZERO)
         .build()?
         .block_on(serve(config, &listed, low, log))
+}
+
+/// Each service under the id that its lists have.
+fn with_ids(mut config: Config) -> Result<Config> {
+    let names = config.services.iter().map(|service| &*service.name);
+    let ids = kernel::assign_services(&config.instance, names)?;
+    for (service, id) in config.services.iter_mut().zip(ids) {
+        service.id = id;
+    }
+    Ok(config)
 }
 
 /// What is there before anything is served.

@@ -10,7 +10,7 @@ use proxy_common::{Listener, Steered};
 
 use crate::{
     admin,
-    config::{self, Config, ConfigError, Protocol},
+    config::{self, Config, ConfigError, Protocol, Transport},
     facts::{Bound, Facts},
     header::Versions,
     kernel::Kernel,
@@ -37,7 +37,7 @@ impl Routes {
                 tracing::warn!("IPv6 is switched off on this host: target {target} is not served");
                 continue;
             }
-            if routes.to(target).is_some() {
+            if routes.to(target, service.transport()).is_some() {
                 continue;
             }
             let is_here = is_here(target.ip()).await?;
@@ -55,7 +55,7 @@ impl Routes {
         }
         let unserved = |service: &&config::Service| {
             let mut targets = service.targets();
-            targets.all(|target| routes.to(target).is_none())
+            targets.all(|target| routes.to(target, service.transport()).is_none())
         };
         if let Some(service) = config.services.iter().find(unserved) {
             return Err(ConfigError::NoFamily(service.name.clone()).into());
@@ -100,9 +100,11 @@ impl Routes {
         self.applications.push(Arc::new(application));
     }
 
-    pub fn to(&self, target: SocketAddr) -> Option<&Arc<Application>> {
+    pub fn to(&self, target: SocketAddr, transport: Transport) -> Option<&Arc<Application>> {
+        // Those at a loopback address are reached alike.
+        let is_straight = transport == Transport::Udp && !target.ip().is_loopback();
         let mut all = self.applications.iter();
-        all.find(|application| application.target.0 == target)
+        all.find(|it| it.target.0 == target && (it.steer == target) == is_straight)
     }
 
     /// Where who answers from a steer address listens.
@@ -117,7 +119,7 @@ impl Routes {
             service.target4.map(Into::into),
             service.target6.map(Into::into),
         );
-        [v4, v6].map(|target| self.to(target?))
+        [v4, v6].map(|target| self.to(target?, service.transport()))
     }
 
     pub fn addresses(&self) -> &[IpAddr] {
@@ -187,13 +189,15 @@ pub async fn check(config: &Config) -> Result<()> {
         }
     }
     let others = admin::listeners_beside(&config.instance)?;
-    for target in config.services.iter().flat_map(config::Service::targets) {
+    let each = config.services.iter();
+    let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
+    for (service, target) in each {
         let is_here = target.ip().is_loopback()
             || match way_to(target.ip()).await? {
                 Way::Broadcast => return Err(ConfigError::NoTarget(target).into()),
                 way => matches!(way, Way::Here),
             };
-        config.is_free(target, is_here)?;
+        config.is_free(service.transport(), target, is_here)?;
         let others = others
             .iter()
             .map(|(instance, listen)| (&**instance, *listen));

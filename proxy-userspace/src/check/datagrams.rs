@@ -37,7 +37,7 @@ pub async fn check(
     let each = services.flat_map(|service| service.targets().map(move |at| (service, at)));
     let mut ways = Vec::new();
     for (service, target) in each {
-        if let Some(route) = steering.route(target) {
+        if let Some(route) = steering.route(target, service.transport()) {
             ways.push((service, target, route.steered));
         }
     }

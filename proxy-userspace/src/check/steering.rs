@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     app::setup::SetUp,
     config::Config,
+    config::Transport,
     facts::Bound,
     kernel::{Datagrams, LowFds, Unmounted},
     netns::{self, Host, SpoofNs, SteerNet, SteerNets},
@@ -59,8 +60,8 @@ impl Steering {
         &self.set_up.spoof.device.name
     }
 
-    pub fn route(&self, target: SocketAddr) -> Option<Route> {
-        Some(self.set_up.routes.to(target)?.route())
+    pub fn route(&self, target: SocketAddr, transport: Transport) -> Option<Route> {
+        Some(self.set_up.routes.to(target, transport)?.route())
     }
 }
 

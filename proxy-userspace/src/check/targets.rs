@@ -54,7 +54,7 @@ pub async fn plainly(service: &Service, bound: &Bound) -> Vec<Finding> {
 pub async fn spoofed(service: &Service, steering: &Steering, bound: &Bound) -> Vec<Finding> {
     let mut findings = Vec::new();
     for target in service.targets() {
-        let found = match steering.route(target) {
+        let found = match steering.route(target, service.transport()) {
             Some(route) => attempt(service, steering, route, bound).await,
             None => Finding::warn(
                 SPOOFED,

@@ -9,9 +9,11 @@ use std::{
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use nix::unistd::Group;
 
-use super::address;
+use super::{
+    address,
+    value::{close_after, count, duration, group, handover, header_max_len, name, steer},
+};
 use crate::{
     config::{CloseAfter, Direct, Outsiders, parse_prefix},
     header::Policy,
@@ -43,6 +45,8 @@ pub enum Command {
     Connections(ShowArgs),
     /// Have the running daemon read its --allow-file and --deny-file again
     Reload(InstanceArgs),
+    /// Print a configuration file that has everything, with what it is for
+    ExampleConfig,
     /// Remove what an instance has left that doesn't run any more: its lists, its files
     Forget(InstanceArgs),
     /// Holds what a daemon has, and outlives it. Only daemons start it
@@ -53,17 +57,20 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct InstanceArgs {
     /// Tells several daemons on one host apart
-    #[arg(long, value_name = "NAME", default_value = "default", value_parser = instance)]
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = name)]
     pub instance: String,
 }
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
+    /// A file that has any number of services, instead of flags: see `truepeer example-config`
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = RunArgs::KEYS)]
+    pub config: Option<PathBuf>,
     /// Where balancers connect to
-    #[arg(short, long, value_name = "ADDR:PORT", required = true, num_args = 1.., value_parser = address::parse::<SocketAddr>)]
+    #[arg(short, long, value_name = "ADDR:PORT", required_unless_present = "config", num_args = 1.., value_parser = address::parse::<SocketAddr>)]
     pub listen: Vec<SocketAddr>,
     /// The application's IPv4 address, for IPv4 clients
-    #[arg(short = '4', long, value_name = "ADDR:PORT", required_unless_present = "target6", value_parser = address::parse::<SocketAddrV4>)]
+    #[arg(short = '4', long, value_name = "ADDR:PORT", required_unless_present_any = ["target6", "config"], value_parser = address::parse::<SocketAddrV4>)]
     pub target4: Option<SocketAddrV4>,
     /// The application's IPv6 address, for IPv6 clients
     #[arg(short = '6', long, value_name = "[ADDR]:PORT", value_parser = address::parse::<SocketAddrV6>)]
@@ -149,14 +156,47 @@ pub struct RunArgs {
     /// Network of the IPv6 addresses that applications answer to [default: fd74:7275:6570::1/112]
     #[arg(long, value_name = "CIDR", value_parser = steer::<true>)]
     pub steer6: Option<SteerNet>,
-    #[command(flatten)]
-    pub instance: InstanceArgs,
+    /// Tells several daemons on one host apart [default: default, or the file's]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub instance: Option<String>,
     /// Log every connection; twice: every step
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
     /// Taken for the sake of go-mmproxy's command lines: truepeer needs no mark
     #[arg(long, value_name = "N", hide = true)]
     pub mark: Option<u32>,
+}
+
+impl RunArgs {
+    /// Flags that a file has keys for instead; it may name the instance, too.
+    pub const KEYS: [&str; 26] = [
+        "allow",
+        "allow_file",
+        "close_after",
+        "connect_timeout",
+        "deny",
+        "deny_file",
+        "direct",
+        "drain_timeout",
+        "header",
+        "header_max_len",
+        "header_timeout",
+        "listen",
+        "maxconn",
+        "maxconn_per_balancer",
+        "on_local",
+        "on_martian",
+        "on_no_target",
+        "orphan_timeout",
+        "outsiders",
+        "protocol",
+        "status_group",
+        "steer4",
+        "steer6",
+        "target4",
+        "target6",
+        "workers",
+    ];
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +206,9 @@ pub struct CheckArgs {
     /// Machine-readable
     #[arg(long)]
     pub json: bool,
+    /// Only read what was written, with no privilege and anywhere
+    #[arg(long, conflicts_with_all = ["client", "json"])]
+    pub config_only: bool,
     /// Say as well whether this client's connections can be served
     #[arg(long, value_name = "ADDR", num_args = 1.., value_parser = address::alone)]
     pub client: Vec<IpAddr>,
@@ -231,7 +274,7 @@ pub struct AllowArgs {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Whose list
-    #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = instance)]
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", value_parser = name)]
     pub instance: String,
     /// Which of its services
     #[arg(long, global = true, value_name = "NAME", default_value = "default")]
@@ -300,65 +343,4 @@ pub struct ShowArgs {
     pub json: bool,
     #[command(flatten)]
     pub instance: InstanceArgs,
-}
-
-fn count(text: &str) -> Result<NonZeroUsize, String> {
-    text.parse()
-        .map_err(|_| "write a number from 1 on, or leave it out".into())
-}
-
-fn header_max_len(text: &str) -> Result<usize, String> {
-    let range = Policy::SMALLEST_MAX_LEN..=Policy::LARGEST_MAX_LEN;
-    let parsed = text.parse().ok().filter(|len| range.contains(len));
-    parsed.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
-}
-
-/// By its name or number.
-fn group(text: &str) -> Result<u32, String> {
-    if let Ok(number) = text.parse() {
-        return Ok(number);
-    }
-    // A container may have no list of groups at all.
-    let group = Group::from_name(text).ok().flatten();
-    group
-        .map(|group| group.gid.as_raw())
-        .ok_or_else(|| "no such group on this host: make it, or write its number".into())
-}
-
-/// A name that is safe as a file's name.
-fn instance(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if text.is_empty() || text.len() > 64 || !text.chars().all(plain) {
-        return Err("use up to 64 letters, digits, - and _".into());
-    }
-    Ok(text.to_owned())
-}
-
-/// `5s`, `500ms`, `1m 30s`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|_| "write a time, as in 500ms, 5s or 1m".into())
-}
-
-fn close_after(text: &str) -> Result<CloseAfter, String> {
-    CloseAfter::new(duration(text)?).ok_or_else(|| "write a time from 1s to 65535s".into())
-}
-
-fn steer<const V6: bool>(text: &str) -> Result<SteerNet, String> {
-    let net: SteerNet = text.parse()?;
-    if net.is_ipv6() != V6 {
-        let other = if V6 { "--steer4" } else { "--steer6" };
-        return Err(format!("that is the other family's: write {other} {net}"));
-    }
-    Ok(net)
-}
-
-/// Nothing is handed over any more.
-fn handover(value: &str) -> Result<String, String> {
-    Err(match value {
-        "off" => "there is no handover any more: write --direct off".into(),
-        _ => "there is no handover any more: leave it out, or write --direct auto".into(),
-    })
 }

@@ -16,8 +16,15 @@ pub fn check(args: CheckArgs) -> Result<ExitCode> {
     let _log = (verbose > 0)
         .then(|| telemetry::init(verbose))
         .transpose()?;
-    let config = run::resolve(args.run)?;
-    config.check()?;
+    let config = run::config(args.run)?;
+    if args.config_only {
+        let count = config.services.len();
+        show(format!(
+            "ok: {count} service{}\n",
+            if count == 1 { "" } else { "s" }
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     app::lists::read(&config)?;
     let findings = tokio::runtime::Builder::new_current_thread()
         .enable_all()

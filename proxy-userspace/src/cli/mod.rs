@@ -6,10 +6,12 @@ mod check;
 mod connections;
 #[cfg(test)]
 mod documents;
+mod file;
 mod instances;
 mod prefixes;
 mod run;
 mod status;
+mod value;
 
 use std::{
     fmt::Display,
@@ -20,6 +22,9 @@ use std::{
 use clap::Parser as _;
 
 use crate::{config::ConfigError, keeper, telemetry};
+
+/// A configuration file that has everything.
+const EXAMPLE: &str = include_str!("example.toml");
 
 /// Failed while running, or a check or test failed.
 const FAILED: u8 = 1;
@@ -36,6 +41,9 @@ pub fn main() -> ExitCode {
         args::Command::Status(args) if args.all => instances::list(args.show.json),
         args::Command::Status(args) => status::status(&args.show),
         args::Command::Connections(args) => connections::connections(&args),
+        args::Command::ExampleConfig => show(EXAMPLE)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
         args::Command::Reload(args) => status::reload(&args),
         args::Command::Forget(args) => instances::forget(&args),
         args::Command::Keeper(args) => keep(&args),

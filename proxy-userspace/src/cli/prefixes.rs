@@ -13,11 +13,8 @@ use super::{
 use crate::{
     admin::{Request, ask_if_running},
     keeper,
-    kernel::{List, Origin, Prefixes, covering},
+    kernel::{self, List, Origin, Prefixes, covering},
 };
-
-/// The one service of a daemon that is set up by flags.
-const DEFAULT_SERVICE: (&str, u32) = ("default", 0);
 
 pub fn allow(args: AllowArgs) -> Result<ExitCode> {
     let editor = Editor::new(List::Allow, args.instance)?;
@@ -53,10 +50,15 @@ struct Editor {
 
 impl Editor {
     fn new(list: List, args: ListArgs) -> Result<Self> {
-        let (name, service) = DEFAULT_SERVICE;
-        if args.service != name {
-            bail!("no service {}: this instance has {name}", args.service);
-        }
+        let ids = kernel::service_ids(&args.instance)?;
+        let Some(service) = ids.get(&args.service).copied() else {
+            let (instance, wanted) = (&args.instance, &args.service);
+            let names: Vec<_> = ids.into_keys().collect();
+            bail!(
+                "instance {instance} has no service {wanted}: say --service with one of {}",
+                names.join(", ")
+            );
+        };
         Ok(Self {
             list,
             instance: args.instance,

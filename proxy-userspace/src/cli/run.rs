@@ -4,7 +4,10 @@ use std::{num::NonZeroUsize, process::ExitCode, thread};
 
 use anyhow::Result;
 
-use super::args::{self, FallbackChoice, HeaderVersions, RunArgs};
+use super::{
+    args::{self, FallbackChoice, HeaderVersions, RunArgs},
+    file,
+};
 use crate::{
     app,
     config::{
@@ -37,7 +40,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
             );
         }
     }
-    app::run(&resolve(args)?, &log)?;
+    app::run(config(args)?, &log)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -84,6 +87,25 @@ const fn versions(protocol: Protocol, header: HeaderVersions) -> Versions {
     }
 }
 
+/// By flags, or by a file.
+pub fn config(args: RunArgs) -> Result<Config, ConfigError> {
+    match &args.config {
+        Some(path) => {
+            let config = file::read(path)?;
+            Ok(Config {
+                take_over: args.take_over,
+                instance: args.instance.unwrap_or(config.instance),
+                ..config
+            })
+        }
+        None => {
+            let config = resolve(args)?;
+            config.check()?;
+            Ok(config)
+        }
+    }
+}
+
 pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
     let protocol = protocol(&args)?;
     let service = Service {
@@ -116,7 +138,7 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
         connect_timeout: args.connect_timeout,
     };
     Ok(Config {
-        instance: args.instance.instance,
+        instance: args.instance.unwrap_or_else(|| "default".into()),
         workers: args.workers.unwrap_or_else(one_per_core),
         // UDP's is the service's.
         maxconn: args.maxconn.filter(|_| protocol == Protocol::Tcp),

@@ -4,6 +4,7 @@ mod limits;
 mod prefixes;
 
 use std::{
+    collections::HashSet,
     io,
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     num::NonZeroUsize,
@@ -75,7 +76,7 @@ pub enum Outsiders {
 }
 
 /// What carries a service's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     Tcp,
     Udp,
@@ -192,6 +193,13 @@ impl Service {
 
 #[derive(Debug, Error)]
 pub enum ConfigError {
+    #[error("{path}:{line}:{column}: {what}", path = .path.display())]
+    InFile {
+        path: PathBuf,
+        line: usize,
+        column: usize,
+        what: String,
+    },
     #[error(
         "no allowlist: name the balancers with --allow CIDR or --allow-file FILE \
          (anyone at all is written --allow 0.0.0.0/0 --allow ::/0)"
@@ -287,8 +295,15 @@ fn hears(listen: SocketAddr, at: SocketAddr, is_local: bool) -> bool {
 
 impl Config {
     /// Whether no service listens where a target is; `is_local`: at an address of this host.
-    pub fn is_free(&self, target: SocketAddr, is_local: bool) -> Result<(), ConfigError> {
-        let mut listens = self.services.iter().flat_map(|service| &service.listen);
+    pub fn is_free(
+        &self,
+        transport: Transport,
+        target: SocketAddr,
+        is_local: bool,
+    ) -> Result<(), ConfigError> {
+        let same = |service: &&Service| service.transport() == transport;
+        let services = self.services.iter().filter(same);
+        let mut listens = services.flat_map(|service| &service.listen);
         match listens.find(|listen| hears(**listen, target, is_local)) {
             Some(&listen) => Err(ConfigError::ListensAtTarget { listen, target }),
             None => Ok(()),
@@ -323,7 +338,7 @@ impl Config {
 
     /// What can't work whatever the host looks like.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         for service in &self.services {
             for target in service.targets() {
                 if target.port() == 0 {
@@ -333,7 +348,7 @@ impl Config {
                     return Err(ConfigError::NoTarget(target));
                 }
                 self.is_no_steer_address(target)?;
-                self.is_free(target, target.ip().is_loopback())?;
+                self.is_free(service.transport(), target, target.ip().is_loopback())?;
             }
             for listen in &service.listen {
                 if listen.port() == 0 {
@@ -343,10 +358,9 @@ impl Config {
                     return Err(ConfigError::NoListen(*listen));
                 }
                 self.is_no_steer_address(*listen)?;
-                if seen.contains(listen) {
+                if !seen.insert((service.transport(), *listen)) {
                     return Err(ConfigError::ListensTwice(*listen));
                 }
-                seen.push(*listen);
             }
         }
         Ok(())

@@ -20,6 +20,7 @@ mod link;
 mod load;
 mod log;
 mod low;
+mod names;
 mod pins;
 mod placer;
 mod prefixes;
@@ -38,6 +39,7 @@ pub use life::say;
 pub use link::LinkPlace;
 pub use load::{Claim, Kernel, Placement, Protocols};
 pub use low::LowFds;
+pub use names::{assign as assign_services, assigned as service_ids, retain as retain_services};
 pub use pins::{
     Unmounted, directory as pins, is_mounted as is_bpffs_mounted,
     is_read_only as is_bpffs_read_only,

@@ -163,6 +163,14 @@ impl Prefixes {
         Ok(())
     }
 
+    /// Has a service have none.
+    pub fn clear(&mut self, service: u32) -> Result<()> {
+        for entry in self.entries()?.iter().filter(|it| it.service == service) {
+            self.take(service, entry.prefix)?;
+        }
+        self.changes.tell()
+    }
+
     pub fn insert(&mut self, service: u32, prefix: IpNet, origin: Origin) -> Result<()> {
         self.put(service, prefix, origin)?;
         self.changes.tell()
@@ -240,7 +248,7 @@ impl Prefix<4> for Ipv6Net {
     }
 }
 
-fn open_pinned<M: TryFrom<Map, Error = MapError>>(
+pub(super) fn open_pinned<M: TryFrom<Map, Error = MapError>>(
     pin: &Path,
     of_type: fn(MapData) -> Map,
 ) -> Result<M> {
@@ -250,7 +258,7 @@ fn open_pinned<M: TryFrom<Map, Error = MapError>>(
     map.with_context(|| format!("{} is of another version: remove it", pin.display()))
 }
 
-fn pinning(pin: &Path) -> String {
+pub(super) fn pinning(pin: &Path) -> String {
     format!("pinning {}", pin.display())
 }
 

@@ -30,6 +30,7 @@ mod readme;
 mod refusals;
 mod relay;
 mod senders;
+mod services;
 mod steering;
 mod take_over;
 mod untouched;

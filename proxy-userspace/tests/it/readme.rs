@@ -1,9 +1,11 @@
 //! Every `truepeer` command that the README shows, run in the order in which it shows them.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use tempfile::NamedTempFile;
 
 use crate::lab::Lab;
 use crate::lab::addr::LOOPBACK;
@@ -15,14 +17,21 @@ fn every_command_works() -> Result<()> {
     let lab = Lab::new()?;
     let _sshd = Sshd::start(&lab.host, LOOPBACK.v4(22))?;
     let mut running: Option<Proc> = None;
-    let commands = commands()?;
+    let mut configuration = NamedTempFile::new()?;
+    let readme = readme()?;
+    let block = readme.split("```toml\n").nth(1);
+    let block = block.and_then(|block| block.split("```").next());
+    configuration.write_all(block.context("no configuration")?.as_bytes())?;
+    let commands = commands(&configuration.path().to_string_lossy())?;
     ensure!(
         commands.len() > 5,
         "the README shows too little: {commands:?}"
     );
     for command in commands {
         let mut args: Vec<&str> = command.split_whitespace().skip(1).collect();
-        args.extend(["--instance", lab.instance()]);
+        if args != ["example-config"] {
+            args.extend(["--instance", lab.instance()]);
+        }
         if args.first() == Some(&"run") && !args.contains(&"--help") {
             // One after the other: they serve the same address. One takes over from the one before.
             if !args.contains(&"--take-over") {
@@ -43,9 +52,8 @@ fn every_command_works() -> Result<()> {
 }
 
 /// The lines of shell blocks and the unit's commands, with paths cut to the program's name.
-fn commands() -> Result<Vec<String>> {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let text = fs::read_to_string(&readme)?;
+fn commands(configuration: &str) -> Result<Vec<String>> {
+    let text = readme()?;
     let mut commands = Vec::new();
     let mut in_block = false;
     for line in text.lines() {
@@ -57,10 +65,16 @@ fn commands() -> Result<Vec<String>> {
             .split_once("=/usr/local/bin/")
             .map_or(line, |(_, command)| command);
         if in_block && line.starts_with("truepeer ") {
-            commands.push(line.replace("/etc/truepeer/allow", &allow_file()));
+            let line = line.replace("/etc/truepeer/allow", &allow_file());
+            commands.push(line.replace("/etc/truepeer.toml", configuration));
         }
     }
     Ok(commands)
+}
+
+fn readme() -> Result<String> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    Ok(fs::read_to_string(&readme)?)
 }
 
 /// A file in the format that the README describes.

@@ -1,0 +1,101 @@
+//! The ids that an instance's services have in its lists, by name: pinned beside those, so that a service keeps
+//! its lists wherever it stands in the configuration.
+
+use std::{collections::BTreeMap, fs::File, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use proxy_common::map;
+
+use super::{
+    pins,
+    prefixes::{open_pinned, pinning},
+};
+
+/// Of a service that is set up by flags.
+const DEFAULT: (&str, u32) = ("default", 0);
+
+const MOST: u32 = 1 << 16;
+/// Longest name, in bytes.
+const LEN: usize = 64;
+type Name = [u8; LEN];
+
+/// Each name's id, the same as ever for those that have one.
+pub fn assign<'a>(instance: &str, names: impl Iterator<Item = &'a str>) -> Result<Vec<u32>> {
+    let directory = pins::create_directory(instance)?;
+    let lock = File::open(&directory).with_context(|| directory.display().to_string())?;
+    lock.lock().context("locking the services' ids")?;
+    let mut map = open(&directory.join(map::SERVICES))?;
+    let mut known = all(&map)?;
+    let mut id_of = |name: &str| {
+        if let Some(id) = known.get(name) {
+            return Ok(*id);
+        }
+        let is_free = |id: &u32| !known.values().any(|taken| taken == id);
+        let free = if name == DEFAULT.0 {
+            DEFAULT.1
+        } else {
+            (DEFAULT.1 + 1..MOST)
+                .find(is_free)
+                .context("too many services")?
+        };
+        map.insert(key(name)?, free, 0)
+            .with_context(|| format!("noting the id of service {name}"))?;
+        known.insert(name.to_owned(), free);
+        Ok(free)
+    };
+    names.map(&mut id_of).collect()
+}
+
+/// The services that an instance has, or has had, with their ids.
+pub fn assigned(instance: &str) -> Result<BTreeMap<String, u32>> {
+    let pin = pins::directory(instance).join(map::SERVICES);
+    if pin.exists() {
+        return all(&open_pinned(&pin, Map::HashMap)?);
+    }
+    Ok(BTreeMap::from([(DEFAULT.0.into(), DEFAULT.1)]))
+}
+
+/// Forgets those that aren't among these ids, and says which they were.
+pub fn retain(instance: &str, ids: &[u32]) -> Result<Vec<u32>> {
+    let mut map = open(&pins::directory(instance).join(map::SERVICES))?;
+    let mut gone = Vec::new();
+    for (name, id) in all(&map)? {
+        if !ids.contains(&id) {
+            map.remove(&key(&name)?)
+                .with_context(|| format!("forgetting service {name}"))?;
+            gone.push(id);
+        }
+    }
+    Ok(gone)
+}
+
+fn open(pin: &Path) -> Result<HashMap<MapData, Name, u32>> {
+    if !pin.exists() {
+        /// BPF_F_NO_PREALLOC of linux/bpf.h.
+        const NO_PREALLOC: u32 = 1;
+        let map: HashMap<MapData, Name, u32> = HashMap::create(MOST, NO_PREALLOC)
+            .context("making the services' ids (needs CAP_BPF)")?;
+        map.pin(pin).with_context(|| pinning(pin))?;
+    }
+    open_pinned(pin, Map::HashMap)
+}
+
+fn all(map: &HashMap<MapData, Name, u32>) -> Result<BTreeMap<String, u32>> {
+    let each = map.iter().map(|found| {
+        let (name, id) = found.context("reading the services' ids")?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok((String::from_utf8_lossy(name).into_owned(), id))
+    });
+    each.collect()
+}
+
+fn key(name: &str) -> Result<Name> {
+    ensure!(
+        name.len() <= LEN,
+        "service {name} has a name of over {LEN} bytes"
+    );
+    let mut key = [0; LEN];
+    key[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(key)
+}
