@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
     Addr, Counter, LO,
-    datagram::{Flow, Receiver, Way, spp},
+    datagram::{Aim, Flow, Receiver, Way, spp},
     flow::{Piece, Tuple},
 };
 
@@ -247,6 +247,16 @@ fn put_spp(
     datagram::put_spp(ctx, version, scratch, &header)
 }
 
+/// Where an application of this host is that has sent the packet. What comes from a container may have a socket too,
+/// which means nothing here.
+#[inline(always)]
+fn aim_of_sender(ctx: &TcContext, version: Version) -> Option<Aim> {
+    match ctx::is_forwarded(ctx) {
+        true => None,
+        false => maps::aim(&ctx::socket_endpoint(ctx, version)?),
+    }
+}
+
 /// Whether the host's nat has given a reply another source (masquerade); `scratch.rewrite.to` is what it was before.
 /// Conntrack had forgotten the client by then, and took the reply for a beginning. The socket that has sent it
 /// still says where the application is.
@@ -259,10 +269,7 @@ fn is_renamed(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool 
     if maps::is_steer(scratch.segment.tuple.addresses()[0]) || ctx::mark(ctx) != 0 {
         return false;
     }
-    let Some(at) = ctx::socket_endpoint(ctx, version) else {
-        return false;
-    };
-    let Some(aim) = maps::aim(&at) else {
+    let Some(aim) = aim_of_sender(ctx, version) else {
         return false;
     };
     if *aim.at() == scratch.segment.tuple.source() {
@@ -331,10 +338,7 @@ fn is_renamed_piece(ctx: &TcContext, version: Version, scratch: &mut Scratch) ->
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 fn is_later_piece(ctx: &TcContext, version: Version, scratch: &mut Scratch, id: u32) -> bool {
-    let Some(at) = ctx::socket_endpoint(ctx, version) else {
-        return false;
-    };
-    let Some(aim) = maps::aim(&at) else {
+    let Some(aim) = aim_of_sender(ctx, version) else {
         return false;
     };
     scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
