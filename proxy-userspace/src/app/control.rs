@@ -361,7 +361,7 @@ impl Control<'_> {
     fn reload(&mut self) -> Reloaded {
         let configured = lists::read(self.config)
             .map_err(Into::into)
-            .and_then(|listed| self.lists.configure(&listed));
+            .and_then(|listed| self.lists.configure(self.config, &listed));
         match configured.and_then(|count| self.end_denied().map(|_| count)) {
             Ok(count) => Reloaded::Prefixes(count),
             Err(error) => Reloaded::Refused(format!("{error:#}")),

@@ -14,16 +14,14 @@ use crate::{
 
 /// What the configuration has for a service.
 pub struct Listed {
-    service: u32,
     allow: Vec<IpNet>,
     deny: Vec<IpNet>,
 }
 
-/// Each service's prefixes, or the error that keeps the daemon from starting.
+/// Each service's prefixes, in the configuration's order, or the error that keeps the daemon from starting.
 pub fn read(config: &Config) -> Result<Vec<Listed>, ConfigError> {
     let read = |service: &Service| {
         Ok(Listed {
-            service: service.id,
             allow: service.read_allow()?,
             deny: service.deny.read()?,
         })
@@ -40,7 +38,8 @@ pub struct Lists {
 }
 
 impl Lists {
-    pub fn open(config: &Config, listed: &[Listed]) -> Result<Self> {
+    /// `new`: the ids of services that haven't been there before, which begin with nothing.
+    pub fn open(config: &Config, listed: &[Listed], new: &[u32]) -> Result<Self> {
         let open = |list| Prefixes::open(&config.instance, list);
         let services = config.services.iter();
         let services = services.map(|service| (service.name.clone(), service.id));
@@ -54,26 +53,28 @@ impl Lists {
             // With what a daemon before this one has left open.
             have_changed: true,
         };
-        lists.configure(listed)?;
-        let ids: Vec<_> = config.services.iter().map(|service| service.id).collect();
-        for gone in kernel::retain_services(&config.instance, &ids)? {
-            lists.deny.clear(gone)?;
-            lists.allow.clear(gone)?;
-        }
+        new.iter().try_for_each(|service| lists.clear(*service))?;
+        lists.configure(config, listed)?;
         Ok(lists)
     }
 
+    /// Forgets the services that the configuration has no longer. Not before their daemon is gone.
+    pub fn retain(&mut self, config: &Config) -> Result<()> {
+        let ids: Vec<_> = config.services.iter().map(|service| service.id).collect();
+        kernel::retain_services(&config.instance, &ids, |gone| self.clear(gone))
+    }
+
+    fn clear(&mut self, service: u32) -> Result<()> {
+        self.allow.clear(service)?;
+        self.deny.clear(service)
+    }
+
     /// Returns how many prefixes there are by configuration.
-    pub fn configure(&mut self, listed: &[Listed]) -> Result<usize> {
+    pub fn configure(&mut self, config: &Config, listed: &[Listed]) -> Result<usize> {
         let mut count = 0;
-        for Listed {
-            service,
-            allow,
-            deny,
-        } in listed
-        {
-            self.deny.configure(*service, deny)?;
-            self.allow.configure(*service, allow)?;
+        for (service, Listed { allow, deny }) in config.services.iter().zip(listed) {
+            self.deny.configure(service.id, deny)?;
+            self.allow.configure(service.id, allow)?;
             count += allow.len() + deny.len();
         }
         Ok(count)

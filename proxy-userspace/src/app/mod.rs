@@ -56,24 +56,23 @@ pub fn run(config: Config, log: &Log) -> Result<()> {
     privileges::no_new()?;
     // Before the lists: what a reload could not read shall not be readable at start either.
     privileges::keep(Role::Start)?;
-    let config = &with_ids(config)?;
-    let listed = lists::read(config)?;
+    let listed = lists::read(&config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // An idle thread of the pool would keep the capabilities of the start.
         .thread_keep_alive(Duration::ZERO)
         .build()?
-        .block_on(serve(config, &listed, low, log))
+        .block_on(serve(config, listed, low, log))
 }
 
-/// Each service under the id that its lists have.
-fn with_ids(mut config: Config) -> Result<Config> {
+/// Each service gets the id that its lists have; those of new ones.
+fn assign_ids(config: &mut Config) -> Result<Vec<u32>> {
     let names = config.services.iter().map(|service| &*service.name);
-    let ids = kernel::assign_services(&config.instance, names)?;
+    let (ids, new) = kernel::assign_services(&config.instance, names)?;
     for (service, id) in config.services.iter_mut().zip(ids) {
         service.id = id;
     }
-    Ok(config)
+    Ok(new)
 }
 
 /// What is there before anything is served.
@@ -86,7 +85,7 @@ struct Begun {
     set_up: SetUp,
 }
 
-async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun> {
+async fn begin(config: &mut Config, listed: Vec<Listed>, low: LowFds) -> Result<Begun> {
     let mut host = netns::watch().await?;
     check::at_start(config, &host.addresses).await?;
     routes::check(config).await?;
@@ -98,7 +97,8 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
         // The kernel may not have closed all of its files yet.
         Some(_) => Some(admin::Lock::or_inherited(None, &config.instance).await?),
     };
-    let lists = Lists::open(config, listed)?;
+    let new = assign_ids(config)?;
+    let lists = Lists::open(config, &listed, &new)?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
     let mut set_up = SetUp::new(config, &pins, low, left, true).await?;
@@ -119,14 +119,15 @@ async fn begin(config: &Config, listed: &[Listed], low: LowFds) -> Result<Begun>
     })
 }
 
-async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Result<()> {
+async fn serve(mut config: Config, listed: Vec<Listed>, low: LowFds, log: &Log) -> Result<()> {
     let Begun {
         predecessor,
         lock,
-        lists,
+        mut lists,
         mut host,
         mut set_up,
-    } = begin(config, listed, low).await?;
+    } = begin(&mut config, listed, low).await?;
+    let config = &config;
     let limits = limits(config);
     let slots = limits.slots.clone();
     let datagrams = Datagrams::claim(config, &set_up.routes, &mut set_up.kernel)?;
@@ -149,6 +150,7 @@ async fn serve(config: &Config, listed: &[Listed], low: LowFds, log: &Log) -> Re
     let begun = (&mut set_up, &mut host, predecessor);
     let (held, workers) = start(config, begun, (&claims, &datagrams), (&shared, &draining)).await?;
     let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
+    lists.retain(config)?;
     let control = control::Control {
         config,
         entrance: set_up.entrance(),

@@ -8,7 +8,7 @@ use super::{FAILED, args::CheckArgs, run, show};
 use crate::{
     app,
     check::{self, Finding, Status},
-    telemetry,
+    kernel, telemetry,
 };
 
 pub fn check(args: CheckArgs) -> Result<ExitCode> {
@@ -16,7 +16,7 @@ pub fn check(args: CheckArgs) -> Result<ExitCode> {
     let _log = (verbose > 0)
         .then(|| telemetry::init(verbose))
         .transpose()?;
-    let config = run::config(args.run)?;
+    let mut config = run::config(args.run)?;
     if args.config_only {
         let count = config.services.len();
         show(format!(
@@ -26,6 +26,11 @@ pub fn check(args: CheckArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     app::lists::read(&config)?;
+    // Whom its lists deny, an instance that has them says.
+    let ids = kernel::service_ids(&config.instance).unwrap_or_default();
+    for (service, nobodys) in config.services.iter_mut().zip((0..=u32::MAX).rev()) {
+        service.id = ids.get(&service.name).copied().unwrap_or(nobodys);
+    }
     let findings = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?

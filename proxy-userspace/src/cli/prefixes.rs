@@ -129,7 +129,8 @@ impl Editor {
             println!("removed {prefix}");
             if before
                 .iter()
-                .any(|entry| entry.prefix == *prefix && entry.origin == Origin::Config)
+                .filter(|entry| entry.service == self.service && entry.prefix == *prefix)
+                .any(|entry| entry.origin == Origin::Config)
             {
                 let flags = match self.list {
                     List::Allow => "--allow or --allow-file",

@@ -4,7 +4,7 @@ mod limits;
 mod prefixes;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     num::NonZeroUsize,
@@ -229,6 +229,18 @@ pub enum ConfigError {
         listen: SocketAddr,
         target: SocketAddr,
     },
+    #[error(
+        "target {target} of UDP has the port of another one, {other}: give the applications different ports, or \
+         serve one of them by an instance of its own"
+    )]
+    SamePort {
+        target: SocketAddr,
+        other: SocketAddr,
+    },
+    #[error(
+        "target {0} has one service with --outsiders refuse and one with app: give both the same"
+    )]
+    OutsidersDiffer(SocketAddr),
     #[error("{0} is given twice as a listen address")]
     ListensTwice(SocketAddr),
     #[error("target {0} is {why}, where no application can be: give its address", why = nowhere(.0.ip()))]
@@ -336,8 +348,28 @@ impl Config {
         }
     }
 
+    /// An application at a wildcard address is known by its port, so that two targets can't have one.
+    fn datagram_targets_differ(&self) -> Result<(), ConfigError> {
+        let mut seen = HashMap::new();
+        for service in self.services.iter().filter(|service| service.is_udp()) {
+            for target in service.targets() {
+                let is_exclusive = service.is_exclusive(target);
+                let of_port = (target.is_ipv4(), target.port());
+                let (other, others) = *seen.entry(of_port).or_insert((target, is_exclusive));
+                if other != target {
+                    return Err(ConfigError::SamePort { target, other });
+                }
+                if others != is_exclusive {
+                    return Err(ConfigError::OutsidersDiffer(target));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What can't work whatever the host looks like.
     pub fn check(&self) -> Result<(), ConfigError> {
+        self.datagram_targets_differ()?;
         let mut seen = HashSet::new();
         for service in &self.services {
             for target in service.targets() {

@@ -20,13 +20,17 @@ const MOST: u32 = 1 << 16;
 const LEN: usize = 64;
 type Name = [u8; LEN];
 
-/// Each name's id, the same as ever for those that have one.
-pub fn assign<'a>(instance: &str, names: impl Iterator<Item = &'a str>) -> Result<Vec<u32>> {
+/// Each name's id, the same as ever for those that have one; and which of them are new.
+pub fn assign<'a>(
+    instance: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(Vec<u32>, Vec<u32>)> {
     let directory = pins::create_directory(instance)?;
     let lock = File::open(&directory).with_context(|| directory.display().to_string())?;
     lock.lock().context("locking the services' ids")?;
     let mut map = open(&directory.join(map::SERVICES))?;
     let mut known = all(&map)?;
+    let mut new = Vec::new();
     let mut id_of = |name: &str| {
         if let Some(id) = known.get(name) {
             return Ok(*id);
@@ -42,32 +46,40 @@ pub fn assign<'a>(instance: &str, names: impl Iterator<Item = &'a str>) -> Resul
         map.insert(key(name)?, free, 0)
             .with_context(|| format!("noting the id of service {name}"))?;
         known.insert(name.to_owned(), free);
+        // The other one's lists may be there since before a name was noted.
+        if free != DEFAULT.1 {
+            new.push(free);
+        }
         Ok(free)
     };
-    names.map(&mut id_of).collect()
+    let ids = names.map(&mut id_of).collect::<Result<_>>()?;
+    Ok((ids, new))
 }
 
 /// The services that an instance has, or has had, with their ids.
 pub fn assigned(instance: &str) -> Result<BTreeMap<String, u32>> {
     let pin = pins::directory(instance).join(map::SERVICES);
-    if pin.exists() {
-        return all(&open_pinned(&pin, Map::HashMap)?);
+    let mut known = match pin.exists() {
+        true => all(&open_pinned(&pin, Map::HashMap)?)?,
+        false => BTreeMap::new(),
+    };
+    if known.is_empty() {
+        known.insert(DEFAULT.0.into(), DEFAULT.1);
     }
-    Ok(BTreeMap::from([(DEFAULT.0.into(), DEFAULT.1)]))
+    Ok(known)
 }
 
-/// Forgets those that aren't among these ids, and says which they were.
-pub fn retain(instance: &str, ids: &[u32]) -> Result<Vec<u32>> {
+/// Forgets those that aren't among these ids, once `clear` has seen to what they have.
+pub fn retain(instance: &str, ids: &[u32], mut clear: impl FnMut(u32) -> Result<()>) -> Result<()> {
     let mut map = open(&pins::directory(instance).join(map::SERVICES))?;
-    let mut gone = Vec::new();
     for (name, id) in all(&map)? {
         if !ids.contains(&id) {
+            clear(id)?;
             map.remove(&key(&name)?)
                 .with_context(|| format!("forgetting service {name}"))?;
-            gone.push(id);
         }
     }
-    Ok(gone)
+    Ok(())
 }
 
 fn open(pin: &Path) -> Result<HashMap<MapData, Name, u32>> {

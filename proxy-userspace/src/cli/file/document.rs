@@ -65,7 +65,11 @@ impl Tables {
             .flat_map(|key| &key.values);
         let is_named = |text: &str| {
             let address = text.parse::<SocketAddr>();
-            address.is_ok_and(|address| words.contains(&address.to_string()))
+            address.is_ok_and(|address| {
+                let address = address.to_string();
+                let mut words = words.split_whitespace();
+                words.any(|word| word.trim_end_matches([',', ':']) == address)
+            })
         };
         let mut named = values.filter(|(text, _)| is_named(text));
         named.next_back().map_or(0..0, |(_, at)| at.clone())
@@ -130,6 +134,10 @@ impl File<'_> {
                 }
                 ("defaults", _) => {
                     return Err(self.wrong(key.span(), "defaults is a table: write [defaults]"));
+                }
+                ("name", _) => {
+                    let what = "name is each service's own: write it below [[service]]";
+                    return Err(self.wrong(key.span(), what));
                 }
                 ("service" | "services", _) => {
                     return Err(

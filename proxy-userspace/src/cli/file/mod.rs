@@ -20,6 +20,14 @@ use super::{
 };
 use crate::config::{Config, ConfigError, Service};
 
+/// Of services of UDP alone: in defaults, others pass them by.
+const OF_UDP: [&str; 4] = [
+    "close_after",
+    "maxconn",
+    "maxconn_per_balancer",
+    "outsiders",
+];
+
 /// What a file has, resolved.
 pub fn read(path: &Path) -> Result<Config, ConfigError> {
     let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
@@ -66,12 +74,27 @@ impl File<'_> {
                     ..service
                 }));
         }
-        all.ok_or_else(|| {
+        let all = all.ok_or_else(|| {
             self.wrong(
                 0..0,
                 "there is no service: write [[service]] and below it its keys",
             )
-        })
+        })?;
+        let unused = |table: &Table, is_udp: bool| {
+            let mut services = all.services.iter();
+            let key = table.find("maxconn").map(|key| key.at.clone());
+            key.filter(|_| !services.any(|service| service.is_udp() == is_udp))
+        };
+        if let Some(at) = unused(&tables.instance, false) {
+            let what = "maxconn is here for services of TCP, and there is none: those of UDP have their own";
+            return Err(self.wrong(at, what));
+        }
+        if let Some(at) = unused(&tables.defaults, true) {
+            let what = "maxconn is here for services of UDP, and there is none: for TCP write it above the first \
+                        [[service]] or [defaults]";
+            return Err(self.wrong(at, what));
+        }
+        Ok(all)
     }
 
     /// A configuration of this one alone.
@@ -94,7 +117,9 @@ impl File<'_> {
         let of_instance = tables.instance.keys.iter();
         // UDP's are flows, and each service's own.
         let of_instance = of_instance.filter(|key| !is_udp || key.id != "maxconn");
-        let of_defaults = defaults.iter().filter(|key| is_udp || key.id != "maxconn");
+        let of_defaults = defaults
+            .iter()
+            .filter(|key| is_udp || !OF_UDP.contains(&key.id));
         let typed = of_instance
             .chain(of_defaults.copied())
             .flat_map(Key::arguments);
@@ -149,8 +174,14 @@ impl File<'_> {
         let values = context(ContextKind::InvalidValue);
         let key = keys.find(|key| flags.iter().any(|flag| flag == key.id));
         let value = key.and_then(|key| {
-            let mut all = key.values.iter();
-            all.find(|(text, _)| values.iter().any(|value| text.contains(&**value)))
+            // Several prefixes may stand in one text.
+            let is = |text: &str| {
+                text.split(',')
+                    .any(|part| values.iter().any(|it| it == part))
+            };
+            key.values
+                .iter()
+                .find(|(text, _)| is(text) || values.contains(text))
         });
         let at = match (value, key) {
             (Some((_, at)), _) => at,
@@ -324,6 +355,24 @@ mod tests {
         is_told(
             &before("[defaults]\nname = \"x\""),
             "2:8: name is each service's own",
+        );
+        is_told(
+            &before("[defaults]\nmaxconn = 1"),
+            "2:1: maxconn is here for services of UDP",
+        );
+        is_told(&before("name = \"x\""), "1:1: name is each service's own");
+        let udp = SERVICE.replace("name", "protocol = \"udp\"\nname");
+        is_told(
+            &format!("maxconn = 1\n{udp}"),
+            "1:1: maxconn is here for services of TCP",
+        );
+        let at_port = udp
+            .replace("\"a\"", "\"b\"")
+            .replace(":1\"", ":3\"")
+            .replace("127.0.0.1:2", "127.0.0.2:2");
+        is_told(
+            &format!("{udp}{at_port}"),
+            "11:11: target 127.0.0.2:2 of UDP has the port",
         );
         let other = SERVICE.replace("\"a\"", "\"b\"");
         is_told(

@@ -16,6 +16,7 @@ use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
 use crate::lab::payload::Payload;
 use crate::lab::poll;
+use crate::lab::stall::is_acknowledged;
 use crate::lab::talk::{Side, Talk};
 use crate::steering::firewalls::STATELESS;
 use crate::steering::reuse::{
@@ -93,6 +94,10 @@ fn a_masquerade_that_comes_meanwhile(plan: Plan<'_>) -> Result<()> {
     let mut talk = site.warm(CLIENT_PORT)?;
     let capture = Leaks::watch(&site.lab.edge)?;
     let renamed = Counting::start(&site.lab, "reply_renamed")?;
+    // Conntrack would begin with a late acknowledgment from there, and the application's words be an answer.
+    poll::until("the balancer's last acknowledgment", || {
+        Ok(is_acknowledged(&talk.app)?.then_some(()))
+    })?;
     masquerade(&site.lab)?;
     talk.app.write_all(b"whom do they come from?")?;
     renamed.wait(Times::AtLeast(2))?;
