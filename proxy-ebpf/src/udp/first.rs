@@ -17,7 +17,7 @@ use crate::{
 
 /// Whether a datagram came by the way that leads to its balancer.
 #[derive(Clone, Copy)]
-enum Came<'a> {
+pub enum Came<'a> {
     ItsWay,
     /// It is to be asked once that matters.
     Unasked(&'a TcContext, Version),
@@ -35,14 +35,13 @@ impl Came<'_> {
 
 /// Whether an earlier datagram of the balancer's socket has said whom it speaks for: then this one is
 /// payload from its beginning on, whatever it looks like. Otherwise `scratch.is_named` tells whether that one may be
-/// yet to come. `is_piece`: it was asked whether it came by the balancer's way.
+/// yet to come.
 #[inline(always)]
 pub fn speaks_for(
     ctx: &TcContext,
-    version: Version,
+    came: Came<'_>,
     scratch: &mut Scratch,
     receiver: &Receiver,
-    is_piece: bool,
 ) -> Result<bool, Verdict> {
     if !maps::has(receiver, Receiver::V2_FIRST) {
         return Ok(false);
@@ -51,10 +50,6 @@ pub fn speaks_for(
     scratch.speaker = Speaker::new(&scratch.segment.tuple, ctx::device(ctx));
     scratch.is_named = false;
     scratch.proxy.len = 0;
-    let came = match is_piece {
-        true => Came::ItsWay,
-        false => Came::Unasked(ctx, version),
-    };
     let Some(first) = find(came, scratch, receiver, now)? else {
         return Ok(false);
     };
@@ -63,7 +58,7 @@ pub fn speaks_for(
     }
     if first.last != now {
         came.is_balancers(scratch)?;
-        note_heard(scratch, first, now, receiver.close_after());
+        maps::insert_first(scratch, &first.heard(now), receiver.close_after());
     }
     if first.is_in_pieces(now) {
         scratch.named = first.client();
@@ -71,7 +66,6 @@ pub fn speaks_for(
         return Ok(false);
     }
     scratch.proxy.source = first.client();
-    scratch.proxy.len = 0;
     Ok(true)
 }
 
@@ -83,11 +77,6 @@ pub fn counts(scratch: &Scratch, receiver: &Receiver) -> Result<(), Verdict> {
         return Err(Verdict::pass(Counter::DatagramToDaemonHeader));
     }
     Ok(())
-}
-
-#[inline(always)]
-fn note_heard(scratch: &Scratch, first: First, now: u32, close_after: u32) {
-    maps::insert_first(scratch, &first.heard(now), close_after);
 }
 
 /// What is known of the balancer's socket, if it hasn't been silent for too long. Nobody can tell whose payload
@@ -112,25 +101,14 @@ fn find(
     Ok((!first.is_over(now, close_after)).then_some(first))
 }
 
-/// Whether nobody can tell any more whom the balancer's socket speaks for.
+/// Whether nobody can tell any more whom the balancer's socket speaks for, which a piece came from by its way.
 #[inline(always)]
-pub fn is_forgotten(
-    ctx: &TcContext,
-    version: Version,
-    scratch: &mut Scratch,
-    receiver: &Receiver,
-) -> bool {
+pub fn is_forgotten(ctx: &TcContext, scratch: &mut Scratch, receiver: &Receiver) -> bool {
     if !maps::has(receiver, Receiver::V2_FIRST) {
         return false;
     }
     scratch.speaker = Speaker::new(&scratch.segment.tuple, ctx::device(ctx));
-    find(
-        Came::Unasked(ctx, version),
-        scratch,
-        receiver,
-        clock::seconds(),
-    )
-    .is_err()
+    find(Came::ItsWay, scratch, receiver, clock::seconds()).is_err()
 }
 
 /// Has the balancer's socket go on speaking for a client who is answered.
@@ -145,7 +123,7 @@ pub fn answered(flow: &Flow, scratch: &mut Scratch, now: u32) {
         Some(first) => {
             let is_his = first.client() == scratch.segment.tuple.destination();
             if is_his && !first.is_undecided() && first.last != now {
-                note_heard(scratch, first, now, close_after);
+                maps::insert_first(scratch, &first.heard(now), close_after);
             }
         }
         // It speaks for whom was forgotten too soon, or else for itself.

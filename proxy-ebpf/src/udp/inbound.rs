@@ -6,7 +6,9 @@ use proxy_common::{Counter, Endpoint, datagram::Receiver, flow::Tuple};
 
 use super::{
     admission::{admit, receiver_of},
-    beyond, failed, first, is_left, known,
+    beyond, failed,
+    first::{self, Came},
+    is_left, known,
 };
 use crate::{
     clock,
@@ -91,7 +93,7 @@ fn refused_piece(
     if first::is_balancers(ctx, version, scratch).is_err() {
         return Some(Counter::DatagramReversePath);
     }
-    first::is_forgotten(ctx, version, scratch, receiver).then_some(Counter::DatagramForgotten)
+    first::is_forgotten(ctx, scratch, receiver).then_some(Counter::DatagramForgotten)
 }
 
 #[inline(always)]
@@ -125,7 +127,7 @@ fn straight_on(
     scratch: &mut Scratch,
     receiver: &Receiver,
 ) -> Result<Verdict, Verdict> {
-    if !first::speaks_for(ctx, version, scratch, receiver, false)? {
+    if !first::speaks_for(ctx, Came::Unasked(ctx, version), scratch, receiver)? {
         read_whole(ctx, version, link, scratch, receiver)?;
         if ctx::is_many(ctx) {
             first::name_of_many(ctx, version, scratch, receiver)?;
@@ -268,7 +270,7 @@ fn be_followed(
     let Segment { tuple, at, .. } = scratch.segment;
     scratch.segment = Segment::datagram(tuple, at, ctx::len(ctx, link));
     let noted = (|| {
-        if !first::speaks_for(ctx, version, scratch, receiver, true)? {
+        if !first::speaks_for(ctx, Came::ItsWay, scratch, receiver)? {
             let is_v2_first = maps::has(receiver, Receiver::V2_FIRST);
             let read = read_header(ctx, version, link, scratch, receiver);
             if read.is_err() && scratch.proxy.len == 0 {

@@ -72,7 +72,8 @@ impl Type<'_> {
 
 impl<'a> Types<'a> {
     pub fn parse(btf: &'a [u8]) -> Result<Self> {
-        ensure!(word(btf, 0)? & 0xffff == MAGIC, "no BTF");
+        let [first] = words(btf, 0)?;
+        ensure!(first & 0xffff == MAGIC, "no BTF");
         let [header, types_at, types_len, at, len] = words(btf, 4)?;
         let section = |at: u32, len: u32| {
             let at = (header as usize).checked_add(at as usize);
@@ -175,10 +176,6 @@ impl<'a> Types<'a> {
         let name = CStr::from_bytes_until_nul(self.strings.get(at as usize..)?);
         Some(name.ok()?.to_bytes())
     }
-}
-
-fn word(bytes: &[u8], at: usize) -> Result<u32> {
-    words(bytes, at).map(|[word]| word)
 }
 
 fn words<const N: usize>(bytes: &[u8], at: usize) -> Result<[u32; N]> {

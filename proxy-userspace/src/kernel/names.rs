@@ -9,7 +9,7 @@ use proxy_common::map;
 
 use super::{
     pins,
-    prefixes::{open_pinned, pinning},
+    prefixes::{NO_PREALLOC, open_pinned, pinning},
 };
 
 /// Of a service that is set up by flags.
@@ -84,8 +84,6 @@ pub fn retain(instance: &str, ids: &[u32], mut clear: impl FnMut(u32) -> Result<
 
 fn open(pin: &Path) -> Result<HashMap<MapData, Name, u32>> {
     if !pin.exists() {
-        /// BPF_F_NO_PREALLOC of linux/bpf.h.
-        const NO_PREALLOC: u32 = 1;
         let map: HashMap<MapData, Name, u32> = HashMap::create(MOST, NO_PREALLOC)
             .context("making the services' ids (needs CAP_BPF)")?;
         map.pin(pin).with_context(|| pinning(pin))?;

@@ -258,6 +258,9 @@ pub(super) fn open_pinned<M: TryFrom<Map, Error = MapError>>(
     map.with_context(|| format!("{} is of another version: remove it", pin.display()))
 }
 
+/// BPF_F_NO_PREALLOC of linux/bpf.h.
+pub(super) const NO_PREALLOC: u32 = 1;
+
 pub(super) fn pinning(pin: &Path) -> String {
     format!("pinning {}", pin.display())
 }
@@ -318,8 +321,7 @@ impl<const N: usize> Trie<N> {
     }
 
     fn create(pin: &Path) -> Result<()> {
-        // The kernel wants this of every trie (BPF_F_NO_PREALLOC of linux/bpf.h).
-        const NO_PREALLOC: u32 = 1;
+        // The kernel wants this of every trie.
         let trie: LpmTrie<MapData, Listed<N>, u32> =
             LpmTrie::create(MAX_LISTED, NO_PREALLOC).context("making a list (needs CAP_BPF)")?;
         trie.pin(pin).with_context(|| pinning(pin))

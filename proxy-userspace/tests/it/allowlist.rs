@@ -23,7 +23,11 @@ use crate::lab::{Lab, PINS};
 
 /// Served, from `source`?
 fn served(lab: &Lab, source: SocketAddr) -> Result<()> {
-    let target = HOST.like(source, TRUEPEER_PORT);
+    served_at(lab, source, TRUEPEER_PORT)
+}
+
+pub fn served_at(lab: &Lab, source: SocketAddr, port: u16) -> Result<()> {
+    let target = HOST.like(source, port);
     let mut balancer = lab
         .edge
         .connect_from(source, target)
@@ -40,7 +44,11 @@ fn served(lab: &Lab, source: SocketAddr) -> Result<()> {
 /// [G-2] [SEC-1] Not even connected: the source can't tell the listener from a port where nobody
 /// listens, as the kernel answers a SYN for which the lookup finds nothing with a reset.
 fn refused(netns: &Netns, source: SocketAddr) -> Result<()> {
-    let target = HOST.like(source, TRUEPEER_PORT);
+    refused_at(netns, source, TRUEPEER_PORT)
+}
+
+pub fn refused_at(netns: &Netns, source: SocketAddr, port: u16) -> Result<()> {
+    let target = HOST.like(source, port);
     match netns.connect_from(source, target) {
         Ok(_) => bail!("{source} could connect"),
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
@@ -48,7 +56,7 @@ fn refused(netns: &Netns, source: SocketAddr) -> Result<()> {
     }
 }
 
-fn both(pair: Pair, check: impl Fn(SocketAddr) -> Result<()>) -> Result<()> {
+pub fn both(pair: Pair, check: impl Fn(SocketAddr) -> Result<()>) -> Result<()> {
     pair.both(0).into_iter().try_for_each(check)
 }
 

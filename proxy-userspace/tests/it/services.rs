@@ -1,20 +1,18 @@
 //! Several services of one daemon, by a file.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::allowlist::{both, refused_at, served_at};
 use crate::lab::Lab;
-use crate::lab::addr::{BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, Pair};
+use crate::lab::addr::{BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR};
 use crate::lab::app::Echo;
 use crate::lab::datagram::{self, Kind};
-use crate::lab::header::Version;
-use crate::lab::stream::read_greeting;
 
 /// By name: where balancers connect to, and where the application is.
 const SSH: (&str, u16, u16) = ("ssh", 7000, 8080);
@@ -43,31 +41,6 @@ fn file(lab: &Lab, directory: &Path, services: &[(&str, u16, u16)]) -> Result<St
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// A balancer's connection from there is the client's for the application.
-fn served(lab: &Lab, source: SocketAddr, port: u16) -> Result<()> {
-    let mut balancer = lab.edge.connect_from(source, HOST.like(source, port))?;
-    let client = CLIENT.like(source, balancer.local_addr()?.port());
-    balancer.write_all(&Version::V2.header(client, FRONT.like(client, FRONT_PORT)))?;
-    let seen = read_greeting(&mut balancer)?;
-    ensure!(seen == client, "the app of port {port} sees {seen}");
-    Ok(())
-}
-
-fn refused(lab: &Lab, source: SocketAddr, port: u16) -> Result<()> {
-    if lab
-        .edge
-        .connect_from(source, HOST.like(source, port))
-        .is_ok()
-    {
-        bail!("{source} could connect to port {port}");
-    }
-    Ok(())
-}
-
-fn both(pair: Pair, check: impl Fn(SocketAddr) -> Result<()>) -> Result<()> {
-    pair.both(0).into_iter().try_for_each(check)
-}
-
 /// TCP and UDP at one port, and another one.
 #[test]
 fn each_has_its_own_application_and_its_own_lists() -> Result<()> {
@@ -85,8 +58,8 @@ fn each_has_its_own_application_and_its_own_lists() -> Result<()> {
         .expect(0, &["ok: 3 services"])?;
     let mut truepeer = lab.truepeer_daemon(&["run", "-c", &written])?;
     for port in [SSH.1, WEB.1] {
-        both(BALANCER, |source| served(&lab, source, port))?;
-        both(NEIGHBOUR, |source| refused(&lab, source, port))?;
+        both(BALANCER, |source| served_at(&lab, source, port))?;
+        both(NEIGHBOUR, |source| refused_at(&lab.edge, source, port))?;
     }
     for (source, game) in BALANCER.both(0).into_iter().zip(&games) {
         plays(&lab, source, game)?;
@@ -106,8 +79,8 @@ fn each_has_its_own_application_and_its_own_lists() -> Result<()> {
     lab.allow(&["add", v4, v6, "--service", WEB.0])?
         .expect(0, &["added"])?;
     let only_web = || {
-        both(NEIGHBOUR, |source| served(&lab, source, WEB.1))?;
-        both(NEIGHBOUR, |source| refused(&lab, source, SSH.1))
+        both(NEIGHBOUR, |source| served_at(&lab, source, WEB.1))?;
+        both(NEIGHBOUR, |source| refused_at(&lab.edge, source, SSH.1))
     };
     only_web()?;
     lab.allow(&["list", "--service", "nginx"])?

@@ -2,14 +2,14 @@
 
 use std::{borrow::Cow, net::SocketAddr, ops::Range, path::Path};
 
-use clap::{Command, CommandFactory as _};
+use clap::{Args as _, Command};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
 use super::{
-    super::{args::Cli, value},
+    super::{args::RunArgs, value},
     keys::{argument, flag, in_file, unknown},
 };
 use crate::config::ConfigError;
@@ -251,9 +251,7 @@ impl File<'_> {
         Ok((text, value.span()))
     }
 }
-fn run_command() -> Command {
-    let mut cli = Cli::command();
-    // Builds what the flags have in common.
-    cli.build();
-    cli.find_subcommand("run").cloned().unwrap_or_default()
+/// What takes the flags.
+pub fn run_command() -> Command {
+    RunArgs::augment_args(Command::new("truepeer run"))
 }

@@ -8,18 +8,15 @@ mod tests;
 use std::{collections::BTreeMap, fs, path::Path};
 
 use clap::{
-    Parser as _,
+    FromArgMatches as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
 use self::{
-    document::{File, Key, Table, Tables},
+    document::{File, Key, Table, Tables, run_command},
     keys::{flag, id_in, in_file, in_keys},
 };
-use super::{
-    args::{self, Cli},
-    run,
-};
+use super::{args::RunArgs, run};
 use crate::config::{Config, ConfigError, Service};
 
 /// Of services of UDP alone: in defaults, others pass them by.
@@ -125,27 +122,21 @@ impl File<'_> {
         let typed = of_instance
             .chain(of_defaults.copied())
             .flat_map(Key::arguments);
-        let typed = ["truepeer", "run"]
-            .into_iter()
-            .map(str::to_owned)
-            .chain(typed);
-        let parsed = Cli::try_parse_from(typed.chain(service.arguments()));
+        let typed = ["truepeer run".to_owned()].into_iter().chain(typed);
+        let parsed = run_command().try_get_matches_from(typed.chain(service.arguments()));
+        let parsed = parsed.and_then(|matches| RunArgs::from_arg_matches(&matches));
         let places = || {
             let all = service.keys.iter().chain(defaults.iter().copied());
             all.chain(&tables.instance.keys)
         };
-        let args = match parsed.map(|cli| cli.command) {
-            Ok(args::Command::Run(args)) => args,
-            Ok(_) => return Err(self.wrong(service.at.clone(), "this is no service")),
-            Err(error) => return Err(self.mistyped(&error, service, name, places())),
-        };
+        let args = parsed.map_err(|error| self.mistyped(&error, service, name, places()))?;
         if args.allow.is_empty() && args.allow_file.is_empty() {
             let what = format!(
                 "service {name} has no allowlist: name the balancers by allow = [\"CIDR\"] or allow_files = [\"FILE\"]"
             );
             return Err(self.wrong(service.at.clone(), what));
         }
-        run::resolve(*args).map_err(|error| {
+        run::resolve(args).map_err(|error| {
             let words = error.to_string();
             let named = |key: &&Key| words.contains(&flag(key.id));
             let at = places().find(named).map_or(&service.at, |key| &key.at);

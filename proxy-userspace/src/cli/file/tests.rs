@@ -2,7 +2,15 @@
 
 use std::fs;
 
-use super::{super::EXAMPLE, *};
+use clap::Parser as _;
+
+use super::{
+    super::{
+        EXAMPLE,
+        args::{self, Cli},
+    },
+    *,
+};
 use crate::config::Protocol;
 
 fn of(text: &str) -> Result<Config, String> {
@@ -18,10 +26,7 @@ fn the_example_is_one() {
     let config = of(EXAMPLE).expect("a configuration");
     let names: Vec<_> = config.services.iter().map(|it| &*it.name).collect();
     assert_eq!(names, ["ssh", "game"]);
-    let keys = args::RunArgs::KEYS
-        .into_iter()
-        .chain(["instance"])
-        .map(in_file);
+    let keys = RunArgs::KEYS.into_iter().chain(["instance"]).map(in_file);
     let missing: Vec<_> = keys
         .filter(|key| !EXAMPLE.contains(&format!("{key} = ")))
         .collect();
