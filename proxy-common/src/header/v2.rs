@@ -22,6 +22,11 @@ pub enum Transport {
 pub const TLV_HEAD_LEN: usize = 3;
 pub const TLV_CRC32C: u8 = 0x03;
 pub const CRC32C_LEN: u16 = 4;
+pub const TLV_UNIQUE_ID: u8 = 0x05;
+pub const UNIQUE_ID_MAX: u16 = 128;
+pub const TLV_SSL: u8 = 0x20;
+/// What an SSL TLV has before the TLVs in it: `client` and `verify`.
+pub const SSL_FIXED_LEN: u16 = 5;
 
 /// What the fixed part says, and the words behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

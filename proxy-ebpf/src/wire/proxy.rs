@@ -228,6 +228,8 @@ pub struct Tlvs {
     len: u32,
     /// 0: there is none.
     checksum_at: u32,
+    /// The end of the SSL TLV that was read last, whose own TLVs end there too. 0: there was none.
+    ssl_end: u32,
     are_odd: u32,
 }
 
@@ -238,6 +240,7 @@ fn are_tlvs_right(scratch: &mut Scratch, start: u32, len: u32) -> bool {
         at: start,
         len,
         checksum_at: 0,
+        ssl_end: 0,
         are_odd: 0,
     };
     let mut walk: *mut Scratch = scratch;
@@ -254,7 +257,7 @@ fn are_tlvs_right(scratch: &mut Scratch, start: u32, len: u32) -> bool {
     checksum_at == 0 || is_checksum_right(scratch, checksum_at, len)
 }
 
-/// The next TLV.
+/// The next TLV, or the next of those in an SSL TLV.
 unsafe extern "C" fn tlv(_: u64, scratch: *mut *mut Scratch) -> i64 {
     // SAFETY: what `are_tlvs_right` gave.
     let scratch = unsafe { &mut **scratch };
@@ -262,18 +265,38 @@ unsafe extern "C" fn tlv(_: u64, scratch: *mut *mut Scratch) -> i64 {
     if at >= len {
         return STOP;
     }
+    let kind = byte(scratch, at);
     let size = u16::from_be_bytes([byte(scratch, at + 1), byte(scratch, at + 2)]);
-    let value = at + v2::TLV_HEAD_LEN as u32;
-    if byte(scratch, at) == v2::TLV_CRC32C {
-        // A second one is the daemon's to judge.
-        if size != v2::CRC32C_LEN || scratch.tlvs.checksum_at != 0 {
-            scratch.tlvs.are_odd = 1;
-            return STOP;
-        }
-        scratch.tlvs.checksum_at = value;
-    }
-    scratch.tlvs.at = value + u32::from(size);
+    let Some(next) = step(&mut scratch.tlvs, kind, size) else {
+        scratch.tlvs.are_odd = 1;
+        return STOP;
+    };
+    scratch.tlvs.at = next;
     MORE
+}
+
+/// Where the one behind this begins. `None`: it is the daemon's to judge, as is a second checksum.
+#[inline(always)]
+fn step(tlvs: &mut Tlvs, kind: u8, size: u16) -> Option<u32> {
+    let value = tlvs.at + v2::TLV_HEAD_LEN as u32;
+    let end = value + u32::from(size);
+    if tlvs.at < tlvs.ssl_end {
+        return (end <= tlvs.ssl_end).then_some(end);
+    }
+    match kind {
+        v2::TLV_CRC32C => {
+            let is_odd = size != v2::CRC32C_LEN || tlvs.checksum_at != 0;
+            tlvs.checksum_at = value;
+            (!is_odd).then_some(end)
+        }
+        v2::TLV_UNIQUE_ID => (size <= v2::UNIQUE_ID_MAX).then_some(end),
+        v2::TLV_SSL => {
+            let is_odd = size < v2::SSL_FIXED_LEN || end > tlvs.len;
+            tlvs.ssl_end = end;
+            (!is_odd).then_some(value + u32::from(v2::SSL_FIXED_LEN))
+        }
+        _ => Some(end),
+    }
 }
 
 struct Checksum<'a> {

@@ -224,16 +224,39 @@ pub fn client(random: &mut Random, like: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-/// NOOP, an authority, an id, a CRC that is wrong, and a kind for experiments.
+/// NOOP, an authority, an id, a CRC that is wrong, kinds for experiments, and TLS with TLVs of its own.
 pub fn tlvs(random: &mut Random) -> Vec<u8> {
     let mut tlvs = Vec::new();
     for _ in 0..=random.below(3) {
-        let kind = *random.pick(&[4, 4, 2, 5, 0xea, 0xf0, 3]);
-        let length = if kind == 3 { 4 } else { random.below(100) };
-        tlvs.extend([kind, 0, u8::try_from(length).expect("below 100")]);
-        tlvs.extend(std::iter::repeat_n(b'x', length));
+        match *random.pick(&[4, 4, 2, 5, 0xea, 0xf0, 3, 0x20]) {
+            3 => tlvs.extend([3, 0, 4, b'x', b'x', b'x', b'x']),
+            0x20 => tlvs.extend(ssl(random)),
+            kind => tlvs.extend(tlv(random, kind)),
+        }
     }
     tlvs
+}
+
+/// One in four has a length that may not be its own.
+fn ssl(random: &mut Random) -> Vec<u8> {
+    let mut ssl = vec![0x20, 0, 0, 1, 0, 0, 0, 0];
+    for _ in 0..random.below(3) {
+        let kind = *random.pick(&[0x21, 0x23, 0x20, 3]);
+        ssl.extend(tlv(random, kind));
+    }
+    let length = match random.below(4) {
+        0 => random.below(ssl.len() + 4),
+        _ => ssl.len() - 3,
+    };
+    ssl[2] = u8::try_from(length).expect("two of below 103 at most");
+    ssl
+}
+
+fn tlv(random: &mut Random, kind: u8) -> Vec<u8> {
+    let length = random.below(100);
+    let mut tlv = vec![kind, 0, u8::try_from(length).expect("below 100")];
+    tlv.resize(3 + length, b'x');
+    tlv
 }
 
 pub fn damage(random: &mut Random, header: &mut Vec<u8>) {

@@ -149,7 +149,7 @@ fn ends(family: Family) -> (SocketAddr, SocketAddr) {
 }
 
 /// Why the daemon gets them.
-fn whole_headers(family: Family) -> [(&'static str, Vec<u8>, &'static str); 10] {
+fn whole_headers(family: Family) -> [(&'static str, Vec<u8>, &'static str); 15] {
     const HEADER: &str = "to_daemon_header";
     const CLIENT_ITSELF: &str = "to_daemon_client";
     const WRONG_CRC: [u8; 7] = [3, 0, 4, 0, 0, 0, 0];
@@ -157,13 +157,23 @@ fn whole_headers(family: Family) -> [(&'static str, Vec<u8>, &'static str); 10] 
     let other = if is_v4(family) { Pair::v6 } else { Pair::v4 };
     let (other, others_front) = ends(other);
     let of = |client| v2(0x21, client, front, &[]);
+    let with = |tlvs: &[u8]| v2(0x21, client, front, tlvs);
+    let past_the_end = [0x20, 0, 9, 1, 0, 0, 0, 0, 0x21, 0, 0];
+    let past_the_ssl = [0x20, 0, 9, 1, 0, 0, 0, 0, 0x21, 0, 2, b'1', 4, 0, 0];
+    let half_a_part = [0x20, 0, 7, 1, 0, 0, 0, 0, 0x21, 0, 4, 0, 0];
+    let long_id = [&[5, 0, 129][..], &[b'x'; 129]].concat();
     [
         ("none", b"GET / HTTP/1.1\r\n\r\n".to_vec(), HEADER),
         ("UNKNOWN", b"PROXY UNKNOWN\r\n".to_vec(), HEADER),
         ("LOCAL", v2_raw(0x20, 0, &[]), HEADER),
         ("UDP", v2_raw(0x21, 0x12, &[0; 12]), HEADER),
         ("version 3", v2_raw(0x31, 0x11, &[0; 12]), HEADER),
-        ("CRC32C", v2(0x21, client, front, &WRONG_CRC), HEADER),
+        ("CRC32C", with(&WRONG_CRC), HEADER),
+        ("a long id", with(&long_id), HEADER),
+        ("a short SSL", with(&[0x20, 0, 4, 1, 0, 0, 0]), HEADER),
+        ("an SSL past the end", with(&past_the_end), HEADER),
+        ("a part past its SSL", with(&past_the_ssl), HEADER),
+        ("half a part", with(&half_a_part), HEADER),
         (
             "the other family",
             v2(0x21, other, others_front, &[]),
