@@ -6,6 +6,7 @@ use std::{fs, sync::OnceLock};
 use anyhow::{Context, Result, ensure};
 use aya::Btf;
 use aya_obj::btf::BtfKind;
+use memchr::memmem;
 use object::{Object as _, ObjectSection as _, SectionKind};
 use proxy_common::kfunc::{ASSIGN_TCP_REQSK, CAST_TO_KERN_CTX, Kfunc};
 
@@ -26,7 +27,7 @@ pub fn are_there() -> bool {
         let has = |name: &str| {
             // Between two zeroes, as all names.
             let name = [b"\0", name.as_bytes(), b"\0"].concat();
-            types.windows(name.len()).any(|window| window == name)
+            memmem::find(&types, &name).is_some()
         };
         has(ASSIGN_TCP_REQSK.name)
     })
