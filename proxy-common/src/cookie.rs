@@ -139,11 +139,16 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// `tick` counts some unit of time.
+    /// `tick` counts some unit of time; `mac` is [`mac`](Self::mac) with a key.
     #[inline(always)]
     #[must_use]
-    pub fn numbers(&self, key: &Key, options: u32, tick: u32) -> Numbers {
-        let mac = self.mac(key, options, tick);
+    pub fn numbers(
+        &self,
+        mac: impl FnOnce(&Self, u32, u32) -> u64,
+        options: u32,
+        tick: u32,
+    ) -> Numbers {
+        let mac = mac(self, options, tick);
         // What isn't seen of the MAC hides what is added, and each number changes all of its bits.
         let secret = (mac >> 32) as u32 ^ self.sequence.wrapping_mul(SPREAD);
         Numbers {
@@ -155,9 +160,14 @@ impl Asked<'_> {
     /// What the answer was that a segment acknowledges and echoes.
     #[inline(always)]
     #[must_use]
-    pub fn judge(&self, key: &Key, answer: Numbers, tick: u32) -> Answered {
+    pub fn judge(
+        &self,
+        mac: impl FnOnce(&Self, u32, u32) -> u64,
+        answer: Numbers,
+        tick: u32,
+    ) -> Answered {
         let age = tick.wrapping_sub(answer.timestamp) & TICK_MASK;
-        let expected = self.numbers(key, answer.sequence, tick.wrapping_sub(age));
+        let expected = self.numbers(mac, answer.sequence, tick.wrapping_sub(age));
         if expected.sequence != answer.sequence {
             Answered::Others
         } else if expected.timestamp != answer.timestamp {
@@ -167,8 +177,10 @@ impl Asked<'_> {
         }
     }
 
+    /// Of all that an answer is for, but the balancer's number.
     #[inline(always)]
-    fn mac(&self, key: &Key, options: u32, tick: u32) -> u64 {
+    #[must_use]
+    pub fn mac(&self, key: &Key, options: u32, tick: u32) -> u64 {
         let [source, destination] = self.tuple.addresses();
         let ([a, b, c, d], [e, f, g, h]) = (source.words(), destination.words());
         let [sport, dport] = self.tuple.ports();
@@ -240,6 +252,10 @@ mod tests {
 
     const KEY: Key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
+    fn by(key: &Key) -> impl Fn(&Asked<'_>, u32, u32) -> u64 {
+        |asked, options, tick| asked.mac(key, options, tick)
+    }
+
     fn tuple() -> Tuple {
         let end = |word, port| Endpoint::new(Addr::from_v4(word), port);
         Tuple::new(end(1, 40_000), end(2, 2222))
@@ -264,14 +280,14 @@ mod tests {
             sequence: 1000,
         };
         for tick in [0, 1, 62, 63, 64, 1 << 20, u32::MAX] {
-            let answer = asked.numbers(&KEY, 0x1a5, tick);
+            let answer = asked.numbers(by(&KEY), 0x1a5, tick);
             assert_eq!(answer.sequence & 0x1ff, 0x1a5);
             for age in 0..=MAX_AGE {
-                let judged = asked.judge(&KEY, answer, tick.wrapping_add(age));
+                let judged = asked.judge(by(&KEY), answer, tick.wrapping_add(age));
                 assert_eq!(judged, Answered::Ours { age });
             }
             let late = tick.wrapping_add(MAX_AGE + 1);
-            assert_eq!(asked.judge(&KEY, answer, late), Answered::Others);
+            assert_eq!(asked.judge(by(&KEY), answer, late), Answered::Others);
         }
     }
 
@@ -283,9 +299,9 @@ mod tests {
             service: 7,
             sequence,
         };
-        let answer = asked(1000).numbers(&KEY, 0, 5);
+        let answer = asked(1000).numbers(by(&KEY), 0, 5);
         for more in 1..100_000 {
-            let judged = asked(1000 + more).judge(&KEY, answer, 5);
+            let judged = asked(1000 + more).judge(by(&KEY), answer, 5);
             assert_eq!(judged, Answered::Later, "{more}");
         }
     }
@@ -298,8 +314,8 @@ mod tests {
             service: 7,
             sequence: 1000,
         };
-        let answer = asked.numbers(&KEY, 0, 5);
-        let of = |asked: Asked<'_>, key: &Key, answer| asked.judge(key, answer, 5);
+        let answer = asked.numbers(by(&KEY), 0, 5);
+        let of = |asked: Asked<'_>, key: &Key, answer| asked.judge(by(key), answer, 5);
         assert_eq!(of(asked, &KEY, answer), Answered::Ours { age: 0 });
         assert_eq!(of(asked, &[1, 2], answer), Answered::Others);
         let service = Asked {

@@ -83,7 +83,7 @@ impl Link {
     }
 
     #[inline(always)]
-    const fn len(self) -> usize {
+    pub const fn len(self) -> usize {
         self.0
     }
 }

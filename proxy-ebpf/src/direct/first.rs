@@ -136,9 +136,9 @@ fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
     let ours = segment.ack.wrapping_sub(1);
     let theirs = segment.seq.wrapping_sub(1);
     if Agreed::from_bits(ours).timestamps {
-        let Some(secret) = maps::secret() else {
+        if maps::secret().is_none() {
             return Judged::Others;
-        };
+        }
         let asked = Asked {
             tuple: &segment.tuple,
             service: listener.service(),
@@ -148,7 +148,7 @@ fn judge(scratch: &Scratch, listener: &Listener) -> Judged {
             sequence: ours,
             timestamp: options.echo,
         };
-        return match asked.judge(secret, answer, listener.tick(now)) {
+        return match asked.judge(maps::mac, answer, listener.tick(now)) {
             Answered::Others => Judged::Others,
             Answered::Later => Judged::Later,
             Answered::Ours { age } if age > listener.header_ticks() => Judged::Late,

@@ -92,7 +92,7 @@ fn reset(
 #[inline(always)]
 pub fn syn(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<Verdict, Verdict> {
     let listener = admitted(ctx, version, scratch)?;
-    let (Some(host), Some(secret)) = (maps::host(), maps::secret()) else {
+    let (Some(host), Some(_)) = (maps::host(), maps::secret()) else {
         return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonService));
     };
     if let Some(why) = unfit(ctx, version, scratch, listener, host)? {
@@ -120,13 +120,7 @@ pub fn syn(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<V
         sequence: 0,
         timestamp: 0,
     };
-    if !number(
-        &scratch.segment,
-        listener,
-        agreed.to_bits(),
-        secret,
-        &mut numbers,
-    ) {
+    if !number(&scratch.segment, listener, agreed.to_bits(), &mut numbers) {
         return Ok(to_daemon(&scratch.segment.tuple, Counter::ToDaemonPending));
     }
     let answer = SynAck {
@@ -210,13 +204,7 @@ fn agree(options: &Options, host: &Host, version: Version) -> Agreed {
 /// The numbers of the answer: of a cookie, or of an entry in the pending table. False: there is no room
 /// for it. A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn number(
-    segment: &Segment,
-    listener: &Listener,
-    bits: u32,
-    secret: &[u64; 2],
-    numbers: &mut Numbers,
-) -> bool {
+fn number(segment: &Segment, listener: &Listener, bits: u32, numbers: &mut Numbers) -> bool {
     let now = clock::nanoseconds();
     let asked = Asked {
         tuple: &segment.tuple,
@@ -224,11 +212,11 @@ fn number(
         sequence: segment.seq,
     };
     if Agreed::from_bits(bits).timestamps {
-        *numbers = asked.numbers(secret, bits, listener.tick(seconds(now)));
+        *numbers = asked.numbers(maps::mac, bits, listener.tick(seconds(now)));
         return true;
     }
     // Nobody can know this one: the time is finer than anybody could tell from outside.
-    *numbers = asked.numbers(secret, bits, now as u32 ^ (now >> 32) as u32);
+    *numbers = asked.numbers(maps::mac, bits, now as u32 ^ (now >> 32) as u32);
     remember(segment, seconds(now), numbers)
 }
 

@@ -4,7 +4,7 @@ use core::mem::zeroed;
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH,
+        __sk_buff, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH,
         BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as Fib,
     },
     helpers::bpf_fib_lookup,
@@ -62,6 +62,7 @@ pub fn is_there(ctx: &TcContext, device: u32) -> bool {
 }
 
 /// The way of a packet from the spoof namespace. Its neighbour is the kernel's to find.
+#[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Way {
     /// The index of the device that it would leave by.
@@ -76,16 +77,33 @@ pub struct Way {
 #[inline(always)]
 pub fn way(ctx: &TcContext, version: Version, tuple: &Tuple, protocol: IpProto) -> Option<Way> {
     let mut way = Way::default();
-    look_up(ctx, version, tuple, protocol, &mut way).then_some(way)
+    let is_v4 = version == Version::V4;
+    way_once(ctx.skb.skb, is_v4, tuple, protocol as u8, &raw mut way).then_some(way)
 }
 
-/// A function of its own, as a program's stack has 512 bytes.
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "way")]
 #[inline(never)]
+extern "C" fn way_once(
+    skb: *mut __sk_buff,
+    is_v4: bool,
+    tuple: *const Tuple,
+    protocol: u8,
+    way: *mut Way,
+) -> bool {
+    // SAFETY: of the caller's, if they aren't null, which the verifier has asked about.
+    match unsafe { (tuple.as_ref(), way.as_mut()) } {
+        (Some(tuple), Some(way)) => look_up(skb, Version::if_v4(is_v4), tuple, protocol, way),
+        _ => false,
+    }
+}
+
+#[inline(always)]
 fn look_up(
-    ctx: &TcContext,
+    skb: *mut __sk_buff,
     version: Version,
     tuple: &Tuple,
-    protocol: IpProto,
+    protocol: u8,
     way: &mut Way,
 ) -> bool {
     /// Any way takes a packet of it.
@@ -93,7 +111,7 @@ fn look_up(
     let [from, to] = tuple.addresses().map(|addr| addr.words());
     // SAFETY: made of integers.
     let mut fib: Fib = unsafe { zeroed() };
-    fib.l4_protocol = protocol as u8;
+    fib.l4_protocol = protocol;
     [fib.sport, fib.dport] = tuple.ports();
     fib.ifindex = maps::device();
     // Without a length the kernel tells the device's MTU alone, and not what routers have said of the path.
@@ -114,7 +132,7 @@ fn look_up(
     const LEAST_MTU: u32 = 1280;
     let len = size_of_val(&fib) as i32;
     // SAFETY: `fib` lives on this stack, and the kernel gets its length.
-    let found = unsafe { bpf_fib_lookup(ctx.skb.skb.cast(), &raw mut fib, len, 0) };
+    let found = unsafe { bpf_fib_lookup(skb.cast(), &raw mut fib, len, 0) };
     // SAFETY: both fields of the union are numbers of 16 bits.
     let mtu = match unsafe { fib.__bindgen_anon_1.mtu_result } {
         // Not told without a neighbour.

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Addr, Endpoint, Host, Life,
-    cookie::{self, spent},
+    cookie::{self, Asked, spent},
     datagram,
     first::Speaker,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
@@ -274,6 +274,28 @@ pub fn host() -> Option<&'static Host> {
 #[inline(always)]
 pub fn secret() -> Option<&'static cookie::Key> {
     SECRET.get(0)
+}
+
+/// The MAC of an answer.
+#[inline(always)]
+pub fn mac(asked: &Asked<'_>, options: u32, tick: u32) -> u64 {
+    mac_once(asked.tuple, asked.service, options, tick)
+}
+
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "mac")]
+#[inline(never)]
+extern "C" fn mac_once(tuple: *const Tuple, service: u32, options: u32, tick: u32) -> u64 {
+    // SAFETY: of the caller's, if it isn't null, which the verifier has asked about.
+    let (Some(tuple), Some(secret)) = (unsafe { tuple.as_ref() }, secret()) else {
+        return 0;
+    };
+    let asked = Asked {
+        tuple,
+        service,
+        sequence: 0,
+    };
+    asked.mac(secret, options, tick)
 }
 
 #[inline(always)]

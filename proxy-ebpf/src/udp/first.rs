@@ -1,6 +1,6 @@
 //! Whom a balancer's socket speaks for, where only its first datagram has a header.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use proxy_common::{
     Counter,
     datagram::{Flow, Receiver},
@@ -191,19 +191,35 @@ pub fn name_of_many(
 }
 
 /// Whether the datagram came by the way that leads to its balancer. Without that, it says nothing in his name.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 pub fn is_balancers(
     ctx: &TcContext,
     version: Version,
     scratch: &mut Scratch,
 ) -> Result<(), Verdict> {
+    const ITS: u32 = way::Came::ByIts as u32;
+    const SOME: u32 = way::Came::BySome as u32;
+    let came = match came_once(ctx.skb.skb, version == Version::V4) {
+        ITS => way::Came::ByIts,
+        SOME => way::Came::BySome,
+        _ => way::Came::ByAnother,
+    };
+    came.verdict(scratch.segment.tuple.addresses()[0])
+}
+
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "came")]
+#[inline(never)]
+extern "C" fn came_once(skb: *mut __sk_buff, is_v4: bool) -> u32 {
+    let Some(scratch) = maps::scratch() else {
+        return way::Came::ByAnother as u32;
+    };
     scratch.datagram_flow = Flow {
         back: scratch.segment.tuple.reversed(),
         ..Flow::default()
     };
-    way::is_balancers(ctx, version, &mut scratch.datagram_flow, clock::seconds())
+    let (ctx, version) = (&TcContext::new(skb), Version::if_v4(is_v4));
+    way::came(ctx, version, &mut scratch.datagram_flow, clock::seconds()) as u32
 }
 
 /// Whether a datagram is dropped for what its header says, or for how many there are.

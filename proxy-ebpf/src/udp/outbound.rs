@@ -1,6 +1,6 @@
 //! From the application to the balancer.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use network_types::ip::IpProto;
 use proxy_common::{
     Addr, Counter, LO,
@@ -89,16 +89,25 @@ pub fn of_no_flow(source: &Addr) -> Verdict {
 }
 
 /// Whether what is of no flow leaves from where an application answers clients of balancers alone.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 pub fn is_orphan(ctx: &TcContext, datagram: &Tuple) -> bool {
+    is_orphan_once(ctx.skb.skb, datagram)
+}
+
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "is_orphan")]
+#[inline(never)]
+extern "C" fn is_orphan_once(skb: *mut __sk_buff, datagram: *const Tuple) -> bool {
+    // SAFETY: of the caller's, if it isn't null, which the verifier has asked about.
+    let Some(datagram) = (unsafe { datagram.as_ref() }) else {
+        return false;
+    };
     let [_, to] = datagram.addresses();
     maps::is_exclusive(&datagram.source())
         && !to.is_martian()
         && !to.is_nobodys()
         && !maps::is_own(to)
-        && !is_left(ctx)
+        && !is_left(&TcContext::new(skb))
 }
 
 #[inline(always)]

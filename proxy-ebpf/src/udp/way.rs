@@ -66,11 +66,64 @@ pub fn is_behind(way: &Way, device: u32) -> bool {
     way.link() == Some(device)
 }
 
+/// Whether a packet came by the device that leads to its balancer.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Came {
+    ByAnother,
+    ByIts,
+    /// Nobody knows whether another route goes there.
+    BySome,
+}
+
+impl Came {
+    #[inline(always)]
+    pub fn verdict(self, balancer: &Addr) -> Result<(), Verdict> {
+        match self {
+            Self::ByIts => Ok(()),
+            Self::BySome => Err(if_foreign(balancer, Counter::DatagramToDaemonRoute)),
+            Self::ByAnother => Err(Verdict::drop(Counter::DatagramReversePath)),
+        }
+    }
+}
+
+/// By any other device than the one that leads to its balancer, anybody on that link could speak in the balancer's
+/// name: then the daemon asks whether another route goes there.
+#[inline(always)]
+pub fn came(ctx: &TcContext, version: Version, flow: &mut Flow, now: u32) -> Came {
+    if flow.back.addresses()[1].is_of_link() {
+        return match came_by_link(ctx, flow, now) {
+            true => Came::ByIts,
+            false => Came::ByAnother,
+        };
+    }
+    if came_by(ctx, version, &flow.back, &mut flow.way_back, now) {
+        return Came::ByIts;
+    }
+    let path = ReversePath {
+        balancer: flow.back.destination().addr(),
+        device: ctx::device(ctx),
+    };
+    match maps::leads(&path, now) {
+        Some(true) => Came::ByIts,
+        Some(false) => Came::ByAnother,
+        None => Came::BySome,
+    }
+}
+
+#[inline(always)]
+pub fn is_balancers(
+    ctx: &TcContext,
+    version: Version,
+    flow: &mut Flow,
+    now: u32,
+) -> Result<(), Verdict> {
+    came(ctx, version, flow, now).verdict(flow.back.addresses()[1])
+}
+
 /// The same of a balancer whose address means something on one link alone: by that it is answered. Behind another
 /// link is somebody else, who doesn't get its flow.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 fn came_by_link(ctx: &TcContext, flow: &mut Flow, now: u32) -> bool {
     let device = ctx::device(ctx);
     let is_same = is_behind(&flow.way_back, device);
@@ -79,35 +132,6 @@ fn came_by_link(ctx: &TcContext, flow: &mut Flow, now: u32) -> bool {
         flow.way_back = Way::of_link(device);
     }
     !is_others
-}
-
-/// Whether it came by the device that leads to its balancer. By any other one, anybody on that link could
-/// speak in the balancer's name: then the daemon asks whether another route goes there.
-#[inline(always)]
-pub fn is_balancers(
-    ctx: &TcContext,
-    version: Version,
-    flow: &mut Flow,
-    now: u32,
-) -> Result<(), Verdict> {
-    if flow.back.addresses()[1].is_of_link() {
-        return match came_by_link(ctx, flow, now) {
-            true => Ok(()),
-            false => Err(Verdict::drop(Counter::DatagramReversePath)),
-        };
-    }
-    if came_by(ctx, version, &flow.back, &mut flow.way_back, now) {
-        return Ok(());
-    }
-    let path = ReversePath {
-        balancer: flow.back.destination().addr(),
-        device: ctx::device(ctx),
-    };
-    match maps::leads(&path, now) {
-        Some(true) => Ok(()),
-        Some(false) => Err(Verdict::drop(Counter::DatagramReversePath)),
-        None => Err(if_foreign(&path.balancer, Counter::DatagramToDaemonRoute)),
-    }
 }
 
 /// To the daemon for this reason, unless the balancer's address is this host's own: from there, nothing comes by a

@@ -1,6 +1,6 @@
 //! TCP segments, and datagrams of UDP.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use network_types::{
     ip::{IpProto, Ipv6Hdr},
     udp::UdpHdr,
@@ -96,16 +96,36 @@ pub enum Kind {
 }
 
 /// Reads a packet's headers.
-///
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
+#[inline(always)]
 pub fn read(ctx: &TcContext, version: Version, link: Link, segment: &mut Segment) -> Kind {
+    const TCP: u32 = Kind::Tcp as u32;
+    const UDP: u32 = Kind::Udp as u32;
+    const ICMP: u32 = Kind::Icmp as u32;
+    let is_v4 = version == Version::V4;
+    match read_once(ctx.skb.skb, is_v4, link.len() as u32, segment) {
+        TCP => Kind::Tcp,
+        UDP => Kind::Udp,
+        ICMP => Kind::Icmp,
+        _ => Kind::Other,
+    }
+}
+
+/// A function that the verifier goes through once, and not from wherever it is called.
+#[unsafe(export_name = "read_headers")]
+#[inline(never)]
+extern "C" fn read_once(skb: *mut __sk_buff, is_v4: bool, link: u32, segment: *mut Segment) -> u32 {
+    // SAFETY: the caller's, if it isn't null, which the verifier has asked about.
+    let Some(segment) = (unsafe { segment.as_mut() }) else {
+        return Kind::Other as u32;
+    };
+    let (ctx, version) = (&TcContext::new(skb), Version::if_v4(is_v4));
+    let link = Link::of(link);
     ctx::gather_least(ctx, link, plain_offset(version) + UdpHdr::LEN);
     let read = match version {
         Version::V4 => read_v4(ctx, link, segment),
         Version::V6 => read_v6(ctx, link, segment),
     };
-    read.unwrap_or(Kind::Other)
+    read.unwrap_or(Kind::Other) as u32
 }
 
 #[inline(always)]
