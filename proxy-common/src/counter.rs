@@ -141,6 +141,8 @@ counters! {
     DatagramDenied => "datagram_denied",
     /// A datagram was dropped, as another balancer speaks for its client.
     DatagramTaken => "datagram_taken",
+    /// One from elsewhere was for a steer address.
+    DatagramSteerAddress => "datagram_steer_address",
     /// A datagram was dropped, as no route to its sender goes by the device that it came by.
     DatagramReversePath => "datagram_reverse_path",
     /// Several datagrams that the kernel handled as one were taken apart, as each has a header, or gets one.

@@ -165,6 +165,8 @@ pub struct Flow {
     pub by_lo: u32,
     /// The [`stamp`] of when its client was last found to be one who may send; 0: never.
     pub judged: u32,
+    /// When its balancer last spoke for the client.
+    pub spoken: u32,
     pub up: Traffic,
     pub down: Traffic,
     /// When the daemon was last given a datagram that the programs can't send on, each way; 0: never.
@@ -253,7 +255,8 @@ impl Way {
 }
 
 impl Flow {
-    /// One with traffic this young isn't taken over by another balancer, and doesn't make room for others.
+    /// One that its balancer has spoken for so lately isn't another balancer's, and one with traffic this young
+    /// doesn't make room for others.
     const BUSY: u32 = 5;
 
     /// Of `flags`: its client has been denied since its last datagram. It stays, so that nothing of what its
@@ -288,7 +291,14 @@ impl Flow {
         given != 0 && now.saturating_sub(given) <= 1
     }
 
-    /// Whether another balancer can't have it, nor its place.
+    /// Whether another balancer can't have it. What the application says doesn't count: it may go on for as long as it
+    /// likes to one who is gone.
+    #[must_use]
+    pub const fn is_spoken_for(&self, now: u32) -> bool {
+        now.saturating_sub(self.spoken) < Self::BUSY
+    }
+
+    /// Whether another one can't have its place.
     #[must_use]
     pub const fn is_busy(&self, now: u32) -> bool {
         now.saturating_sub(self.last) < Self::BUSY

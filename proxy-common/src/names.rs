@@ -65,7 +65,6 @@ pub mod map {
     pub const DATAGRAM_SLOTS: &str = "datagram_slots";
     pub const DATAGRAM_SHARES: &str = "datagram_shares";
     pub const DATAGRAM_LOCK: &str = "datagram_lock";
-    pub const PLACING: &str = "placing";
     pub const FIRSTS: &str = "firsts";
     pub const SPOKEN: &str = "spoken";
     pub const AIMS: &str = "aims";

@@ -115,6 +115,39 @@ pub enum Placed {
     Full,
     /// The kernel has no memory, or others are at the table for too long.
     Failed,
+    /// There is none, or none any more.
+    Gone,
+    /// Another balancer speaks for its client.
+    Taken,
+}
+
+impl Placed {
+    const ALL: [Self; 5] = [
+        Self::InTable,
+        Self::Full,
+        Self::Failed,
+        Self::Gone,
+        Self::Taken,
+    ];
+
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|placed| *placed as u32 == number)
+    }
+}
+
+/// What the daemon wants of a flow.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// One more datagram from the balancer.
+    Note,
+    /// One more from the application.
+    Reply,
+    /// An end, as its client is denied.
+    Deny,
 }
 
 /// What is to be done for a new flow, besides the flow itself, and room for doing it: a program's stack has
@@ -130,14 +163,20 @@ pub struct Place {
     pub other: Tuple,
 }
 
-/// A flow of the daemon's, for the program `place`, and what became of it.
+/// A flow of the daemon's, for the program `place`, and what became of it: a packet of no other meaning, which the
+/// program answers by writing into it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placing {
+    /// Zeroes, as the kernel looks for an Ethernet header.
+    pub header: [u32; 4],
+    /// With what there is more of; then as the table has it.
     pub flow: Flow,
     pub place: Place,
+    /// As [`Wanted`].
+    pub wanted: u32,
     /// As [`Placed`].
-    pub placed: u64,
+    pub placed: u32,
 }
 
 layout! {
@@ -146,5 +185,5 @@ layout! {
     Share = 8,
     Slot = 72,
     Place = 120,
-    Placing = 288,
+    Placing = 304,
 }

@@ -136,10 +136,10 @@ pub fn sweep(ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
-/// Run by the daemon, which has a flow of datagrams for the table.
+/// Run by the daemon, for a flow of datagrams that goes by it.
 #[classifier]
-pub fn place(_ctx: TcContext) -> i32 {
-    udp::place_daemons();
+pub fn place(ctx: TcContext) -> i32 {
+    udp::place_daemons(&ctx);
     TCX_NEXT
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     macros::map,
-    maps::{Array, HashMap},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use proxy_common::{
     datagram::MAX_DATAGRAM_FLOWS,
@@ -12,7 +12,10 @@ use proxy_common::{
 };
 
 use super::load_word;
-use crate::clock;
+use crate::{
+    clock,
+    repeat::{MORE, STOP, repeat},
+};
 
 #[map(name = "datagram_slots")]
 static SLOTS: Array<Slot> = Array::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
@@ -21,13 +24,13 @@ static SHARES: HashMap<Holder, Share> = HashMap::with_max_entries(Holder::MOST, 
 /// Since when somebody has it, in seconds.
 #[map(name = "datagram_lock")]
 static LOCK: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
-/// What the daemon has for the program `place`.
+/// Room for what the daemon has for the program `place`.
 #[map(name = "placing")]
-static PLACING: Array<Placing> = Array::with_max_entries(1, 0);
+static PLACING: PerCpuArray<Placing> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 pub fn placing() -> Option<&'static mut Placing> {
-    // SAFETY: the daemon, which has the program run, waits for it.
+    // SAFETY: this CPU's own, and nothing else runs there until the program has ended.
     PLACING
         .get_ptr_mut(0)
         .map(|placing| unsafe { &mut *placing })
@@ -37,18 +40,36 @@ pub fn placing() -> Option<&'static mut Placing> {
 /// exchange, but of two that insert into a map one fails.
 #[inline(always)]
 pub fn lock_slots() -> bool {
-    /// Others have it for some microseconds each.
-    const TRIES: u32 = 64;
-    for _ in 0..TRIES {
-        if LOCK.insert(0, clock::seconds(), BPF_NOEXIST.into()).is_ok() {
-            return true;
-        }
+    /// Others have it for some microseconds each, and there may be many.
+    const TRIES: u32 = 4096;
+    let mut is_locked = 0;
+    repeat(TRIES, lock, &mut is_locked);
+    if is_locked == 0 {
+        unlock_stale();
     }
-    // Should the kernel once have failed to remove it.
-    if clock::seconds().wrapping_sub(load_word(LOCK.get_ptr(0))) > 2 {
+    is_locked != 0
+}
+
+unsafe extern "C" fn lock(_: u64, is_locked: *mut u64) -> i64 {
+    if LOCK
+        .insert(0, clock::seconds(), BPF_NOEXIST.into())
+        .is_err()
+    {
+        return MORE;
+    }
+    // SAFETY: what `lock_slots` gave.
+    unsafe { *is_locked = 1 };
+    STOP
+}
+
+/// Should the kernel once have failed to remove it. Where there is none by now, somebody has just done so.
+#[inline(always)]
+fn unlock_stale() {
+    if let Some(since) = LOCK.get_ptr(0)
+        && clock::seconds().wrapping_sub(load_word(Some(since))) > 2
+    {
         unlock_slots();
     }
-    false
 }
 
 #[inline(always)]

@@ -66,7 +66,9 @@ fn admission(datagram: &Tuple, now: [u32; 2]) -> Admission {
 #[inline(always)]
 pub fn receiver_of(datagram: &Tuple) -> Option<&'static Receiver> {
     let to = datagram.destination();
-    let can_be_here = maps::is_receiving(to.port() as u16) && maps::is_reached(&to.addr());
+    let can_be_here = maps::is_receiving(to.port() as u16)
+        && !maps::is_steer(&to.addr())
+        && maps::is_reached(&to.addr());
     if can_be_here {
         maps::receiver_at(&to)
     } else {

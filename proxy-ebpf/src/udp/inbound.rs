@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
-use proxy_common::{Counter, Endpoint, datagram::Receiver, flow::Tuple};
+use proxy_common::{Counter, Endpoint, LO, datagram::Receiver, flow::Tuple};
 
 use super::{
     admission::{admit, receiver_of},
@@ -44,13 +44,32 @@ fn incoming(ctx: &TcContext, link: Link) -> Result<Verdict, Verdict> {
     let scratch = maps::scratch().ok_or(Verdict::drop(Counter::DatagramFailed))?;
     let kind = segment::read(ctx, version, link, &mut scratch.segment);
     let to_service = match kind {
-        Kind::Udp => admit(scratch)?,
+        Kind::Udp => {
+            is_nobodys_steer(ctx, &scratch.segment.tuple)?;
+            admit(scratch)?
+        }
         Kind::Other => return piece(ctx, version, link, scratch),
         Kind::Icmp | Kind::Tcp => None,
     };
     match to_service {
         Some(receiver) => datagram(ctx, version, link, scratch, receiver),
         None => beyond::reply(ctx, version, link, scratch, kind),
+    }
+}
+
+/// Where an application hears its clients, nobody else may speak: who did could reach one that is bound to a loopback
+/// address, and have the host say in its name that there is none. Where one hears by a device alone, `deliver` sees to
+/// that.
+#[inline(always)]
+fn is_nobodys_steer(ctx: &TcContext, datagram: &Tuple) -> Result<(), Verdict> {
+    let device = ctx::device(ctx);
+    let at = datagram.destination();
+    let is_foreign = device != LO
+        && maps::is_steer(&at.addr())
+        && !(maps::any_is_bound() && maps::bound_to(&at) == Some(device));
+    match is_foreign {
+        true => Err(Verdict::drop(Counter::DatagramSteerAddress)),
+        false => Ok(()),
     }
 }
 
@@ -65,6 +84,7 @@ fn piece(
     let piece = fragment::read(ctx, version, IpProto::Udp).ok_or(Verdict::FOREIGN)?;
     if piece.is_first {
         scratch.segment.tuple = piece.tuple(ctx).map_err(failed)?;
+        is_nobodys_steer(ctx, &scratch.segment.tuple)?;
         if let Some(receiver) = receiver_of(&scratch.segment.tuple) {
             scratch.segment.at = piece.at;
             if let Some(why) = refused_piece(ctx, version, scratch, receiver) {

@@ -29,7 +29,7 @@ pub fn remember(
     match place_in_scratch() {
         Placed::InTable => Ok(()),
         Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
-        Placed::Failed => Err(Verdict::drop(Counter::DatagramFailed)),
+        _ => Err(Verdict::drop(Counter::DatagramFailed)),
     }
 }
 
@@ -112,7 +112,7 @@ fn is_known(
         let is_of_other_link =
             after.is_of_link() && !way::is_behind(&flow.way_back, ctx::device(ctx));
         let is_others = before != after || is_of_other_link || flow.service != receiver.service();
-        if is_others && flow.is_busy(now) {
+        if is_others && flow.is_spoken_for(now) {
             return Err(Verdict::drop(Counter::DatagramTaken));
         }
     }
@@ -141,7 +141,7 @@ fn go_on(
         return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
     }
     scratch.in_place = is_in_place(scratch, flow, now);
-    flow.last = now;
+    (flow.last, flow.spoken) = (now, now);
     // Who was denied isn't any more.
     flow.flags = receiver.flags() as u16;
     flow.up.datagrams += 1;
@@ -164,6 +164,7 @@ fn begin(
         service: receiver.service(),
         opened: now,
         last: now,
+        spoken: now,
         flags: receiver.flags() as u16,
         close_after: receiver.close_after() as u16,
         stated: scratch.stated,

@@ -103,11 +103,27 @@ extern "C" fn is_orphan_once(skb: *mut __sk_buff, datagram: *const Tuple) -> boo
         return false;
     };
     let [_, to] = datagram.addresses();
-    maps::is_exclusive(&datagram.source())
+    (maps::is_exclusive(&datagram.source()) || is_clients(datagram))
         && !to.is_martian()
         && !to.is_nobodys()
         && !maps::is_own(to)
         && !is_left(&TcContext::new(skb))
+}
+
+/// Whether it is to a client whom balancers speak for, from another address of the host with the application's port:
+/// an application at a wildcard address has connected a socket to him, past the hook that sees where others send.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_clients(datagram: &Tuple) -> bool {
+    let Some(aim) = maps::exclusive_aim(&datagram.source()) else {
+        return false;
+    };
+    find(
+        &Tuple::new(*aim.at(), datagram.destination()),
+        clock::seconds(),
+    )
+    .is_some()
 }
 
 #[inline(always)]

@@ -1,12 +1,13 @@
 //! A new flow's place in the table, which may be an idle one's.
 
+use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter,
     datagram::Flow,
-    shares::{Holder, Limits, Links, Place, Placed, Ring, Share},
+    shares::{Holder, Limits, Links, Place, Placed, Placing, Ring, Share, Wanted},
 };
 
-use crate::{clock, maps};
+use crate::{clock, ctx, maps};
 
 /// Puts a flow into the table.
 #[inline(never)]
@@ -37,18 +38,98 @@ pub extern "C" fn place_in_scratch() -> Placed {
     }
 }
 
-/// The daemon's. It can be interrupted by packets, whose programs have the scratch.
+/// What the daemon wants of one of its flows. It is changed where it lies: programs may do so at the same time, with
+/// other words of it.
 #[inline(always)]
-pub fn place_daemons() {
+pub fn place_daemons(ctx: &TcContext) {
+    const NOTE: u32 = Wanted::Note as u32;
+    const REPLY: u32 = Wanted::Reply as u32;
     let Some(placing) = maps::placing() else {
         return;
     };
+    if ctx::load_all(ctx, placing).is_err() {
+        return;
+    }
+    let now = clock::seconds();
+    let known = maps::find_datagram_flow(&placing.place.reply);
+    // SAFETY: as in `known`.
+    let known = known.map(|flow| unsafe { &mut *flow });
+    let placed = match placing.wanted {
+        NOTE => note(placing, known, now),
+        REPLY => reply(placing, known, now),
+        _ => deny(known),
+    };
+    placing.placed = placed as u32;
+    // Without an answer, it says that it has failed.
+    let _ = ctx::store_all(ctx, placing);
+}
+
+#[inline(always)]
+fn note(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
+    let new = &mut placing.flow;
+    if let Some(known) = known {
+        let is_of_other_link =
+            new.way_back.is_of_link() && new.way_back.link() != known.way_back.link();
+        let is_others = known.back.addresses()[1] != new.back.addresses()[1]
+            || is_of_other_link
+            || known.service != new.service;
+        if is_others && known.is_spoken_for(now) {
+            return Placed::Taken;
+        }
+        if known.back == new.back && !known.is_over(now) {
+            go_on(known, new, now);
+            if known.stated != new.stated {
+                // Replies may be reading it.
+                let stated = new.stated;
+                *new = *known;
+                new.stated = stated;
+                maps::replace_datagram_flow(&placing.place.reply, new);
+            }
+            return Placed::InTable;
+        }
+    }
     let placed = place(&mut placing.flow, &mut placing.place);
     if placed == Placed::Full {
         // It is dropped there.
         maps::count(Counter::DatagramFull);
     }
-    placing.placed = placed as u64;
+    placed
+}
+
+#[inline(always)]
+fn go_on(known: &mut Flow, new: &Flow, now: u32) {
+    (known.last, known.spoken) = (now, now);
+    known.flags = new.flags;
+    if new.way_back.is_of_link() {
+        known.way_back = new.way_back;
+    }
+    known.up.datagrams += 1;
+    known.up.bytes += new.up.bytes;
+}
+
+#[inline(always)]
+fn reply(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
+    match known {
+        Some(known) if !known.is_over(now) && !known.is_denied() => {
+            known.last = now;
+            known.down.datagrams += 1;
+            known.down.bytes += placing.flow.down.bytes;
+            placing.flow = *known;
+            Placed::InTable
+        }
+        _ => Placed::Gone,
+    }
+}
+
+#[inline(always)]
+fn deny(known: Option<&mut Flow>) -> Placed {
+    match known {
+        Some(known) => {
+            known.flags |= Flow::DENIED;
+            Placed::InTable
+        }
+        None => Placed::Gone,
+    }
 }
 
 #[inline(always)]

@@ -127,7 +127,7 @@ pub fn is_balancers(
 fn came_by_link(ctx: &TcContext, flow: &mut Flow, now: u32) -> bool {
     let device = ctx::device(ctx);
     let is_same = is_behind(&flow.way_back, device);
-    let is_others = !is_same && flow.way_back.device != 0 && flow.is_busy(now);
+    let is_others = !is_same && flow.way_back.device != 0 && flow.is_spoken_for(now);
     if !is_same && !is_others {
         flow.way_back = Way::of_link(device);
     }

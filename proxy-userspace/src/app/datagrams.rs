@@ -320,7 +320,10 @@ impl Flows for Known {
     }
 
     fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow> {
-        let known = self.maps.reply(aim, client, bytes as u64)?;
+        let known = self.maps.reply(aim, client, bytes as u64);
+        let known = known
+            .inspect_err(|error| tracing::debug!(%client, "{error:#}"))
+            .ok()??;
         let flow = known.ends;
         if known.flags & datagram::Receiver::V2_FIRST != 0 {
             let socket = (flow.balancer, flow.received_at);

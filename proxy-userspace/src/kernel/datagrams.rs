@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -12,19 +11,17 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, SockMap},
+    maps::{Array, HashMap, MapData, SockMap},
 };
 use proxy_common::{
     Endpoint, Life,
     datagram::{Aim, Flow, Receiver, ReversePath, Traffic, Way},
     flow::Tuple,
     map,
+    shares::{Limits, Placed, Wanted},
 };
 
 use super::{life, load::take, placer::Placer};
-
-/// Of bpf.h: only what is there is changed. A flow that has gone meanwhile has no place any more.
-const EXIST: u64 = 2;
 
 /// The flows of a service, and what has gone each way on them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,7 +36,7 @@ pub struct Datagrams {
     receivers: HashMap<MapData, Endpoint, Receiver>,
     aims: HashMap<MapData, Endpoint, Aim>,
     flows: Mutex<HashMap<MapData, Tuple, Flow>>,
-    placer: Mutex<Placer>,
+    placer: Placer,
     catchers: Mutex<SockMap<MapData>>,
     reverse_paths: Mutex<HashMap<MapData, ReversePath, u32>>,
     life: Array<MapData, u64>,
@@ -96,7 +93,7 @@ impl Datagrams {
             receivers: take(ebpf, map::RECEIVERS)?.try_into()?,
             aims: take(ebpf, map::AIMS)?.try_into()?,
             flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
-            placer: Mutex::new(Placer::new(ebpf)?),
+            placer: Placer::new(ebpf)?,
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
             reverse_paths: Mutex::new(take(ebpf, map::REVERSE_PATHS)?.try_into()?),
             life,
@@ -187,82 +184,73 @@ impl Datagrams {
     /// Ends the flows that `wanted` picks, as their clients are denied; how many there were.
     pub fn deny(&self, wanted: impl Fn(&DatagramFlow) -> bool) -> Result<usize> {
         let ended = self.iter().into_iter().filter(wanted);
-        let mut flows = lock(&self.flows);
         let mut count = 0;
         for FlowEnds { aim, client, .. } in ended.map(|flow| flow.ends) {
-            let reply = Tuple::new(aim.into(), client.into());
+            let (placed, _) = self.place(Wanted::Deny, aim, client, Flow::default())?;
             // It may have gone meanwhile.
-            if let Ok(mut flow) = flows.get(&reply, 0) {
-                flow.flags |= Flow::DENIED;
-                let ended = flows.insert(reply, flow, EXIST);
-                count += usize::from(is_there(ended).context("ending a flow of datagrams")?);
-            }
+            count += usize::from(placed == Placed::InTable);
         }
         Ok(count)
     }
 
     /// The flow of an application's replies from `aim` to a client; one more reply of so many bytes.
-    pub fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: u64) -> Option<DatagramFlow> {
-        let (reply, now) = (Tuple::new(aim.into(), client.into()), life::now(&self.life));
-        let mut flows = lock(&self.flows);
-        let mut flow = flows.get(&reply, 0).ok()?;
-        if flow.is_over(now) || flow.is_denied() {
-            return None;
-        }
-        flow.last = now;
-        flow.down.datagrams += 1;
-        flow.down.bytes += bytes;
-        // Whatever comes of it: it may have made room for another one meanwhile.
-        let _ = flows.insert(reply, flow, EXIST);
-        Some(described(&reply, &flow, now))
+    pub fn reply(
+        &self,
+        aim: SocketAddr,
+        client: SocketAddr,
+        bytes: u64,
+    ) -> Result<Option<DatagramFlow>> {
+        let mut reply = Flow::default();
+        reply.down.bytes = bytes;
+        let (placed, flow) = self.place(Wanted::Reply, aim, client, reply)?;
+        let reply = Tuple::new(aim.into(), client.into());
+        let known = placed == Placed::InTable;
+        Ok(known.then(|| described(&reply, &flow, life::now(&self.life))))
+    }
+
+    fn place(
+        &self,
+        wanted: Wanted,
+        aim: SocketAddr,
+        client: SocketAddr,
+        flow: Flow,
+    ) -> Result<(Placed, Flow)> {
+        let reply = Tuple::new(aim.into(), client.into());
+        self.placer.place(wanted, reply, flow, Limits::default())
     }
 
     /// One more datagram of `flow`, of so many bytes.
     pub fn note(&self, flow: &FlowEnds, receiver: &Receiver, bytes: u64) -> Result<Noted> {
-        let reply = Tuple::new(flow.aim.into(), flow.client.into());
-        let (back, now) = (
-            Tuple::new(flow.received_at.into(), flow.balancer.into()),
-            life::now(&self.life),
-        );
-        let link = link_of(flow.balancer);
-        let mut flows = lock(&self.flows);
-        let known = flows.get(&reply, 0).ok();
-        if let Some(known) = &known {
-            let is_of_other_link = link.is_some() && link != known.way_back.link();
-            let is_others = known.back.destination().addr() != back.destination().addr()
-                || is_of_other_link
-                || known.service != receiver.service();
-            if is_others && known.is_busy(now) {
-                return Ok(Noted::Taken);
-            }
-        }
-        let same = known.filter(|known| known.back == back && !known.is_over(now));
-        let mut noted = same.unwrap_or(Flow {
-            back,
+        let now = life::now(&self.life);
+        let local = if flow.is_local { Flow::LOCAL } else { 0 };
+        let new = Flow {
+            back: Tuple::new(flow.received_at.into(), flow.balancer.into()),
             service: receiver.service(),
             opened: now,
+            last: now,
+            spoken: now,
+            flags: u16::try_from(receiver.flags())? | local,
             close_after: u16::try_from(receiver.close_after())?,
+            // Who speaks of two services by one socket hears each reply with the header of his last datagram.
             stated: flow.stated.into(),
+            up: Traffic {
+                datagrams: 1,
+                bytes,
+            },
             // What comes behind this one isn't to overtake it.
             daemon_up: now,
+            way_back: link_of(flow.balancer).map_or_else(Way::default, Way::of_link),
             ..Flow::default()
-        });
-        noted.last = now;
-        if let Some(link) = link {
-            noted.way_back = Way::of_link(link);
-        }
-        // Who speaks of two services by one socket hears each reply with the header of his last datagram.
-        noted.stated = flow.stated.into();
-        noted.flags = u16::try_from(receiver.flags())?;
-        if flow.is_local {
-            noted.flags |= Flow::LOCAL;
-        }
-        noted.up.datagrams += 1;
-        noted.up.bytes += bytes;
-        let is_noted = same.is_some()
-            && is_there(flows.insert(reply, noted, EXIST)).context("noting a flow of datagrams")?;
-        let is_there = is_noted || lock(&self.placer).place(&reply, &noted, receiver.limits())?;
-        Ok(if is_there { Noted::Yes } else { Noted::Full })
+        };
+        let reply = Tuple::new(flow.aim.into(), flow.client.into());
+        let (placed, _) = self
+            .placer
+            .place(Wanted::Note, reply, new, receiver.limits())?;
+        Ok(match placed {
+            Placed::Taken => Noted::Taken,
+            Placed::Full => Noted::Full,
+            Placed::InTable | Placed::Gone | Placed::Failed => Noted::Yes,
+        })
     }
 
     /// Whether a route to the balancer goes by a device, for the programs to know for a while.
@@ -281,16 +269,6 @@ impl Datagrams {
 fn open(flows: &HashMap<MapData, Tuple, Flow>, now: u32) -> impl Iterator<Item = (Tuple, Flow)> {
     let all = flows.iter().filter_map(Result::ok);
     all.filter(move |(_, flow)| !flow.is_over(now) && !flow.is_denied())
-}
-
-/// Whether what was to be changed was still there.
-fn is_there(changed: Result<(), MapError>) -> Result<bool, MapError> {
-    match changed {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-            Ok(false)
-        }
-        changed => changed.map(|()| true),
-    }
 }
 
 /// With its link, if its address means nothing without.

@@ -1,53 +1,55 @@
-//! New flows of datagrams that the daemon has: the program `place` puts them into the table, as others do.
+//! Flows of datagrams that go by the daemon: the program `place` puts them into the table and changes them there, as
+//! others do that run at the same time.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use anyhow::{Context, Result, ensure};
-use aya::{
-    Ebpf,
-    maps::{Array, MapData},
-};
+use anyhow::{Context, Result, bail};
+use aya::Ebpf;
 use proxy_common::{
     datagram::Flow,
     flow::Tuple,
-    map, program,
-    shares::{Limits, Place, Placed, Placing},
+    program,
+    shares::{Limits, Place, Placed, Placing, Wanted},
 };
 
-use super::load::{descriptor, take};
+use super::load::descriptor;
 use crate::sys;
 
 pub struct Placer {
     program: OwnedFd,
-    placing: Array<MapData, Placing>,
 }
 
 impl Placer {
-    pub fn new(ebpf: &mut Ebpf) -> Result<Self> {
-        Ok(Self {
-            program: descriptor(ebpf, program::PLACE)?.try_clone_to_owned()?,
-            placing: take(ebpf, map::PLACING)?.try_into()?,
-        })
+    pub fn new(ebpf: &Ebpf) -> Result<Self> {
+        let program = descriptor(ebpf, program::PLACE)?.try_clone_to_owned()?;
+        Ok(Self { program })
     }
 
-    /// False if there are as many flows as there may be.
-    pub fn place(&mut self, reply: &Tuple, flow: &Flow, limits: Limits) -> Result<bool> {
-        let placing = Placing {
-            flow: *flow,
+    /// What became of the flow whose replies are these, and what it is like then.
+    pub fn place(
+        &self,
+        wanted: Wanted,
+        reply: Tuple,
+        flow: Flow,
+        limits: Limits,
+    ) -> Result<(Placed, Flow)> {
+        let mut placing = Placing {
+            header: [0; 4],
+            flow,
             place: Place {
-                reply: *reply,
+                reply,
                 limits,
                 ..Place::default()
             },
-            placed: Placed::Failed as u64,
+            wanted: wanted as u32,
+            placed: Placed::Failed as u32,
         };
-        self.placing.set(0, placing, 0)?;
-        sys::bpf::run(self.program.as_fd()).context("running program place")?;
-        let placed = self.placing.get(&0, 0)?.placed;
-        ensure!(
-            placed != Placed::Failed as u64,
-            "no place for a flow of datagrams"
-        );
-        Ok(placed == Placed::InTable as u64)
+        // SAFETY: made of integers that fill it, as the tests of the layout say.
+        unsafe { sys::bpf::run_on(self.program.as_fd(), &mut placing) }
+            .context("running program place")?;
+        match Placed::from_number(placing.placed) {
+            None | Some(Placed::Failed) => bail!("no place for a flow of datagrams"),
+            Some(placed) => Ok((placed, placing.flow)),
+        }
     }
 }

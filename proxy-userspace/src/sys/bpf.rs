@@ -65,6 +65,27 @@ pub fn run(program: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// The same with a packet of this content, which is afterwards what the program has made of it.
+///
+/// # Safety
+///
+/// `T` has to be plain bytes, without any between its fields, and any content a valid value of it.
+pub unsafe fn run_on<T>(program: BorrowedFd<'_>, packet: &mut T) -> io::Result<()> {
+    let len = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let at = std::ptr::from_mut(packet).expose_provenance() as u64;
+    let mut attributes = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        packet_len: len,
+        result_len: len,
+        packet: at,
+        result: at,
+        ..TestRun::default()
+    };
+    // SAFETY: as above, and the kernel writes the packet back at the end, as long as it was.
+    unsafe { bpf_mut(PROG_TEST_RUN, &mut attributes) }?;
+    Ok(())
+}
+
 /// Hooks `program` to a descriptor's namespace or cgroup, or to the device of an index.
 pub fn link_create(
     program: BorrowedFd<'_>,

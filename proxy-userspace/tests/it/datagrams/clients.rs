@@ -6,7 +6,7 @@ use serde_json::json;
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, WILDCARD};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, WILDCARD};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::{age, wait_for_age};
 use crate::lab::header;
@@ -19,6 +19,7 @@ rows! {
     denied_clients;
     they_are_listed;
     status_adds_them_up;
+    none_is_lost_to_the_counts_where_both_paths_meet;
     the_path_is_udp_s_own;
     a_balancer_that_speaks_for_itself;
     silent_ones_are_forgotten;
@@ -224,6 +225,38 @@ fn silent_for_a_minute_unless_told(plan: Plan<'_>) -> Result<()> {
     age(&site.truepeer, MINUTE + 2)?;
     site.wait_forgotten()?;
     late_answer_is_dropped(&site)?;
+    site.leaks.saw_none()
+}
+
+/// Long ones go by the daemon, and short answers meanwhile by the programs: each is counted.
+fn none_is_lost_to_the_counts_where_both_paths_meet(plan: Plan<'_>) -> Result<()> {
+    const LONG: usize = 200;
+    const SHORT_FOR_EACH: usize = 50;
+    let site = plan.serve(datagram::socket)?;
+    let client = site.client(1000);
+    let balancer = datagram::socket(&site.lab.edge, site.of(BALANCER, 0))?;
+    balancer.connect(site.service())?;
+    let long = [&site.header(1000)[..], &[b'x'; 3000]].concat();
+    for _ in 0..LONG {
+        balancer.send(&long)?;
+        for _ in 0..SHORT_FOR_EACH {
+            site.app.send_to(b"more", client)?;
+        }
+        datagram::receive(&site.app)?;
+    }
+    // The first ones may come before there is a client to hear them.
+    let least = (LONG - 1) * SHORT_FOR_EACH;
+    let sent = LONG * SHORT_FOR_EACH;
+    let orphans = site.lab.shown("status")?["kernel"]["datagram_orphan"].as_u64();
+    let expected = sent - usize::try_from(orphans.unwrap_or_default())?;
+    ensure!(expected >= least, "{orphans:?} were orphans");
+    let expected = json!({"up": LONG, "down": expected});
+    let mut last = json!(null);
+    poll::until("all to be counted", || {
+        last = site.lab.shown("connections")?[0]["datagrams"].take();
+        Ok((last == expected).then_some(()))
+    })
+    .with_context(|| format!("{last} where {expected} should be"))?;
     site.leaks.saw_none()
 }
 

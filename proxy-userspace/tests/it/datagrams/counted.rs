@@ -25,6 +25,7 @@ const DIRECT: &[Row<Site>] = &[
     Row("datagram_refused", Once, from_a_stranger),
     Row("datagram_taken", Once, of_another_s_client),
     Row("datagram_orphan", Once, from_a_steer_address),
+    Row("datagram_steer_address", Once, to_a_steer_address),
     Row("datagram_segmented", Once, many_at_once),
     Row("datagram_segment", AtLeast(2), many_at_once),
     Row("datagram_to_daemon_long", Once, of_20_000_bytes),
@@ -221,6 +222,10 @@ fn from_a_steer_address(site: &Site, port: u16) -> Result<()> {
     let steer = steer[usize::from(site.service().is_ipv6())].parse()?;
     datagram::socket(&site.lab.host, steer)?.send_to(b"hello", site.client(port))?;
     Ok(())
+}
+
+fn to_a_steer_address(site: &Site, _: u16) -> Result<()> {
+    links::to_a_steer_address(site, b"hello")
 }
 
 fn many_at_once(site: &Site, port: u16) -> Result<()> {

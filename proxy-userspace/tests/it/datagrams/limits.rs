@@ -20,6 +20,7 @@ rows! {
     a_balancer_takes_nobody_else_s_place;
     balancers_share_the_service_s;
     a_client_that_moves_to_another_balancer;
+    a_client_that_moves_while_he_is_answered;
 }
 
 /// Of the programs' seconds: for so long a client counts as busy, and one more.
@@ -118,6 +119,24 @@ fn balancers_share_the_service_s(plan: Plan<'_>) -> Result<()> {
     listed(&site, &[1001, 1003])?;
     site.exchange(&other, 1004, b"hello")?;
     listed(&site, &[1003, 1004])?;
+    site.end()
+}
+
+/// An application that goes on speaking to a balancer who is gone doesn't keep others from taking his place.
+fn a_client_that_moves_while_he_is_answered(plan: Plan<'_>) -> Result<()> {
+    let plan = Plan {
+        allow: &[NEIGHBOUR],
+        ..plan
+    };
+    let site = plan.start()?;
+    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    site.exchange(&other, 1000, b"hello")?;
+    age(&site.truepeer, BUSY)?;
+    site.app.say(site.client(1000), b"are you there?")?;
+    site.answered(&other, 1000, b"are you there?")?;
+    site.exchange(&balancer, 1000, b"by another way")?;
+    site.app.say(site.client(1000), b"well")?;
+    site.answered(&balancer, 1000, b"well")?;
     site.end()
 }
 

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
-use crate::lab::addr::{HOST, LATER, NEIGHBOUR, TRUEPEER_PORT};
+use crate::lab::addr::{APP_PORT, HOST, LATER, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -25,6 +25,7 @@ rows! {
     a_second_route_is_as_good;
     this_host_is_a_balancer_at_any_address_of_its_own;
     nobody_else_is_by_an_address_of_a_route_alone;
+    nobody_speaks_to_a_steer_address;
 }
 
 /// The balancer's namespace has another link to the host, by which no route leads back.
@@ -249,4 +250,41 @@ fn a_second_route_is_as_good(plan: Plan<'_>) -> Result<()> {
         ensure!(up == 2, "{up} by the kernel");
     }
     site.leaks.saw_none()
+}
+
+/// There an application would hear whoever knows of it, and the host say in its name that there is none.
+fn nobody_speaks_to_a_steer_address(plan: Plan<'_>) -> Result<()> {
+    let site = Plan {
+        bind: WILDCARD,
+        ..plan
+    }
+    .start()?;
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    for words in [&b"hello"[..], &[b'x'; 3000]] {
+        let before = count(&site, "datagram_steer_address")?;
+        to_a_steer_address(&site, words)?;
+        poll::until("it to be dropped", || {
+            let dropped = count(&site, "datagram_steer_address")? - before;
+            Ok((dropped > 0).then_some(()))
+        })?;
+    }
+    site.app.saw_nobody()?;
+    site.exchange(&balancer, 1000, b"hello again")?;
+    site.end()
+}
+
+pub fn to_a_steer_address(site: &Site, words: &[u8]) -> Result<()> {
+    ip(
+        &site.lab.edge,
+        "-4 route replace 169.254.80.80/32 via 198.51.100.2
+         -6 route replace fd74:7275:6570::1/128 via 2001:db8:e::2",
+    )?;
+    let at = Pair {
+        v4: "169.254.80.80".parse()?,
+        v6: "fd74:7275:6570::1".parse()?,
+    };
+    let somebody = datagram::socket(&site.lab.edge, site.of(NEIGHBOUR, 0))?;
+    somebody.send_to(words, site.of(at, APP_PORT))?;
+    Ok(())
 }

@@ -100,6 +100,7 @@ pub fn age(truepeer: &Proc, seconds: u32) -> Result<()> {
             for (reply, mut flow) in all {
                 flow.opened -= seconds;
                 flow.last -= seconds;
+                flow.spoken -= seconds;
                 flows.insert(reply, flow, EXIST)?;
             }
             return Ok(());
