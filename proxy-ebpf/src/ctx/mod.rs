@@ -4,12 +4,10 @@
 //! Offsets count from the network header, which every device has; an Ethernet header is missing on
 //! WireGuard, tun and PPP. Writes want one: [`add_ethernet`] makes it.
 
+mod letter;
 mod socket;
 
-use core::{
-    mem::{MaybeUninit, offset_of},
-    ptr::{from_mut, from_ref},
-};
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -20,6 +18,7 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
+pub use letter::{load_all, store_all};
 use network_types::eth::{EthHdr, EtherType};
 use proxy_common::{Addr, VETH_MAC};
 pub use socket::{socket_addresses, socket_endpoint};
@@ -258,20 +257,6 @@ pub fn load_payload(
     let at = (link.len() + offset) as u32;
     // SAFETY: as above.
     let failed = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, to.cast(), len as u32) };
-    if failed == 0 { Ok(()) } else { Err(Unreadable) }
-}
-
-/// All of a packet that the daemon has made, which is as long.
-#[inline(always)]
-pub fn load_all<T>(ctx: &TcContext, to: &mut T) -> Result<(), Unreadable> {
-    load_payload(ctx, Link(0), 0, from_mut(to).cast(), size_of::<T>() as u64)
-}
-
-#[inline(always)]
-pub fn store_all<T>(ctx: &TcContext, from: &T) -> Result<(), Unreadable> {
-    let (len, from) = (size_of::<T>() as u32, from_ref(from).cast());
-    // SAFETY: the verifier sees that `from` has `len` bytes.
-    let failed = unsafe { bpf_skb_store_bytes(ctx.skb.skb, 0, from, len, 0) };
     if failed == 0 { Ok(()) } else { Err(Unreadable) }
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Addr, Endpoint, Host, Life,
-    cookie::{self, Asked, spent},
+    cookie::spent,
     datagram,
     first::Speaker,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
@@ -51,8 +51,6 @@ static PIECES: LruHashMap<Piece, Pieces> = LruHashMap::with_max_entries(MAX_PIEC
 static FRAGMENTED: LruHashMap<Addr, u32> = LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
 #[map(name = "host")]
 static HOST: Array<Host> = Array::with_max_entries(1, 0);
-#[map(name = "secret")]
-static SECRET: Array<cookie::Key> = Array::with_max_entries(1, 0);
 #[map(name = "life")]
 static LIFE: Array<u64> = Array::with_max_entries(Life::LEN, 0);
 /// When a connection of each tuple was last seen to be the daemon's, in seconds of the flows' clock.
@@ -269,33 +267,6 @@ pub fn is_spent(ours: u32, theirs: u32) -> bool {
 #[inline(always)]
 pub fn host() -> Option<&'static Host> {
     HOST.get(0)
-}
-
-#[inline(always)]
-pub fn secret() -> Option<&'static cookie::Key> {
-    SECRET.get(0)
-}
-
-/// The MAC of an answer.
-#[inline(always)]
-pub fn mac(asked: &Asked<'_>, options: u32, tick: u32) -> u64 {
-    mac_once(asked.tuple, asked.service, options, tick)
-}
-
-/// A function that the verifier goes through once, and not from wherever it is called.
-#[unsafe(export_name = "mac")]
-#[inline(never)]
-extern "C" fn mac_once(tuple: *const Tuple, service: u32, options: u32, tick: u32) -> u64 {
-    // SAFETY: of the caller's, if it isn't null, which the verifier has asked about.
-    let (Some(tuple), Some(secret)) = (unsafe { tuple.as_ref() }, secret()) else {
-        return 0;
-    };
-    let asked = Asked {
-        tuple,
-        service,
-        sequence: 0,
-    };
-    asked.mac(secret, options, tick)
 }
 
 #[inline(always)]

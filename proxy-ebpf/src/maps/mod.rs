@@ -3,6 +3,7 @@
 mod admit;
 mod datagrams;
 mod direct;
+mod secret;
 mod slots;
 mod steer;
 
@@ -25,9 +26,10 @@ pub use direct::{
     Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,
     for_each_pending, for_each_share, forget_pending, forget_share, forget_tuples, forget_up,
     has_room, host, insert_down, insert_pending, insert_up, is_fragmented, is_spent, keep_header,
-    life, mac, note_fragments, note_given, pending, pieces, remember_pieces, scratch, secret,
-    set_life, spend, tell, was_given,
+    life, note_fragments, note_given, pending, pieces, remember_pieces, scratch, set_life, spend,
+    tell, was_given,
 };
+pub use secret::{mac, secret};
 pub use slots::{
     forget_share_of, has_slot, insert_share, lock_slots, placing, share, slot, unlock_slots,
 };

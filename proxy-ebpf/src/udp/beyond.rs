@@ -5,7 +5,7 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Counter, datagram::Flow, flow::Tuple};
 
-use super::{error, failed, outbound, way};
+use super::{error, failed, orphan::is_orphan, outbound, way};
 use crate::{
     clock,
     ctx::{Link, Version},
@@ -87,7 +87,7 @@ pub fn reply(
 /// By any other device than the one that leads to the application, anybody could answer in its name.
 #[inline(always)]
 fn is_applications(ctx: &TcContext, version: Version, reply: &Tuple) -> Result<(), Verdict> {
-    if outbound::is_orphan(ctx, reply) && outbound::find(reply, clock::seconds()).is_none() {
+    if is_orphan(ctx, reply) && outbound::find(reply, clock::seconds()).is_none() {
         // By whichever device it came, it goes nowhere.
         return Ok(());
     }

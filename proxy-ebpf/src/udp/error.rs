@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{Counter, flow::Tuple};
 
-use super::{failed, outbound, way};
+use super::{failed, orphan::is_orphan, outbound, way};
 use crate::{
     clock,
     ctx::{self, Link, Version},
@@ -80,7 +80,7 @@ pub fn of_clients(ctx: &TcContext, datagram: &Tuple) -> Option<Verdict> {
     let is_clients = match maps::find_datagram_flow(&reply) {
         // SAFETY: as in `outbound::find`.
         Some(flow) => unsafe { (*flow).may_be_told(clock::seconds()) },
-        None => outbound::is_orphan(ctx, &reply),
+        None => is_orphan(ctx, &reply),
     };
     is_clients.then_some(LOST)
 }

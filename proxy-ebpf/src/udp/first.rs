@@ -197,12 +197,12 @@ pub fn is_balancers(
     version: Version,
     scratch: &mut Scratch,
 ) -> Result<(), Verdict> {
-    const ITS: u32 = way::Came::ByIts as u32;
-    const SOME: u32 = way::Came::BySome as u32;
+    const ITS: u32 = way::Came::Right as u32;
+    const SOME: u32 = way::Came::Unknown as u32;
     let came = match came_once(ctx.skb.skb, version == Version::V4) {
-        ITS => way::Came::ByIts,
-        SOME => way::Came::BySome,
-        _ => way::Came::ByAnother,
+        ITS => way::Came::Right,
+        SOME => way::Came::Unknown,
+        _ => way::Came::Wrong,
     };
     came.verdict(scratch.segment.tuple.addresses()[0])
 }
@@ -212,7 +212,7 @@ pub fn is_balancers(
 #[inline(never)]
 extern "C" fn came_once(skb: *mut __sk_buff, is_v4: bool) -> u32 {
     let Some(scratch) = maps::scratch() else {
-        return way::Came::ByAnother as u32;
+        return way::Came::Wrong as u32;
     };
     scratch.datagram_flow = Flow {
         back: scratch.segment.tuple.reversed(),

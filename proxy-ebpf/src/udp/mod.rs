@@ -9,6 +9,7 @@ mod first;
 pub mod heard;
 mod inbound;
 mod known;
+mod orphan;
 mod outbound;
 mod place;
 pub mod source;

@@ -66,23 +66,23 @@ pub fn is_behind(way: &Way, device: u32) -> bool {
     way.link() == Some(device)
 }
 
-/// Whether a packet came by the device that leads to its balancer.
+/// Which way a packet came: by the device that leads to its balancer, or by another one.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Came {
-    ByAnother,
-    ByIts,
-    /// Nobody knows whether another route goes there.
-    BySome,
+    Wrong,
+    Right,
+    /// The daemon has yet to say whether another route goes there.
+    Unknown,
 }
 
 impl Came {
     #[inline(always)]
     pub fn verdict(self, balancer: &Addr) -> Result<(), Verdict> {
         match self {
-            Self::ByIts => Ok(()),
-            Self::BySome => Err(if_foreign(balancer, Counter::DatagramToDaemonRoute)),
-            Self::ByAnother => Err(Verdict::drop(Counter::DatagramReversePath)),
+            Self::Right => Ok(()),
+            Self::Unknown => Err(if_foreign(balancer, Counter::DatagramToDaemonRoute)),
+            Self::Wrong => Err(Verdict::drop(Counter::DatagramReversePath)),
         }
     }
 }
@@ -93,21 +93,21 @@ impl Came {
 pub fn came(ctx: &TcContext, version: Version, flow: &mut Flow, now: u32) -> Came {
     if flow.back.addresses()[1].is_of_link() {
         return match came_by_link(ctx, flow, now) {
-            true => Came::ByIts,
-            false => Came::ByAnother,
+            true => Came::Right,
+            false => Came::Wrong,
         };
     }
     if came_by(ctx, version, &flow.back, &mut flow.way_back, now) {
-        return Came::ByIts;
+        return Came::Right;
     }
     let path = ReversePath {
         balancer: flow.back.destination().addr(),
         device: ctx::device(ctx),
     };
     match maps::leads(&path, now) {
-        Some(true) => Came::ByIts,
-        Some(false) => Came::ByAnother,
-        None => Came::BySome,
+        Some(true) => Came::Right,
+        Some(false) => Came::Wrong,
+        None => Came::Unknown,
     }
 }
 

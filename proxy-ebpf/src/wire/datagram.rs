@@ -106,7 +106,7 @@ fn sum_even(line: &Kept, count: u32) -> Result<u32, Unreadable> {
         let words = (0..).zip(&line.bytes[..proxy::SHORT / 4]);
         // Fewer instructions than a call of the kernel has, and no branches: all ones if it counts, or none.
         let sum = words.fold(0, |sum, (at, word)| {
-            let counts = (at * 4 - count as i32 >> 31) as u32;
+            let counts = ((at * 4 - count as i32) >> 31) as u32;
             sum + u64::from(word & counts)
         });
         return Ok(add(sum as u32, (sum >> 32) as u32));

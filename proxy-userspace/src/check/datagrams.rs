@@ -138,13 +138,13 @@ fn listens(entrance: Option<&Entrance>) -> Finding {
     )
 }
 
-/// Of IPv4, the kernel takes anybody for a neighbour at a device that a socket is bound to.
+/// At a device that a socket is bound to, the kernel takes anybody of IPv4 for a neighbour. Nobody has to be asked for by
+/// `lo`.
 async fn may_answer(client: IpAddr, entrance: Option<&Entrance>) -> bool {
     match entrance {
-        Some(entrance) if client.is_ipv6() => {
-            matches!(has_route_by(client, entrance.index).await, Ok(true))
-        }
-        _ => true,
+        Some(Entrance { name, .. }) if client.is_ipv4() && name == "lo" => true,
+        Some(entrance) => matches!(has_route_by(client, entrance.index).await, Ok(true)),
+        None => true,
     }
 }
 

@@ -96,6 +96,9 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
         let message = format!("{client} is {}: it is refused", Martian::Steer);
         return Finding::fail(SUBJECT, message, "name an address that a client can have");
     }
+    if let Some(finding) = taken(client, config, own) {
+        return finding;
+    }
     match check_client(client, own) {
         Ok(()) => {}
         Err(Martian::Own) => {
@@ -112,6 +115,30 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
         let next = format!("see `ip route get {client}`");
         Finding::warn(SUBJECT, format!("{client}: unknown: {error:#}"), next)
     })
+}
+
+/// Whether it is one whose address is somebody's already, from which nothing is sent.
+fn taken(client: IpAddr, config: &Config, own: &Addresses) -> Option<Finding> {
+    const SUBJECT: &str = "client";
+    let is_own = check_client(client, own) == Err(Martian::Own);
+    let refuses = |service: &&Service| {
+        let is_target = service.targets().any(|target| target.ip() == client);
+        match is_own {
+            true => service.is_udp(),
+            false => is_target && service.clients.on_martian == Fallback::Reject,
+        }
+    };
+    let service = config.services.iter().find(refuses)?;
+    let whose = match is_own {
+        true => Martian::Own,
+        false => Martian::Target,
+    };
+    let message = format!(
+        "{client} is {whose}: it is refused by service {}",
+        service.name
+    );
+    let next = "have it speak to the application itself, past the balancer";
+    Some(Finding::fail(SUBJECT, message, next))
 }
 
 /// By the configuration, or live.
@@ -157,7 +184,10 @@ fn untargeted(client: IpAddr, config: &Config) -> Option<Finding> {
                 "service {} has no target for {client}: it is refused",
                 service.name
             ),
-            format!("give {flag}, or --on-no-target unspoofed"),
+            match service.is_udp() {
+                true => format!("give {flag}"),
+                false => format!("give {flag}, or --on-no-target unspoofed"),
+            },
         ),
     })
 }

@@ -24,6 +24,7 @@ pub async fn serve(at: Rc<At>, from: Rc<Hearing>) {
                     balancer: Balancer(received.from),
                     received_at: received.to,
                     device: received.device,
+                    class: received.class,
                     bytes: &buffer[..received.len],
                 };
                 take(&at, service, *framing, &datagram).await;
@@ -39,6 +40,8 @@ struct Datagram<'a> {
     received_at: SocketAddr,
     /// The index of the one that it came by.
     device: u32,
+    /// DSCP and ECN.
+    class: u8,
     bytes: &'a [u8],
 }
 
@@ -178,7 +181,8 @@ fn send_on(
         Noted::Full => return Ok(Ok(())),
     }
     let is_beyond = at.shared.own.find(&flow.aim.ip()).is_none();
-    at.injector.send(client.0, flow.aim, payload, is_beyond)?;
+    at.injector
+        .send(client.0, flow.aim, payload, datagram.class, is_beyond)?;
     Ok(Ok(()))
 }
 

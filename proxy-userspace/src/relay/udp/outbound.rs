@@ -44,7 +44,8 @@ fn send(at: &At, received: &socket::Received, payload: &[u8]) -> io::Result<()> 
         })
     });
     let header = header.as_ref().map_or(&[][..], |header| header);
+    let (parts, class) = ([header, payload], received.class);
     listener
         .get_ref()
-        .send(&[header, payload], from.ip(), flow.balancer.0)
+        .send(&parts, from.ip(), flow.balancer.0, class)
 }

@@ -32,17 +32,18 @@ impl Injector {
         })
     }
 
-    /// `is_beyond`: the application isn't on this host.
+    /// `class`: DSCP and ECN. `is_beyond`: the application isn't on this host.
     pub fn send(
         &self,
         from: SocketAddr,
         to: SocketAddr,
         payload: &[u8],
+        class: u8,
         is_beyond: bool,
     ) -> io::Result<()> {
-        let packet = packet(from, to, payload)?;
+        let packet = packet(from, to, payload, class)?;
         if is_beyond {
-            return self.beyond.send(from, to, &packet);
+            return self.beyond.send(from, to, &packet, class);
         }
         let socket = self.here.of_family(to)?;
         // A raw socket's port is its protocol, or none.
@@ -109,7 +110,7 @@ impl Forwarder {
         Ok(Self(raw))
     }
 
-    fn send(&self, from: SocketAddr, to: SocketAddr, packet: &[u8]) -> io::Result<()> {
+    fn send(&self, from: SocketAddr, to: SocketAddr, packet: &[u8], class: u8) -> io::Result<()> {
         let socket = self.0.of_family(to)?;
         let headers = if to.is_ipv4() {
             Ipv4Header::MIN_LEN
@@ -117,7 +118,8 @@ impl Forwarder {
             Ipv6Header::LEN
         };
         let to = SocketAddr::new(to.ip(), 0);
-        send_from(socket, to.is_ipv4(), &[&packet[headers..]], from.ip(), to)
+        let ends = (from.ip(), to);
+        send_from(socket, to.is_ipv4(), &[&packet[headers..]], ends, class)
     }
 }
 
@@ -153,7 +155,7 @@ impl Raw {
     }
 }
 
-fn packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8>> {
+fn packet(from: SocketAddr, to: SocketAddr, payload: &[u8], class: u8) -> io::Result<Vec<u8>> {
     const HOPS: u8 = 64;
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
@@ -165,5 +167,13 @@ fn packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> io::Result<Vec<u8
     builder
         .write(&mut packet, payload)
         .map_err(io::Error::other)?;
+    // The kernel sums IPv4's header up by itself.
+    match from {
+        SocketAddr::V4(_) => packet[1] = class,
+        SocketAddr::V6(_) => {
+            packet[0] |= class >> 4;
+            packet[1] |= class << 4;
+        }
+    }
     Ok(packet)
 }

@@ -25,7 +25,7 @@ impl Probe {
 
     /// Without a byte: hardly any application does anything for that.
     pub fn send(&self, client: SocketAddr, aim: SocketAddr, is_beyond: bool) -> io::Result<()> {
-        self.injector.send(client, aim, &[], is_beyond)
+        self.injector.send(client, aim, &[], 0, is_beyond)
     }
 
     /// Whether `aim` answers the client within this time.

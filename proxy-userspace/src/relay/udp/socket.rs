@@ -33,6 +33,8 @@ pub struct Received {
     pub to: SocketAddr,
     /// The index of the device that it came by, where the socket tells.
     pub device: u32,
+    /// DSCP and ECN.
+    pub class: u8,
     pub len: usize,
 }
 
@@ -44,6 +46,8 @@ pub fn listener(at: SocketAddr, shared: bool, only_v6: bool) -> io::Result<Liste
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         // Larger than the way takes in one piece, replies leave in several.
         set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
+        // Of IPv4 it tells as a socket of IPv4 does.
+        socket.set_recv_tos_v4(true)?;
     } else {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     }
@@ -61,6 +65,10 @@ fn socket(domain: Domain) -> io::Result<Socket> {
     /// Of bytes: some hundred of the largest datagrams, which may come at once.
     const BUFFER: usize = 8 << 20;
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    match domain {
+        Domain::IPV6 => socket.set_recv_tclass_v6(true)?,
+        _ => socket.set_recv_tos_v4(true)?,
+    }
     // More than others may have; without the right to that, as much as they.
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER))?;
@@ -126,7 +134,7 @@ fn receive_now(
     at: Option<SocketAddr>,
     buffer: &mut [u8],
 ) -> io::Result<Received> {
-    let mut control = cmsg_space!(libc::in6_pktinfo, libc::sockaddr_in6);
+    let mut control = cmsg_space!(libc::in6_pktinfo, libc::sockaddr_in6, libc::c_int);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrStorage>(
         socket.as_raw_fd(),
@@ -136,8 +144,15 @@ fn receive_now(
     )?;
     let from = message.address.as_ref().and_then(address);
     let port = at.map_or(0, |at| at.port());
-    let mut controls = message.cmsgs()?;
-    let to = controls.find_map(|control| sent_to(&control, port));
+    let (mut to, mut class) = (None, 0);
+    for control in message.cmsgs()? {
+        match control {
+            ControlMessageOwned::Ipv4Tos(told) => class = told,
+            // A number of eight bits.
+            ControlMessageOwned::Ipv6TClass(told) => [class, ..] = told.to_le_bytes(),
+            control => to = to.or_else(|| sent_to(&control, port)),
+        }
+    }
     match (from, to) {
         (Some(from), Some((to, device))) => Ok(Received {
             // With its link, if it has one.
@@ -147,6 +162,7 @@ fn receive_now(
             },
             to: canonical(to),
             device,
+            class,
             len: message.bytes,
         }),
         _ => Err(io::Error::other("a datagram without its addresses")),
@@ -183,19 +199,24 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 
 impl Listener {
     /// Sends to `to` from an address of this host.
-    pub fn send(&self, parts: &[&[u8]], from: IpAddr, to: SocketAddr) -> io::Result<()> {
-        send_from(self, self.at.is_ipv4(), parts, from, to)
+    pub fn send(&self, parts: &[&[u8]], from: IpAddr, to: SocketAddr, class: u8) -> io::Result<()> {
+        send_from(self, self.at.is_ipv4(), parts, (from, to), class)
     }
 }
 
-/// Sends by a socket of IPv4, or of IPv6, to `to`, from an address that it may have.
+/// Sends by a socket of IPv4, or of IPv6, to `to`, from an address that it may have; `class`: DSCP and ECN.
 pub fn send_from(
     socket: &impl AsRawFd,
     is_v4: bool,
     parts: &[&[u8]],
-    from: IpAddr,
-    to: SocketAddr,
+    (from, to): (IpAddr, SocketAddr),
+    class: u8,
 ) -> io::Result<()> {
+    let wide = i32::from(class);
+    let class = match to.ip().to_canonical() {
+        IpAddr::V4(_) => ControlMessage::Ipv4Tos(&class),
+        IpAddr::V6(_) => ControlMessage::Ipv6TClass(&wide),
+    };
     let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let (v4, v6);
     let (control, to) = if is_v4 {
@@ -231,7 +252,8 @@ pub fn send_from(
         )
     };
     let flags = MsgFlags::MSG_DONTWAIT;
-    sendmsg(socket.as_raw_fd(), &parts, &[control], flags, Some(&to))?;
+    let controls = [control, class];
+    sendmsg(socket.as_raw_fd(), &parts, &controls, flags, Some(&to))?;
     Ok(())
 }
 

@@ -75,6 +75,21 @@ fn as_long_as_it_gets(plan: Plan<'_>) -> Result<()> {
     site.end()
 }
 
+#[test]
+fn check_names_what_keeps_answers_from_the_device() -> Result<()> {
+    let lab = Watched::new()?;
+    lab.host.ip("link add lonely type veth peer name peer
+         link set lonely up
+         link set peer up")?;
+    for (flag, at) in [("-4", "198.51.100.2:8080"), ("-6", "[2001:db8:e::2]:8080")] {
+        let _app = Echo::by_device(&lab.host, at.parse()?, "lonely")?;
+        let truepeer = lab.truepeer().no_targets();
+        let said = truepeer.args(["-p", "udp", flag, at]).check()?;
+        said.expect(1, &["listens by lonely alone: no route leads to client"])?;
+    }
+    Ok(())
+}
+
 /// And is free again later.
 fn of_late(plan: Plan<'_>) -> Result<()> {
     let mut site = plan.app_at(HOST).start()?;

@@ -6,7 +6,7 @@ use socket2::SockRef;
 use super::rows;
 use super::site::Plan;
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
 use crate::lab::datagram::{self, Echo, Kind};
 use crate::lab::leaks::Watched;
 use crate::lab::path::Path;
@@ -300,4 +300,33 @@ fn a_listen_address_that_is_taken(plan: Plan<'_>) -> Result<()> {
     let _other = datagram::socket(&lab.host, (plan.family)(HOST, TRUEPEER_PORT))?;
     let said = checked(&plan, &lab)?;
     said.expect(1, &["is taken by "])
+}
+
+#[test]
+fn clients_whose_addresses_are_somebody_s() -> Result<()> {
+    let lab = Watched::new()?;
+    let _app = Echo::listen(&lab.host, LOOPBACK.v4(APP_PORT), Kind::Unconnected)?;
+    let udp = lab.truepeer().no_targets().args(["-p", "udp", "-4"]);
+    let here = udp.clone().args(["127.0.0.1:8080", "--client"]);
+    let own = HOST.v4.to_string();
+    let said = here.clone().args([&*own]).check()?;
+    said.expect(
+        1,
+        &[&*format!(
+            "{own} is one of this host's own addresses: it is refused"
+        )],
+    )?;
+    let other = here.args(["2001:db8:c::9"]).check()?;
+    other.expect(1, &["has no target for 2001:db8:c::9", "give --target6"])?;
+    ensure!(!other.text.contains("unspoofed"), "{other:?}");
+    // Beyond this host, where it would hear itself.
+    let there = BALANCER.v4(APP_PORT).to_string();
+    let client = BALANCER.v4.to_string();
+    let said = udp.args([&*there, "--client", &*client]).check()?;
+    said.expect(
+        1,
+        &[&*format!(
+            "{client} is the target's own address: it is refused"
+        )],
+    )
 }

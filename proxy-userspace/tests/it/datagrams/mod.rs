@@ -6,6 +6,7 @@ mod any;
 mod apps;
 mod bound;
 mod check;
+mod classes;
 mod clients;
 pub mod counted;
 mod crowd;
