@@ -1,5 +1,7 @@
 //! Who may connect, and to what.
 
+use core::ptr::from_ref;
+
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray, SockMap, lpm_trie::Key},
@@ -121,9 +123,35 @@ pub fn is_own(addr: &Addr) -> bool {
 #[unsafe(export_name = "is_own")]
 #[inline(never)]
 extern "C" fn is_own_once(addr: *const Addr) -> bool {
-    // SAFETY: of the caller's, if it isn't null, which the verifier has asked about.
-    let addr = unsafe { addr.as_ref() };
-    addr.is_some_and(|addr| is_local(addr).is_some() || is_by_route(addr))
+    if addr.is_null() {
+        return false;
+    }
+    // SAFETY: of the caller's, which the verifier has asked about. Linux 6.1 takes a key from this stack, and not from
+    // there.
+    let net = Net::of(unsafe { addr.read_volatile() });
+    is_local(&net.addr).is_some() || net.is_by_route()
+}
+
+/// The key of a trie, of which the address is the key of a table: both in little room.
+#[repr(C)]
+struct Net {
+    bits: u32,
+    addr: Addr,
+}
+
+impl Net {
+    #[inline(always)]
+    const fn of(addr: Addr) -> Self {
+        let bits = u32::BITS * addr.words().len() as u32;
+        Self { bits, addr }
+    }
+
+    #[inline(always)]
+    fn is_by_route(&self) -> bool {
+        // SAFETY: the same fields, and nothing between them.
+        let key = unsafe { &*from_ref(self).cast::<Key<Addr>>() };
+        LOCAL_NETS.get(key).is_some()
+    }
 }
 
 /// Whether a service there can be reached from elsewhere.
@@ -131,13 +159,7 @@ extern "C" fn is_own_once(addr: *const Addr) -> bool {
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 pub fn is_reached(addr: &Addr) -> bool {
-    is_local(addr).unwrap_or_else(|| is_by_route(addr))
-}
-
-#[inline(always)]
-fn is_by_route(addr: &Addr) -> bool {
-    let bits = u32::BITS * addr.words().len() as u32;
-    LOCAL_NETS.get(Key::new(bits, *addr)).is_some()
+    is_local(addr).unwrap_or_else(|| Net::of(*addr).is_by_route())
 }
 
 #[inline(always)]
