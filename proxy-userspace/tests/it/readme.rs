@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use tempfile::NamedTempFile;
 
 use crate::lab::Lab;
@@ -35,7 +36,11 @@ fn every_command_works() -> Result<()> {
         if args.first() == Some(&"run") && !args.contains(&"--help") {
             // One after the other: they serve the same address. One takes over from the one before.
             if !args.contains(&"--take-over") {
-                drop(running.take());
+                if let Some(mut before) = running.take() {
+                    // A killed one's keeper waits for the next one, as long as the document's commands say.
+                    before.signal(Signal::TERM)?;
+                    before.wait_exit()?;
+                }
                 lab.no_device_left()?;
             }
             let daemon = lab

@@ -9,7 +9,7 @@ use super::site::{Plan, Site};
 use crate::lab::addr::{Pair, TRUEPEER_PORT};
 use crate::lab::{datagram, poll};
 use crate::steering::devices::{bridge_uplink, through_192_0_2_1};
-use crate::steering::site::{ip, second_uplink};
+use crate::steering::site::{ip, more_changes_than_netlink_keeps, second_uplink};
 
 /// At the two ends of a second uplink.
 const BEHIND_IT: Pair = Pair::new([192, 0, 2, 1], [0x2001, 0xdb8, 2, 0, 0, 0, 0, 1]);
@@ -45,11 +45,9 @@ fn one_that_comes_and_goes(plan: Plan<'_>) -> Result<()> {
 
 /// The daemon is asleep while so much changes that the kernel doesn't keep all of it for it.
 fn one_behind_more_changes_than_netlink_keeps(plan: Plan<'_>) -> Result<()> {
-    const DEVICES: usize = 400;
     let site = plan.start()?;
     site.truepeer.signal(Signal::STOP)?;
-    let come_and_go = "link add name passing type bridge\nlink del passing\n";
-    site.lab.host.ip(&come_and_go.repeat(DEVICES))?;
+    more_changes_than_netlink_keeps(&site.lab.host)?;
     second_uplink(&site.lab)?;
     site.truepeer.signal(Signal::CONT)?;
     wait_for_programs(&site, "second")?;

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
-use super::site::{ip, second_uplink};
+use super::site::{ip, more_changes_than_netlink_keeps, second_uplink};
 use super::{Bound, CLIENT_PORT, LOOPBACK_V4, Talk, WILDCARD_V6, datagrams, holds, rows, sees};
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, TRUEPEER_PORT, WILDCARD};
@@ -234,13 +234,11 @@ fn an_uplink_that_comes_and_goes() -> Result<()> {
 /// The daemon is asleep while so much changes that the kernel doesn't keep all of it for it.
 #[test]
 fn an_uplink_behind_more_changes_than_netlink_keeps() -> Result<()> {
-    const DEVICES: usize = 400;
     let lab = Lab::new()?;
     let app = App::listen(&lab.host, WILDCARD.v6(APP_PORT))?;
     let truepeer = lab.truepeer().start()?;
     truepeer.signal(Signal::STOP)?;
-    let come_and_go = "link add name passing type bridge\nlink del passing\n";
-    lab.host.ip(&come_and_go.repeat(DEVICES))?;
+    more_changes_than_netlink_keeps(&lab.host)?;
     second_uplink(&lab)?;
     truepeer.signal(Signal::CONT)?;
     wait_for_reply_program(&lab, &truepeer, "second")?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
 use crate::lab::netns::Netns;
@@ -35,6 +35,19 @@ pub fn own_by_a_route(lab: &Lab) -> Result<()> {
         "-4 route add local 192.0.2.0/24 dev lo
          -6 route add local 2001:db8:2::/64 dev lo",
     )
+}
+
+/// Who doesn't listen meanwhile misses some: each is some kilobytes of the 208 that the kernel keeps for him.
+pub fn more_changes_than_netlink_keeps(netns: &Netns) -> Result<()> {
+    const CHANGES: usize = 1000;
+    netns.ip("link add name passing type bridge\nlink set passing up")?;
+    netns.ip(&"link set passing alias one\nlink set passing alias two\n".repeat(CHANGES / 2))?;
+    netns.ip("link del passing")?;
+    let sockets = netns.enter(|| fs::read_to_string("/proc/thread-self/net/netlink"))?;
+    let drops = |line: &str| line.split_whitespace().nth(8)?.parse::<u64>().ok();
+    let dropped: u64 = sockets.lines().filter_map(drops).sum();
+    ensure!(dropped > 0, "nobody has missed any: {sockets}");
+    Ok(())
 }
 
 /// A second link between edge and host, `second` on both sides.
