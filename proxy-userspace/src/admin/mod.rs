@@ -12,7 +12,7 @@ mod status;
 pub use connections::{ConnectionStatus, DatagramCounts, HeaderStatus, Table};
 pub use instances::{forget, known, listeners_beside};
 pub use lock::Lock;
-pub use socket::{Asked, Listener, Request, ask, ask_if_running, sockets};
+pub use socket::{Asked, Listener, Lists, Request, ask, ask_if_running, sockets};
 pub use status::{
     Clients, Limits, Moved, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status,
 };

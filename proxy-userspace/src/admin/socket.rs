@@ -30,13 +30,21 @@ pub enum Request {
     Reload,
     /// The deny list has changed.
     EndDenied,
+    /// Which lists these are: see [`Lists`].
+    Lists,
+    /// An allowlist has changed: what of it is kept in a file, is written there.
+    KeepLists,
+    /// A service's allowlist has changed: ends what balancers have open that aren't on it.
+    EndUnlisted {
+        service: u32,
+    },
 }
 
 impl Request {
     fn changes_something(self) -> bool {
         match self {
-            Self::Status | Self::Connections => false,
-            Self::Reload | Self::EndDenied => true,
+            Self::Status | Self::Connections | Self::Lists => false,
+            Self::Reload | Self::EndDenied | Self::KeepLists | Self::EndUnlisted { .. } => true,
         }
     }
 
@@ -101,6 +109,14 @@ impl Door {
 /// Where a daemon listens.
 pub fn sockets(instance: &str) -> [PathBuf; 2] {
     Door::BOTH.map(|door| door.path(instance))
+}
+
+/// The lists that a daemon has.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Lists {
+    /// The kernel's, of its maps.
+    pub ids: Vec<u32>,
+    pub pid: u32,
 }
 
 /// A request that waits for its line of JSON.
@@ -301,8 +317,10 @@ fn exchange<T: DeserializeOwned>(
     })?;
     stream.set_read_timeout(Some(match request {
         // However long the files are.
-        Request::Reload | Request::EndDenied => LONG_PATIENCE,
-        Request::Status | Request::Connections => PATIENCE,
+        Request::Reload | Request::EndDenied | Request::KeepLists | Request::EndUnlisted { .. } => {
+            LONG_PATIENCE
+        }
+        Request::Status | Request::Connections | Request::Lists => PATIENCE,
     }))?;
     writeln!(stream, "{}", serde_json::to_string(&request)?)?;
     let mut line = String::new();

@@ -1,9 +1,8 @@
 //! What the host side does while workers serve: signals, changes of the network, requests.
 
 use std::{
-    collections::BTreeMap,
     future::{pending, ready},
-    mem, process,
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -15,10 +14,11 @@ use tokio::{
 };
 
 use super::{
-    connections::{self, Open},
+    connections::Open,
     continuity,
-    datagrams::{self, Datagrams},
+    datagrams::Datagrams,
     direct::Direct,
+    list_files::ListFiles,
     lists::{self, Lists},
     setup::Entrance,
     signals::{Signals, stop},
@@ -26,15 +26,15 @@ use super::{
     workers::Workers,
 };
 use crate::{
-    admin::{Asked, ConnectionStatus, Listener, Lock, Reloaded, Request, ServiceStatus, Status},
-    config::{Config, Service},
+    admin::{Listener, Lock, Reloaded},
+    config::Config,
     drain::Drain,
     keeper::{Event, Held},
     kernel::{Claim, Counters, Heart, Kernel},
     netns::{self, Device, LinkEvent},
     privileges::{self, Role},
     relay::{Connections, tcp::HostSocketRequest},
-    telemetry::{Counts, Log, Telemetry},
+    telemetry::{Log, Telemetry},
 };
 
 pub struct Control<'a> {
@@ -44,6 +44,7 @@ pub struct Control<'a> {
     pub withheld: Withheld,
     pub heart: Heart,
     pub lists: Lists,
+    pub list_files: ListFiles,
     pub telemetry: Arc<Telemetry>,
     pub connections: Connections,
     pub direct: Direct,
@@ -138,12 +139,8 @@ impl Control<'_> {
                     return Ok(End::Replaced(by));
                 }
                 Ok(error) = &mut self.unkept => return Err(error),
-                _ = signals.hangup.recv() => match self.reload() {
-                    Reloaded::Prefixes(count) => tracing::info!("reloaded: {count} prefixes"),
-                    Reloaded::Refused(why) => {
-                        tracing::error!("not reloaded, the old lists stay: {why}");
-                    }
-                },
+                _ = signals.hangup.recv() => self.reload_unasked(""),
+                () = self.list_files.changed() => self.reload_unasked("a list's file has changed: "),
                 Some(ended) = workers.join_next() => {
                     ended??;
                     bail!("a worker ended by itself");
@@ -274,10 +271,13 @@ impl Control<'_> {
         if mem::take(&mut self.lists.have_changed) {
             self.end_listed_denied()?;
         }
+        if let Err(error) = self.lists.keep_changes() {
+            tracing::error!("{error:#}");
+        }
         Ok(())
     }
 
-    fn look(&mut self) -> Result<()> {
+    pub(super) fn look(&mut self) -> Result<()> {
         self.heart.is_there();
         self.direct
             .tick(self.config, &mut self.kernel, &self.telemetry)?;
@@ -289,76 +289,8 @@ impl Control<'_> {
         Ok(())
     }
 
-    fn answer(&mut self, Asked { request, reply }: Asked) {
-        // Counts are of now, and who asks to end what is denied hears of all of it.
-        if let Err(error) = self.look() {
-            tracing::error!("{error:#}");
-        }
-        let answer = match request {
-            Request::Status => serde_json::to_string(&self.status()),
-            Request::Reload => serde_json::to_string(&self.reload()),
-            Request::EndDenied => {
-                let ended = self.end_denied();
-                serde_json::to_string(&ended.map_err(|error| format!("{error:#}")))
-            }
-            Request::Connections => {
-                let open = self.connections.iter();
-                let daemon = open.map(|connection| connections::daemon(&connection));
-                return reply.send_list(self.direct_connections().into_iter().chain(daemon));
-            }
-        };
-        match answer {
-            Ok(answer) => reply.send(answer),
-            Err(error) => tracing::error!("answering {request:?}: {error}"),
-        }
-    }
-
-    fn direct_connections(&self) -> Vec<ConnectionStatus> {
-        let flows = self.direct.flows();
-        let status = |flow| connections::direct(&self.direct.open(self.config, flow), flow);
-        let tcp = flows.iter().map(status);
-        tcp.chain(self.datagrams.connections(self.config)).collect()
-    }
-
-    fn status(&self) -> Status {
-        let counts = |counts| serde_json::to_value::<Counts>(counts).unwrap_or_default();
-        let kernel = self
-            .counters
-            .read()
-            .map(|(name, count)| (name.to_owned(), count));
-        let flows = self.datagrams.sums();
-        let service = |(index, service): (usize, &Service)| ServiceStatus {
-            name: service.name.clone(),
-            listen: service.listen.clone(),
-            targets: service.targets().collect(),
-            paths: self.direct.paths(self.config, index),
-            clients: datagrams::clients(service, &flows),
-            connections: match self.telemetry.counts(&service.name) {
-                refused if service.is_udp() => refused.of_datagrams(),
-                all => counts(all),
-            },
-        };
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            instance: self.config.instance.clone(),
-            pid: process::id(),
-            device: self.device.name.clone(),
-            services: self
-                .config
-                .services
-                .iter()
-                .enumerate()
-                .map(service)
-                .collect(),
-            limits: self.direct.limits(),
-            connections: counts(self.telemetry.total()),
-            kernel: BTreeMap::from_iter(kernel),
-            log_lines_dropped: self.log.dropped(),
-        }
-    }
-
     /// Reads all before it changes anything.
-    fn reload(&mut self) -> Reloaded {
+    pub(super) fn reload(&mut self) -> Reloaded {
         let configured = lists::read(self.config)
             .map_err(Into::into)
             .and_then(|listed| self.lists.configure(self.config, &listed));
@@ -368,16 +300,43 @@ impl Control<'_> {
         }
     }
 
+    /// Nobody waits for the answer.
+    fn reload_unasked(&mut self, why: &str) {
+        match self.reload() {
+            Reloaded::Prefixes(count) => tracing::info!("{why}reloaded: {count} prefixes"),
+            Reloaded::Refused(error) => {
+                tracing::error!("{why}not reloaded, the old lists stay: {error}");
+            }
+        }
+    }
+
     /// Resets the open connections of clients that are denied by now; returns how many there were.
-    fn end_denied(&mut self) -> Result<usize> {
+    pub(super) fn end_denied(&mut self) -> Result<usize> {
         self.lists.have_changed = true;
         self.end_listed_denied()
     }
 
     fn end_listed_denied(&mut self) -> Result<usize> {
         let denied = self.lists.denied.clone();
-        let datagrams = self.datagrams.deny(self.config, |open| denied.ends(open))?;
-        Ok(datagrams + self.end(|open| denied.ends(open))?)
+        self.end_of_both(|open| denied.ends(open))
+    }
+
+    /// Resets what a service's balancers have open that may not connect any more; returns how many there were.
+    pub(super) fn end_unlisted(&mut self, service: u32) -> Result<usize> {
+        let mut services = self.config.services.iter();
+        let Some(service) = services.find(|it| it.id == service) else {
+            return Ok(0);
+        };
+        let allowed = self.lists.allowed.clone();
+        self.end_of_both(|open| {
+            open.service == service.name && !allowed.has(service, open.balancer)
+        })
+    }
+
+    /// Of connections and of flows of datagrams.
+    fn end_of_both(&mut self, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
+        let datagrams = self.datagrams.deny(self.config, &wanted)?;
+        Ok(datagrams + self.end(wanted)?)
     }
 }
 

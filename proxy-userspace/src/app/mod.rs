@@ -1,10 +1,12 @@
 //! Wiring: the one place that knows every part.
 
+mod answers;
 mod connections;
 mod continuity;
 mod control;
 mod datagrams;
 mod direct;
+mod list_files;
 pub mod listen;
 pub mod lists;
 mod routes;
@@ -22,7 +24,8 @@ use anyhow::{Context as _, Result, bail};
 use continuity::Predecessor;
 use datagrams::Datagrams;
 use direct::{Direct, Limits};
-use lists::{Listed, Lists};
+use list_files::ListFiles;
+use lists::{AtStart, Lists};
 use setup::SetUp;
 use tokio::sync::Semaphore;
 use withheld::Withheld;
@@ -56,7 +59,7 @@ pub fn run(config: Config, log: &Log) -> Result<()> {
     privileges::no_new()?;
     // Before the lists: what a reload could not read shall not be readable at start either.
     privileges::keep(Role::Start)?;
-    let listed = lists::read(&config)?;
+    let listed = lists::at_start(&config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // An idle thread of the pool would keep the capabilities of the start.
@@ -85,7 +88,7 @@ struct Begun {
     set_up: SetUp,
 }
 
-async fn begin(config: &mut Config, listed: Vec<Listed>, low: LowFds) -> Result<Begun> {
+async fn begin(config: &mut Config, listed: AtStart, low: LowFds) -> Result<Begun> {
     let mut host = netns::watch().await?;
     check::at_start(config, &host.addresses).await?;
     routes::check(config).await?;
@@ -98,7 +101,7 @@ async fn begin(config: &mut Config, listed: Vec<Listed>, low: LowFds) -> Result<
         Some(_) => Some(admin::Lock::or_inherited(None, &config.instance).await?),
     };
     let new = assign_ids(config)?;
-    let lists = Lists::open(config, &listed, &new)?;
+    let lists = Lists::open(config, listed, &new)?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
     let mut set_up = SetUp::new(config, &pins, low, left, true).await?;
@@ -119,7 +122,7 @@ async fn begin(config: &mut Config, listed: Vec<Listed>, low: LowFds) -> Result<
     })
 }
 
-async fn serve(mut config: Config, listed: Vec<Listed>, low: LowFds, log: &Log) -> Result<()> {
+async fn serve(mut config: Config, listed: AtStart, low: LowFds, log: &Log) -> Result<()> {
     let Begun {
         predecessor,
         lock,
@@ -159,6 +162,7 @@ async fn serve(mut config: Config, listed: Vec<Listed>, low: LowFds, log: &Log) 
         withheld: Withheld::new(longest_header_timeout(config)),
         heart,
         kernel: set_up.kernel,
+        list_files: ListFiles::watch(config),
         lists,
         telemetry,
         connections: shared.connections.clone(),

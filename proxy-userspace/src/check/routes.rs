@@ -9,7 +9,7 @@ use proxy_common::Addr;
 use super::Finding;
 use crate::{
     config::{Config, Service},
-    kernel::{List, Prefixes},
+    kernel::{Entries, List, Prefixes},
     netns::{Addresses, NextHop, Way, answers, way_to},
     relay::{Fallback, Martian, check_client},
 };
@@ -145,12 +145,11 @@ fn taken(client: IpAddr, config: &Config, own: &Addresses) -> Option<Finding> {
 fn denied(client: IpAddr, config: &Config) -> Option<Finding> {
     const SUBJECT: &str = "client";
     let live = Prefixes::find(&config.instance, List::Deny);
-    let live = live.ok().flatten().and_then(|list| list.entries().ok());
+    let live = live.ok().flatten().and_then(|list| list.of_all().ok());
     let live = live.unwrap_or_default();
     config.services.iter().find_map(|service| {
-        let live = live.iter().filter(|entry| entry.service == service.id);
         let mut denied = service.deny.read().unwrap_or_default();
-        denied.extend(live.map(|entry| entry.prefix));
+        denied.extend(live.get(&service.id).into_iter().flat_map(Entries::keys));
         let by = denied.into_iter().find(|prefix| prefix.contains(&client))?;
         let message = format!("{client} is denied by {by}: it is refused");
         let next = format!("take it out of --deny and --deny-file, or `truepeer deny remove {by}`");

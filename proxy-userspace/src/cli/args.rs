@@ -84,6 +84,9 @@ pub struct RunArgs {
     /// A file of such, one a line
     #[arg(long, value_name = "FILE", num_args = 1.., visible_aliases = ["allowed-subnets", "allowed-networks"])]
     pub allow_file: Vec<PathBuf>,
+    /// A file that keeps what `truepeer allow` changes, also when this host starts again
+    #[arg(long, value_name = "FILE")]
+    pub allow_state: Option<PathBuf>,
     /// A client's address or network; its connections are reset, whoever the balancer is
     #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',', value_parser = parse_prefix)]
     pub deny: Vec<IpNet>,
@@ -169,9 +172,10 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// Flags that a file has keys for instead; it may name the instance, too.
-    pub const KEYS: [&str; 26] = [
+    pub const KEYS: [&str; 27] = [
         "allow",
         "allow_file",
+        "allow_state",
         "close_after",
         "connect_timeout",
         "deny",
@@ -284,13 +288,13 @@ pub struct ListArgs {
 #[derive(Debug, Subcommand)]
 pub enum AllowVerb {
     /// Print each prefix and where it comes from
-    List,
+    List(ListFormat),
     /// Let balancers in, from the next connection on
     Add(Prefixes),
     /// Let balancers in no longer, from the next connection on
-    Remove(Prefixes),
-    /// Make these the only ones
-    Replace(Prefixes),
+    Remove(Fewer),
+    /// Make these the only ones: whoever is on both lists, or on neither, notices nothing
+    Replace(Fewer),
     /// Ask whether an address or network may connect; exit 1 if not
     Test(Prefixes),
 }
@@ -310,7 +314,7 @@ pub struct DenyArgs {
 #[derive(Debug, Subcommand)]
 pub enum DenyVerb {
     /// Print each prefix and where it comes from
-    List,
+    List(ListFormat),
     /// Refuse clients from now on, and end their open connections
     Add(Prefixes),
     /// Refuse them no longer
@@ -323,8 +327,28 @@ pub enum DenyVerb {
 
 #[derive(Debug, Args)]
 pub struct Prefixes {
-    #[arg(value_name = "CIDR", required = true, value_delimiter = ',', value_parser = parse_prefix)]
+    #[arg(value_name = "CIDR", required_unless_present = "file", value_delimiter = ',', value_parser = parse_prefix)]
     pub prefixes: Vec<IpNet>,
+    /// A file of such, one a line
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub file: Vec<PathBuf>,
+}
+
+/// Prefixes that leave somebody out who could connect.
+#[derive(Debug, Args)]
+pub struct Fewer {
+    #[command(flatten)]
+    pub prefixes: Prefixes,
+    /// And end what balancers have open that aren't on the service's list any more
+    #[arg(long)]
+    pub and_close: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListFormat {
+    /// Machine-readable
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

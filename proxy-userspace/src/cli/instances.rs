@@ -67,7 +67,7 @@ fn known() -> Result<BTreeSet<String>> {
 fn look(name: String) -> Result<Instance> {
     let status: Option<Status> = ask(&name, Request::Status).ok();
     let prefixes = match Prefixes::find(&name, List::Allow)? {
-        Some(list) => list.entries()?.len(),
+        Some(list) => list.count()?,
         None => 0,
     };
     Ok(Instance {

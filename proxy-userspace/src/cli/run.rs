@@ -119,6 +119,7 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
             prefixes: args.allow,
             files: args.allow_file,
         },
+        allow_state: args.allow_state,
         deny: PrefixSource {
             prefixes: args.deny,
             files: args.deny_file,

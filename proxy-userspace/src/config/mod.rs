@@ -1,12 +1,12 @@
 //! What was typed, resolved: checked as far as that goes without touching the system.
 
+mod error;
 mod limits;
 mod prefixes;
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
-    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     num::NonZeroUsize,
     path::PathBuf,
     time::Duration,
@@ -15,10 +15,10 @@ use std::{
 use clap::ValueEnum;
 use ipnet::IpNet;
 use proxy_common::shares::Limits;
-use thiserror::Error;
 
+pub use error::ConfigError;
 pub use limits::{MAX_CLIENTS, client_limits};
-pub use prefixes::{PrefixSource, misread, parse_prefix};
+pub use prefixes::{PrefixSource, misread, parse_prefix, read_kept};
 
 use crate::{
     header::Policy,
@@ -130,6 +130,8 @@ pub struct Service {
     pub target6: Option<SocketAddrV6>,
     /// Balancers that may connect.
     pub allow: PrefixSource,
+    /// Where what `truepeer allow` puts there is kept.
+    pub allow_state: Option<PathBuf>,
     /// Clients that may not.
     pub deny: PrefixSource,
     pub header: HeaderOptions,
@@ -188,114 +190,6 @@ impl Service {
             return Err(ConfigError::EmptyAllowlist(files.join(", ")));
         }
         Ok(allowed)
-    }
-}
-
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    #[error("{path}:{line}:{column}: {what}", path = .path.display())]
-    InFile {
-        path: PathBuf,
-        line: usize,
-        column: usize,
-        what: String,
-    },
-    #[error(
-        "no allowlist: name the balancers with --allow CIDR or --allow-file FILE \
-         (anyone at all is written --allow 0.0.0.0/0 --allow ::/0)"
-    )]
-    NoAllowlist,
-    #[error(
-        "the allowlist is empty: {0} has no CIDR prefix or address \
-         (anyone at all is written 0.0.0.0/0 and ::/0)"
-    )]
-    EmptyAllowlist(String),
-    #[error("can't read {path}: {error}")]
-    Unreadable { path: PathBuf, error: io::Error },
-    #[error(
-        "{path}:{line}: {found:?} is no CIDR prefix or address, one of which each line has: {why}"
-    )]
-    BadLine {
-        path: PathBuf,
-        line: usize,
-        found: String,
-        why: String,
-    },
-    #[error(
-        "listening at {listen} takes target {target} from the application: give truepeer and the \
-         application different ports, or truepeer an address of its own"
-    )]
-    ListensAtTarget {
-        listen: SocketAddr,
-        target: SocketAddr,
-    },
-    #[error(
-        "target {target} of UDP has the port of another one, {other}: give the applications different ports, or \
-         serve one of them by an instance of its own"
-    )]
-    SamePort {
-        target: SocketAddr,
-        other: SocketAddr,
-    },
-    #[error(
-        "target {0} has one service with --outsiders refuse and one with app: give both the same"
-    )]
-    OutsidersDiffer(SocketAddr),
-    #[error("{0} is given twice as a listen address")]
-    ListensTwice(SocketAddr),
-    #[error("target {0} is {why}, where no application can be: give its address", why = nowhere(.0.ip()))]
-    NoTarget(SocketAddr),
-    #[error("target {0} has port 0: give the application's port")]
-    NoPort(SocketAddr),
-    #[error("listening at {0} needs a port: give the one that balancers connect to")]
-    NoListenPort(SocketAddr),
-    #[error(
-        "listening at {0}: no balancer can connect there; give an address that `ip address` shows, but no \
-         link-local one of IPv6, or 0.0.0.0 or [::]"
-    )]
-    NoListen(SocketAddr),
-    #[error(
-        "{address} is in the steer network {net}, whose addresses are truepeer's own: give another one, or \
-         choose another network by --steer4 or --steer6"
-    )]
-    SteerAddress { address: SocketAddr, net: IpNet },
-    #[error(
-        "at target {target} instance {instance} listens, and no client's connection goes to a listener of \
-         truepeer's: give the application's own address and port"
-    )]
-    OthersListen {
-        target: SocketAddr,
-        instance: String,
-    },
-    #[error(
-        "IPv6 is switched off on this host, and service {0} has no IPv4 target: switch it on, or give \
-         --target4"
-    )]
-    NoFamily(String),
-    #[error("the steer network {0} has too few addresses for the targets: choose a larger one")]
-    SteerNetTooSmall(String),
-    #[error("--header {0} is for UDP: add -p udp, or write any, v1 or v2")]
-    HeaderOfUdp(&'static str),
-    #[error("--header v1 has no word for UDP: write v2 (or any), v2-first or spp with -p udp")]
-    HeaderOfTcp,
-    #[error(
-        "{0} unspoofed is for TCP: with -p udp such a client's datagrams are dropped, so leave it out"
-    )]
-    UnspoofedUdp(&'static str),
-    #[error("--outsiders is for -p udp only so far: leave it out")]
-    OutsidersOfTcp,
-    #[error("--maxconn-per-balancer is for UDP: add -p udp, or leave it out")]
-    PerBalancerTcp,
-}
-
-/// What an address is that nobody can connect to.
-fn nowhere(address: IpAddr) -> &'static str {
-    match address {
-        _ if address.is_unspecified() => "every address of the host and none of them",
-        _ if address.is_multicast() => "a multicast address",
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => "an address of no host",
-        IpAddr::V4(_) => "a broadcast address",
-        IpAddr::V6(_) => "a link-local address, which means nothing without its link",
     }
 }
 
@@ -370,6 +264,7 @@ impl Config {
     /// What can't work whatever the host looks like.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.datagram_targets_differ()?;
+        self.keep_lists_apart()?;
         let mut seen = HashSet::new();
         for service in &self.services {
             for target in service.targets() {
@@ -393,6 +288,23 @@ impl Config {
                 if !seen.insert((service.transport(), *listen)) {
                     return Err(ConfigError::ListensTwice(*listen));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_lists_apart(&self) -> Result<(), ConfigError> {
+        let mut known = HashMap::new();
+        for service in &self.services {
+            let Some(path) = &service.allow_state else {
+                continue;
+            };
+            if let Some(first) = known.insert(path, &service.name) {
+                return Err(ConfigError::SameState {
+                    path: path.clone(),
+                    first: first.clone(),
+                    second: service.name.clone(),
+                });
             }
         }
         Ok(())

@@ -30,6 +30,14 @@ impl PrefixSource {
     }
 }
 
+/// What an instance has kept in a file of its own; nothing, if it hasn't made it yet.
+pub fn read_kept(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
+    match fs::exists(path) {
+        Ok(false) => Ok(Vec::new()),
+        Ok(true) | Err(_) => read_prefixes(path),
+    }
+}
+
 /// The format of mmproxy and go-mmproxy: a prefix or address a line, blank lines and comments.
 fn read_prefixes(path: &Path) -> Result<Vec<IpNet>, ConfigError> {
     const BYTE_ORDER_MARK: char = '\u{feff}';

@@ -44,5 +44,7 @@ pub use pins::{
     Unmounted, directory as pins, is_mounted as is_bpffs_mounted,
     is_read_only as is_bpffs_read_only,
 };
-pub use prefixes::{List, Origin, Prefixes, covering, forget_lists, listing_instances};
+pub use prefixes::{
+    Entries, List, Origin, Prefixes, covering, forget_lists, list_ids, listing_instances,
+};
 pub use share::{Change, Inheritance, LINK, map_name, shared_map};

@@ -7,10 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use proxy_common::map;
 
-use super::{
-    pins,
-    prefixes::{NO_PREALLOC, open_pinned, pinning},
-};
+use super::pins::{self, NO_PREALLOC, open_pinned, pinning};
 
 /// Of a service that is set up by flags.
 const DEFAULT: (&str, u32) = ("default", 0);
@@ -70,16 +67,18 @@ pub fn assigned(instance: &str) -> Result<BTreeMap<String, u32>> {
 }
 
 /// Forgets those that aren't among these ids, once `clear` has seen to what they have.
-pub fn retain(instance: &str, ids: &[u32], mut clear: impl FnMut(u32) -> Result<()>) -> Result<()> {
+pub fn retain(instance: &str, ids: &[u32], clear: impl FnOnce(&[u32]) -> Result<()>) -> Result<()> {
     let mut map = open(&pins::directory(instance).join(map::SERVICES))?;
-    for (name, id) in all(&map)? {
-        if !ids.contains(&id) {
-            clear(id)?;
-            map.remove(&key(&name)?)
-                .with_context(|| format!("forgetting service {name}"))?;
-        }
+    let mut gone = all(&map)?;
+    gone.retain(|_, id| !ids.contains(id));
+    if gone.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    clear(&gone.values().copied().collect::<Vec<_>>())?;
+    gone.keys().try_for_each(|name| {
+        map.remove(&key(name)?)
+            .with_context(|| format!("forgetting service {name}"))
+    })
 }
 
 fn open(pin: &Path) -> Result<HashMap<MapData, Name, u32>> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use aya::maps::{Map, MapData, MapError};
 use rustix::{
     fs::{CWD, StatFs, StatVfsMountFlags, statfs, statvfs},
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags},
@@ -55,6 +56,23 @@ pub fn create_directory(instance: &str) -> Result<PathBuf> {
     fs::create_dir_all(&directory)
         .with_context(|| format!("making {} (needs root)", directory.display()))?;
     Ok(directory)
+}
+
+pub fn open_pinned<M: TryFrom<Map, Error = MapError>>(
+    pin: &Path,
+    of_type: fn(MapData) -> Map,
+) -> Result<M> {
+    let data = MapData::from_pin(pin)
+        .with_context(|| format!("opening {} (needs root)", pin.display()))?;
+    let map = of_type(data).try_into();
+    map.with_context(|| format!("{} is of another version: remove it", pin.display()))
+}
+
+/// BPF_F_NO_PREALLOC of linux/bpf.h.
+pub const NO_PREALLOC: u32 = 1;
+
+pub fn pinning(pin: &Path) -> String {
+    format!("pinning {}", pin.display())
 }
 
 /// Mounts bpffs where it belongs if nobody has yet: a machine without systemd doesn't. Under a

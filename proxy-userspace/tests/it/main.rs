@@ -20,6 +20,7 @@ mod lab;
 mod lab_itself;
 mod lab_tools;
 mod lifecycle;
+mod lists;
 mod operator;
 mod paths;
 mod policy;

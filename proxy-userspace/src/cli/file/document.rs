@@ -27,7 +27,7 @@ const INSTANCE: [&str; 9] = [
     "workers",
 ];
 /// What each service has by itself.
-const OWN: [&str; 3] = ["listen", "target4", "target6"];
+const OWN: [&str; 4] = ["allow_state", "listen", "target4", "target6"];
 
 /// As it was written.
 pub struct File<'a> {

@@ -154,6 +154,16 @@ fn what_is_in_the_wrong_place_is_told() {
         "2:1: listen is each service's own",
     );
     is_told(
+        &before("[defaults]\nallow_state = \"/x\""),
+        "2:1: allow_state is each service's own",
+    );
+    let keeps = format!("{SERVICE}allow_state = \"/x\"\n");
+    let other = keeps.replace("\"a\"", "\"b\"").replace(":1\"", ":3\"");
+    is_told(
+        &format!("{keeps}{other}"),
+        "1:1: services a and b have the same allow_state /x",
+    );
+    is_told(
         &before("[defaults]\nname = \"x\""),
         "2:8: name is each service's own",
     );

@@ -31,6 +31,7 @@ fn service() -> Service {
         target4: Some(parsed("127.0.0.1:8080")),
         target6: Some(parsed("[::1]:8080")),
         allow: PrefixSource::default(),
+        allow_state: None,
         deny: PrefixSource::default(),
         header: HeaderOptions {
             policy: Policy::default(),

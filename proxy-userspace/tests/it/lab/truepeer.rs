@@ -134,6 +134,18 @@ impl Lab {
         run(&self.host, command(args)?)
     }
 
+    /// `truepeer` with any arguments at all, in mounts of its own, to which nothing is pinned.
+    pub fn truepeer_by_another_bpffs(&self, args: &[&str]) -> Result<Said> {
+        let truepeer = command(args)?;
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c"]);
+        unshare.arg("mount -t bpf bpf /sys/fs/bpf && exec \"$0\" \"$@\"");
+        unshare
+            .arg(truepeer.get_program())
+            .args(truepeer.get_args());
+        run(&self.host, unshare)
+    }
+
     /// `truepeer deny` with these arguments, which says all of `expected`.
     pub fn deny(&self, args: &[&str], expected: &[&str]) -> Result<()> {
         let all = [&["deny"], args, &["--instance", self.instance()]].concat();

@@ -1,0 +1,92 @@
+//! What an operator asks for.
+
+use std::{collections::BTreeMap, process};
+
+use super::{connections, control::Control, datagrams};
+use crate::{
+    admin::{self, Asked, ConnectionStatus, Request, ServiceStatus, Status},
+    config::Service,
+    telemetry::Counts,
+};
+
+impl Control<'_> {
+    pub fn answer(&mut self, Asked { request, reply }: Asked) {
+        // Counts are of now, and who asks to end what is denied hears of all of it.
+        if let Err(error) = self.look() {
+            tracing::error!("{error:#}");
+        }
+        let answer = match request {
+            Request::Status => serde_json::to_string(&self.status()),
+            Request::Reload => serde_json::to_string(&self.reload()),
+            Request::EndDenied => {
+                let ended = self.end_denied();
+                serde_json::to_string(&ended.map_err(|error| format!("{error:#}")))
+            }
+            Request::Lists => serde_json::to_string(&admin::Lists {
+                ids: self.lists.ids.clone(),
+                pid: process::id(),
+            }),
+            Request::KeepLists => {
+                let kept = self.lists.keep();
+                serde_json::to_string(&kept.map_err(|error| format!("{error:#}")))
+            }
+            Request::EndUnlisted { service } => {
+                let ended = self.end_unlisted(service);
+                serde_json::to_string(&ended.map_err(|error| format!("{error:#}")))
+            }
+            Request::Connections => {
+                let open = self.connections.iter();
+                let daemon = open.map(|connection| connections::daemon(&connection));
+                return reply.send_list(self.direct_connections().into_iter().chain(daemon));
+            }
+        };
+        match answer {
+            Ok(answer) => reply.send(answer),
+            Err(error) => tracing::error!("answering {request:?}: {error}"),
+        }
+    }
+
+    fn direct_connections(&self) -> Vec<ConnectionStatus> {
+        let flows = self.direct.flows();
+        let status = |flow| connections::direct(&self.direct.open(self.config, flow), flow);
+        let tcp = flows.iter().map(status);
+        tcp.chain(self.datagrams.connections(self.config)).collect()
+    }
+
+    fn status(&self) -> Status {
+        let counts = |counts| serde_json::to_value::<Counts>(counts).unwrap_or_default();
+        let kernel = self
+            .counters
+            .read()
+            .map(|(name, count)| (name.to_owned(), count));
+        let flows = self.datagrams.sums();
+        let service = |(index, service): (usize, &Service)| ServiceStatus {
+            name: service.name.clone(),
+            listen: service.listen.clone(),
+            targets: service.targets().collect(),
+            paths: self.direct.paths(self.config, index),
+            clients: datagrams::clients(service, &flows),
+            connections: match self.telemetry.counts(&service.name) {
+                refused if service.is_udp() => refused.of_datagrams(),
+                all => counts(all),
+            },
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            instance: self.config.instance.clone(),
+            pid: process::id(),
+            device: self.device.name.clone(),
+            services: self
+                .config
+                .services
+                .iter()
+                .enumerate()
+                .map(service)
+                .collect(),
+            limits: self.direct.limits(),
+            connections: counts(self.telemetry.total()),
+            kernel: BTreeMap::from_iter(kernel),
+            log_lines_dropped: self.log.dropped(),
+        }
+    }
+}
