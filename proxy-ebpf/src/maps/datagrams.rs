@@ -344,21 +344,6 @@ pub fn is_exclusive(at: &Endpoint) -> bool {
         && unsafe { AIMS.get(at) }.is_some_and(|aim| aim.is_exclusive() && aim.at() == at)
 }
 
-/// Where datagrams go for the application of this port that has a wildcard address, if balancers' clients alone are
-/// answered from there.
-#[inline(always)]
-pub fn exclusive_aim(at: &Endpoint) -> Option<&'static Aim> {
-    if !has_port(exclusive_port_bit(at.port() as u16)) {
-        return None;
-    }
-    let any = match at.addr().v4() {
-        Some(_) => Addr::from_v4(0),
-        None => Addr::from_v6([0; 4]),
-    };
-    // SAFETY: as above.
-    unsafe { AIMS.get(Endpoint::new(any, at.port() as u16)) }.filter(|aim| aim.is_exclusive())
-}
-
 /// What an application has sent in pieces.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Sent {

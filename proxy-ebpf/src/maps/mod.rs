@@ -16,10 +16,10 @@ pub use admit::{
 };
 pub use datagrams::{
     Sent, admitted, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
-    exclusive_aim, find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow,
-    give_datagram_app, has_spoken, insert_datagram_flow, insert_first, insert_first_of_none,
-    is_aim, is_exclusive, is_hearing, is_receiving, is_target_address, leads, may_tell_error,
-    note_admitted, note_hearing, note_spoken, receiver_at, remember_datagram_app, remember_sent,
+    find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, give_datagram_app,
+    has_spoken, insert_datagram_flow, insert_first, insert_first_of_none, is_aim, is_exclusive,
+    is_hearing, is_receiving, is_target_address, leads, may_tell_error, note_admitted,
+    note_hearing, note_spoken, receiver_at, remember_datagram_app, remember_sent,
     replace_datagram_flow, sent_in_pieces,
 };
 pub use direct::{

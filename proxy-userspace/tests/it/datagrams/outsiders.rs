@@ -18,7 +18,6 @@ rows! {
     a_forgotten_client;
     a_forgotten_client_by_another_address;
     a_forgotten_client_of_a_connected_socket;
-    a_client_of_a_connected_socket_at_a_wildcard_address;
     others_are_refused;
     others_are_the_app_s;
     others_are_the_app_s_unless_told;
@@ -90,22 +89,6 @@ fn a_forgotten_client_of_a_connected_socket(plan: Plan<'_>) -> Result<()> {
     ensure!(orphans(&site)? == 1, "it got away");
     // Another client: this one is the socket's.
     site.exchange(&site.balancer()?, 1001, b"hello")?;
-    site.end()
-}
-
-/// It would answer from an address of the host that nobody has asked it at.
-fn a_client_of_a_connected_socket_at_a_wildcard_address(plan: Plan<'_>) -> Result<()> {
-    let site = open(plan, LOOPBACK, &["--outsiders", "refuse"]).start()?;
-    let balancer = site.balancer()?;
-    site.exchange(&balancer, 1000, b"hello")?;
-    let socket = datagram::shared(&site.lab.host, site.of(WILDCARD, APP_PORT))?;
-    socket.connect(site.client(1000))?;
-    for (sent, words) in (1..).zip([&b"unasked"[..], &[b'x'; 3000]]) {
-        socket.send(words)?;
-        ensure!(orphans(&site)? >= sent, "it got away");
-    }
-    drop(socket);
-    site.exchange(&balancer, 1000, b"hello again")?;
     site.end()
 }
 
