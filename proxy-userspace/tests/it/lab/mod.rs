@@ -157,9 +157,9 @@ impl Lab {
     }
 
     /// Fails if an ended truepeer left a device on the host. The kernel takes a dead namespace apart
-    /// in the background, hence the deadline.
+    /// in the background, one after the other, hence the deadline: there are those of all other tests.
     pub fn no_device_left(&self) -> Result<()> {
-        poll::until("truepeer's device to go", || {
+        poll::within(3 * poll::PATIENCE, "truepeer's device to go", || {
             let devices = self.host.devices()?;
             let left = devices.iter().any(|name| name.starts_with("truepeer"));
             Ok((!left).then_some(()))

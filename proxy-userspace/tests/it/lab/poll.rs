@@ -15,14 +15,23 @@ const SOON: Duration = Duration::from_millis(1);
 const LATER: Duration = Duration::from_millis(100);
 
 /// Asks until the answer is there; `what` completes "waited in vain for …".
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    within(PATIENCE, what, ask)
+}
+
+/// The same, for as long.
+pub fn within<T>(
+    patience: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
         let waited = start.elapsed();
-        if waited > PATIENCE {
+        if waited > patience {
             bail!("waited in vain for {what}");
         }
         thread::sleep((waited / 8).clamp(SOON, LATER));
