@@ -298,6 +298,34 @@ impl Flow {
         now.saturating_sub(self.spoken) < Self::BUSY
     }
 
+    /// Whether it is of another balancer, or of another service's, than the one at `balancer`, behind `link` if that means
+    /// nothing elsewhere.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of_other(&self, balancer: &Addr, link: Option<u32>, service: u32) -> bool {
+        self.back.addresses()[1] != balancer
+            || link.is_some() && link != self.way_back.link()
+            || self.service != service
+    }
+
+    /// One more datagram of so many bytes from its balancer, who comes with these flags.
+    #[inline(always)]
+    pub const fn count_up(&mut self, bytes: u64, flags: u16, now: u32) {
+        (self.last, self.spoken) = (now, now);
+        // Who was denied isn't any more.
+        self.flags = flags;
+        self.up.datagrams += 1;
+        self.up.bytes += bytes;
+    }
+
+    /// One more of so many bytes from its application.
+    #[inline(always)]
+    pub const fn count_down(&mut self, bytes: u64, now: u32) {
+        self.last = now;
+        self.down.datagrams += 1;
+        self.down.bytes += bytes;
+    }
+
     /// Whether another one can't have its place.
     #[must_use]
     pub const fn is_busy(&self, now: u32) -> bool {

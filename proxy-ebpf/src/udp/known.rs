@@ -105,14 +105,9 @@ fn is_known(
             }
             return Ok(true);
         }
-        let (before, after) = (
-            flow.back.addresses()[1],
-            scratch.segment.tuple.addresses()[0],
-        );
-        let is_of_other_link =
-            after.is_of_link() && !way::is_behind(&flow.way_back, ctx::device(ctx));
-        let is_others = before != after || is_of_other_link || flow.service != receiver.service();
-        if is_others && flow.is_spoken_for(now) {
+        let balancer = scratch.segment.tuple.addresses()[0];
+        let link = balancer.is_of_link().then(|| ctx::device(ctx));
+        if flow.is_of_other(balancer, link, receiver.service()) && flow.is_spoken_for(now) {
             return Err(Verdict::drop(Counter::DatagramTaken));
         }
     }
@@ -141,11 +136,7 @@ fn go_on(
         return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
     }
     scratch.in_place = is_in_place(scratch, flow, now);
-    (flow.last, flow.spoken) = (now, now);
-    // Who was denied isn't any more.
-    flow.flags = receiver.flags() as u16;
-    flow.up.datagrams += 1;
-    flow.up.bytes += bytes(scratch);
+    flow.count_up(bytes(scratch), receiver.flags() as u16, now);
     Ok(())
 }
 

@@ -141,9 +141,7 @@ pub fn datagram(
     if flow.last != now && flow.has(Receiver::V2_FIRST) {
         first::answered(flow, scratch, now);
     }
-    flow.last = now;
-    flow.down.datagrams += 1;
-    flow.down.bytes += u64::from(scratch.segment.payload);
+    flow.count_down(scratch.segment.payload.into(), now);
     scratch.rewrite.to = flow.back;
     if is_another(&scratch.segment.tuple, flow) {
         return Ok(Verdict::drop(Counter::DatagramOrphan));

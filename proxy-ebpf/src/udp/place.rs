@@ -68,16 +68,16 @@ pub fn place_daemons(ctx: &TcContext) {
 fn note(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
     let new = &mut placing.flow;
     if let Some(known) = known {
-        let is_of_other_link =
-            new.way_back.is_of_link() && new.way_back.link() != known.way_back.link();
-        let is_others = known.back.addresses()[1] != new.back.addresses()[1]
-            || is_of_other_link
-            || known.service != new.service;
-        if is_others && known.is_spoken_for(now) {
+        let is_of_other =
+            known.is_of_other(new.back.addresses()[1], new.way_back.link(), new.service);
+        if is_of_other && known.is_spoken_for(now) {
             return Placed::Taken;
         }
         if known.back == new.back && !known.is_over(now) {
-            go_on(known, new, now);
+            known.count_up(new.up.bytes, new.flags, now);
+            if new.way_back.is_of_link() {
+                known.way_back = new.way_back;
+            }
             if known.stated != new.stated {
                 // Replies may be reading it.
                 let stated = new.stated;
@@ -97,23 +97,10 @@ fn note(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
 }
 
 #[inline(always)]
-fn go_on(known: &mut Flow, new: &Flow, now: u32) {
-    (known.last, known.spoken) = (now, now);
-    known.flags = new.flags;
-    if new.way_back.is_of_link() {
-        known.way_back = new.way_back;
-    }
-    known.up.datagrams += 1;
-    known.up.bytes += new.up.bytes;
-}
-
-#[inline(always)]
 fn reply(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
     match known {
         Some(known) if !known.is_over(now) && !known.is_denied() => {
-            known.last = now;
-            known.down.datagrams += 1;
-            known.down.bytes += placing.flow.down.bytes;
+            known.count_down(placing.flow.down.bytes, now);
             placing.flow = *known;
             Placed::InTable
         }
