@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeMap, process};
 
+use anyhow::Result;
+use serde::Serialize;
+
 use super::{connections, control::Control, datagrams};
 use crate::{
     admin::{self, Asked, ConnectionStatus, Request, ServiceStatus, Status},
@@ -18,22 +21,13 @@ impl Control<'_> {
         let answer = match request {
             Request::Status => serde_json::to_string(&self.status()),
             Request::Reload => serde_json::to_string(&self.reload()),
-            Request::EndDenied => {
-                let ended = self.end_denied();
-                serde_json::to_string(&ended.map_err(|error| format!("{error:#}")))
-            }
+            Request::EndDenied => told(self.end_denied()),
             Request::Lists => serde_json::to_string(&admin::Lists {
                 ids: self.lists.ids.clone(),
                 pid: process::id(),
             }),
-            Request::KeepLists => {
-                let kept = self.lists.keep();
-                serde_json::to_string(&kept.map_err(|error| format!("{error:#}")))
-            }
-            Request::EndUnlisted { service } => {
-                let ended = self.end_unlisted(service);
-                serde_json::to_string(&ended.map_err(|error| format!("{error:#}")))
-            }
+            Request::KeepLists => told(self.lists.keep()),
+            Request::EndUnlisted { service } => told(self.end_unlisted(service)),
             Request::Connections => {
                 let open = self.connections.iter();
                 let daemon = open.map(|connection| connections::daemon(&connection));
@@ -89,4 +83,8 @@ impl Control<'_> {
             log_lines_dropped: self.log.dropped(),
         }
     }
+}
+
+fn told<T: Serialize>(done: Result<T>) -> serde_json::Result<String> {
+    serde_json::to_string(&done.map_err(|error| format!("{error:#}")))
 }

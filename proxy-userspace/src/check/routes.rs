@@ -96,10 +96,11 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
         let message = format!("{client} is {}: it is refused", Martian::Steer);
         return Finding::fail(SUBJECT, message, "name an address that a client can have");
     }
-    if let Some(finding) = taken(client, config, own) {
+    let checked = check_client(client, own);
+    if let Some(finding) = taken(client, config, checked == Err(Martian::Own)) {
         return finding;
     }
-    match check_client(client, own) {
+    match checked {
         Ok(()) => {}
         Err(Martian::Own) => {
             let message = format!("{client} is this host's own: it is connected from as it is");
@@ -118,9 +119,8 @@ pub async fn client(client: IpAddr, config: &Config, own: &Addresses) -> Finding
 }
 
 /// Whether it is one whose address is somebody's already, from which nothing is sent.
-fn taken(client: IpAddr, config: &Config, own: &Addresses) -> Option<Finding> {
+fn taken(client: IpAddr, config: &Config, is_own: bool) -> Option<Finding> {
     const SUBJECT: &str = "client";
-    let is_own = check_client(client, own) == Err(Martian::Own);
     let refuses = |service: &&Service| {
         let is_target = service.targets().any(|target| target.ip() == client);
         match is_own {

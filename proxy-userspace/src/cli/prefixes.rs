@@ -181,7 +181,10 @@ impl Editor {
         let mut list = self.existing()?;
         let before = list.of(self.service)?;
         list.remove(self.service, prefixes)?;
-        let after = list.of(self.service)?;
+        let mut after = before.clone();
+        for prefix in prefixes {
+            after.remove(prefix);
+        }
         let [name, command, configured] = self.names();
         let still = match self.list {
             List::Allow => "it may still connect",

@@ -71,9 +71,6 @@ pub fn retain(instance: &str, ids: &[u32], clear: impl FnOnce(&[u32]) -> Result<
     let mut map = open(&pins::directory(instance).join(map::SERVICES))?;
     let mut gone = all(&map)?;
     gone.retain(|_, id| !ids.contains(id));
-    if gone.is_empty() {
-        return Ok(());
-    }
     clear(&gone.values().copied().collect::<Vec<_>>())?;
     gone.keys().try_for_each(|name| {
         map.remove(&key(name)?)

@@ -175,7 +175,11 @@ impl Prefixes {
     }
 
     pub fn of(&self, service: u32) -> Result<Entries> {
-        Ok(self.of_all()?.remove(&service).unwrap_or_default())
+        let mine = self.each().filter_map(|entry| match entry {
+            Ok((of, ..)) if of != service => None,
+            entry => Some(entry.map(|(_, prefix, origin)| (prefix, origin))),
+        });
+        mine.collect()
     }
 
     pub fn of_all(&self) -> Result<HashMap<u32, Entries>> {
@@ -244,6 +248,9 @@ impl Prefixes {
 
     /// Has these services have none.
     pub fn clear(&mut self, services: &[u32]) -> Result<()> {
+        if services.is_empty() {
+            return Ok(());
+        }
         let all = self.of_all()?;
         for service in services {
             for prefix in all.get(service).into_iter().flat_map(Entries::keys) {
