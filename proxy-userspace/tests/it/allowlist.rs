@@ -22,7 +22,7 @@ use crate::lab::truepeer::Truepeer;
 use crate::lab::{Lab, PINS};
 
 /// Served, from `source`?
-fn served(lab: &Lab, source: SocketAddr) -> Result<()> {
+pub fn served(lab: &Lab, source: SocketAddr) -> Result<()> {
     served_at(lab, source, TRUEPEER_PORT)
 }
 
@@ -43,7 +43,7 @@ pub fn served_at(lab: &Lab, source: SocketAddr, port: u16) -> Result<()> {
 
 /// [G-2] [SEC-1] Not even connected: the source can't tell the listener from a port where nobody
 /// listens, as the kernel answers a SYN for which the lookup finds nothing with a reset.
-fn refused(netns: &Netns, source: SocketAddr) -> Result<()> {
+pub fn refused(netns: &Netns, source: SocketAddr) -> Result<()> {
     refused_at(netns, source, TRUEPEER_PORT)
 }
 
@@ -60,14 +60,14 @@ pub fn both(pair: Pair, check: impl Fn(SocketAddr) -> Result<()>) -> Result<()> 
     pair.both(0).into_iter().try_for_each(check)
 }
 
-fn lab_with_echo() -> Result<(Lab, Echo, Echo)> {
+pub fn lab_with_echo() -> Result<(Lab, Echo, Echo)> {
     let lab = Lab::new()?;
     let v4 = Echo::greeting(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let v6 = Echo::greeting(&lab.host, LOOPBACK.v6(APP_PORT))?;
     Ok((lab, v4, v6))
 }
 
-fn stop(mut truepeer: Proc) -> Result<()> {
+pub fn stop(mut truepeer: Proc) -> Result<()> {
     truepeer.signal(Signal::TERM)?;
     assert_eq!(truepeer.wait_exit()?.code(), Some(0));
     Ok(())
@@ -228,7 +228,7 @@ fn a_file_may_have_comments() -> Result<()> {
     refused(&lab.edge, NEIGHBOUR.v4(0))
 }
 
-fn with_file(lab: &Lab, path: &str) -> Truepeer {
+pub fn with_file(lab: &Lab, path: &str) -> Truepeer {
     let none: [String; 0] = [];
     lab.truepeer().allow(none).args(["--allow-file", path])
 }

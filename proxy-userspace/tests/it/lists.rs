@@ -4,23 +4,20 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::process::Signal;
 use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::allowlist::{both, refused_at, served_at};
+use crate::allowlist::{both, lab_with_echo, refused, served, stop, with_file};
 use crate::lab::Lab;
 use crate::lab::addr::{APP_PORT, BALANCER, CLIENT, HOST, LOOPBACK, NEIGHBOUR, TRUEPEER_PORT};
-use crate::lab::app::Echo;
 use crate::lab::datagram::{self, Kind};
 use crate::lab::header::Version;
 use crate::lab::path::Path as Way;
-use crate::lab::proc::Proc;
 use crate::lab::scale::scaled;
 use crate::lab::stream::{read_greeting, round_trip};
 use crate::lab::truepeer::Truepeer;
@@ -28,51 +25,29 @@ use crate::lab::truepeer::Truepeer;
 const BOTH: &str = "198.51.100.1\n2001:db8:e::1\n";
 const NEIGHBOURS_TOO: &str = "198.51.100.0/29\n2001:db8:e::/64\n";
 
-fn served(lab: &Lab, source: SocketAddr) -> Result<()> {
-    served_at(lab, source, TRUEPEER_PORT)
-}
-
-fn refused(lab: &Lab, source: SocketAddr) -> Result<()> {
-    refused_at(&lab.edge, source, TRUEPEER_PORT)
-}
-
-fn lab_with_echo() -> Result<(Lab, [Echo; 2])> {
-    let lab = Lab::new()?;
-    let echo = |at| Echo::greeting(&lab.host, at);
-    let [v4, v6] = LOOPBACK.both(APP_PORT).map(echo);
-    let echoes = [v4?, v6?];
-    Ok((lab, echoes))
-}
-
 /// By this file alone.
 fn by_file(lab: &Lab, file: &Path) -> Result<Truepeer> {
-    let file = file.to_str().context("UTF-8")?;
-    let none: [String; 0] = [];
-    Ok(lab.truepeer().allow(none).args(["--allow-file", file]))
+    Ok(with_file(lab, file.to_str().context("UTF-8")?))
+}
+
+/// The file of a list, and the one that is to take its place.
+fn files(directory: &TempDir) -> [PathBuf; 2] {
+    ["allow", "next"].map(|name| directory.path().join(name))
 }
 
 fn path(file: &NamedTempFile) -> Result<&str> {
     file.path().to_str().context("UTF-8")
 }
 
-fn stop(mut truepeer: Proc) -> Result<()> {
-    truepeer.signal(Signal::TERM)?;
-    truepeer.wait_exit()?;
-    Ok(())
-}
-
 /// In place, by a new one, and not at all while it is wrong.
 #[test]
 fn a_changed_file_is_noticed() -> Result<()> {
-    let (lab, _echoes) = lab_with_echo()?;
+    let (lab, _v4, _v6) = lab_with_echo()?;
     let directory = TempDir::new()?;
-    let (file, next) = (
-        directory.path().join("allow"),
-        directory.path().join("next"),
-    );
+    let [file, next] = files(&directory);
     fs::write(&file, BOTH)?;
     let truepeer = by_file(&lab, &file)?.start()?;
-    both(NEIGHBOUR, |source| refused(&lab, source))?;
+    both(NEIGHBOUR, |source| refused(&lab.edge, source))?;
     fs::write(&file, NEIGHBOURS_TOO)?;
     truepeer.wait_lines("a list's file has changed: reloaded: 2 prefixes", 1)?;
     both(NEIGHBOUR, |source| served(&lab, source))?;
@@ -83,14 +58,14 @@ fn a_changed_file_is_noticed() -> Result<()> {
     fs::write(&next, BOTH)?;
     fs::rename(&next, &file)?;
     truepeer.wait_lines("a list's file has changed: reloaded: 2 prefixes", 2)?;
-    both(NEIGHBOUR, |source| refused(&lab, source))?;
+    both(NEIGHBOUR, |source| refused(&lab.edge, source))?;
     both(BALANCER, |source| served(&lab, source))
 }
 
 /// As Kubernetes has it: a link to a file behind a link to a directory, which is replaced.
 #[test]
 fn a_config_map_that_changes_is_noticed() -> Result<()> {
-    let (lab, _echoes) = lab_with_echo()?;
+    let (lab, _v4, _v6) = lab_with_echo()?;
     let volume = TempDir::new()?;
     let at = |name: &str| volume.path().join(name);
     for (version, text) in [("..1", BOTH), ("..2", NEIGHBOURS_TOO)] {
@@ -100,7 +75,7 @@ fn a_config_map_that_changes_is_noticed() -> Result<()> {
     symlink("..1", at("..data"))?;
     symlink("..data/allow", at("allow"))?;
     let truepeer = by_file(&lab, &at("allow"))?.start()?;
-    both(NEIGHBOUR, |source| refused(&lab, source))?;
+    both(NEIGHBOUR, |source| refused(&lab.edge, source))?;
     symlink("..2", at("..data_tmp"))?;
     fs::rename(at("..data_tmp"), at("..data"))?;
     fs::remove_dir_all(at("..1"))?;
@@ -112,7 +87,7 @@ fn a_config_map_that_changes_is_noticed() -> Result<()> {
 /// whichever of a command and the file changes them.
 #[test]
 fn replacing_a_list_is_noticed_by_nobody_else() -> Result<()> {
-    let (lab, _echoes) = lab_with_echo()?;
+    let (lab, _v4, _v6) = lab_with_echo()?;
     let count: u32 = scaled(5_000, 250_000);
     let list = |first: Ipv4Addr, more: &str| -> Result<NamedTempFile> {
         let mut file = NamedTempFile::new()?;
@@ -126,10 +101,7 @@ fn replacing_a_list_is_noticed_by_nobody_else() -> Result<()> {
         list([11, 0, 0, 0].into(), "198.51.100.0/30\n2001:db8:e::/127\n")?,
     ];
     let directory = TempDir::new()?;
-    let (file, next) = (
-        directory.path().join("allow"),
-        directory.path().join("next"),
-    );
+    let [file, next] = files(&directory);
     fs::write(&file, BOTH)?;
     let truepeer = by_file(&lab, &file)?.start()?;
     let ends = AtomicBool::new(false);
@@ -138,7 +110,7 @@ fn replacing_a_list_is_noticed_by_nobody_else() -> Result<()> {
             let mut asked = 0;
             while !ends.load(Ordering::Relaxed) {
                 both(BALANCER, |source| served(&lab, source))?;
-                both(NEIGHBOUR, |source| refused(&lab, source))?;
+                both(NEIGHBOUR, |source| refused(&lab.edge, source))?;
                 asked += 1;
             }
             Ok(asked)
@@ -184,7 +156,7 @@ fn they_are_shown_for_programs() -> Result<()> {
 #[test]
 fn what_a_removed_balancer_has_open_is_ended() -> Result<()> {
     for way in [Way::Direct, Way::Daemon] {
-        let (lab, _echoes) = lab_with_echo()?;
+        let (lab, _v4, _v6) = lab_with_echo()?;
         let all = ["198.51.100.0/29", "2001:db8:e::/64"];
         let _truepeer = lab.truepeer().allow(all).args(way.args()).start()?;
         for (balancer, other) in BALANCER.both(0).into_iter().zip(NEIGHBOUR.both(0)) {
@@ -246,7 +218,7 @@ fn what_a_removed_balancer_has_open_is_ended_over_udp() -> Result<()> {
 /// A host that starts again has no maps any more; `forget` takes them the same way.
 #[test]
 fn what_is_put_there_live_is_kept_in_a_file() -> Result<()> {
-    let (lab, _echoes) = lab_with_echo()?;
+    let (lab, _v4, _v6) = lab_with_echo()?;
     let directory = TempDir::new()?;
     let file = directory.path().join("state");
     let name = file.to_str().context("UTF-8")?;
@@ -269,7 +241,7 @@ fn what_is_put_there_live_is_kept_in_a_file() -> Result<()> {
     stop(running)?;
     lab.truepeer_raw(&forget)?.expect(0, &["3 prefixes"])?;
     let _running = truepeer.start()?;
-    refused(&lab, NEIGHBOUR.v4(0))?;
+    refused(&lab.edge, NEIGHBOUR.v4(0))?;
     served(&lab, NEIGHBOUR.v6(0))
 }
 

@@ -8,7 +8,7 @@ use super::site::{Plan, Site, other};
 use super::{errors, firsts, limits, links, refused};
 use crate::lab::Lab;
 use crate::lab::addr::{
-    BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair,
+    BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, STEER,
 };
 use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::age;
@@ -218,8 +218,7 @@ fn of_another_s_client(site: &Site, port: u16) -> Result<()> {
 
 /// As of an application whose flow is gone.
 fn from_a_steer_address(site: &Site, port: u16) -> Result<()> {
-    let steer: [&str; 2] = ["169.254.80.80:0", "[fd74:7275:6570::1]:0"];
-    let steer = steer[usize::from(site.service().is_ipv6())].parse()?;
+    let steer = site.of(STEER, 0);
     datagram::socket(&site.lab.host, steer)?.send_to(b"hello", site.client(port))?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{APP_PORT, BALANCER, HOST, NEIGHBOUR, Pair};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, NEIGHBOUR, STEER};
 use crate::lab::{Lab, datagram, poll, raw};
 use crate::steering::site::sysctl;
 
@@ -22,8 +22,6 @@ rows! {
 }
 
 const MANY: usize = 50;
-/// Where datagrams for an app on loopback go.
-const STEER: Pair = Pair::new([169, 254, 80, 80], [0xfd74, 0x7275, 0x6570, 0, 0, 0, 0, 1]);
 /// Where nobody listens.
 const CLOSED_PORT: u16 = 9999;
 

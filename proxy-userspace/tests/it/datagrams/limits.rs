@@ -77,14 +77,19 @@ fn silent_ones_make_room(plan: Plan<'_>) -> Result<()> {
     site.leaks.saw_none()
 }
 
-fn a_balancer_takes_nobody_else_s_place(plan: Plan<'_>) -> Result<()> {
+fn with_another_balancer(plan: Plan<'_>) -> Result<(Site, UdpSocket, UdpSocket)> {
     let plan = Plan {
-        args: &["--maxconn-per-balancer", "2"],
         allow: &[NEIGHBOUR],
         ..plan
     };
     let site = plan.start()?;
     let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    Ok((site, balancer, other))
+}
+
+fn a_balancer_takes_nobody_else_s_place(plan: Plan<'_>) -> Result<()> {
+    let args = &["--maxconn-per-balancer", "2"];
+    let (site, balancer, other) = with_another_balancer(Plan { args, ..plan })?;
     for port in [1000, 1001] {
         site.exchange(&other, port, b"hello")?;
         site.exchange(&balancer, port + 100, b"hello")?;
@@ -103,13 +108,8 @@ fn a_balancer_takes_nobody_else_s_place(plan: Plan<'_>) -> Result<()> {
 }
 
 fn balancers_share_the_service_s(plan: Plan<'_>) -> Result<()> {
-    let plan = Plan {
-        args: &["--maxconn", "2"],
-        allow: &[NEIGHBOUR],
-        ..plan
-    };
-    let site = plan.start()?;
-    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    let args = &["--maxconn", "2"];
+    let (site, balancer, other) = with_another_balancer(Plan { args, ..plan })?;
     site.exchange(&other, 1000, b"hello")?;
     age(&site.truepeer, OLDER)?;
     site.exchange(&balancer, 1001, b"hello")?;
@@ -124,12 +124,7 @@ fn balancers_share_the_service_s(plan: Plan<'_>) -> Result<()> {
 
 /// An application that goes on speaking to a balancer who is gone doesn't keep others from taking his place.
 fn a_client_that_moves_while_he_is_answered(plan: Plan<'_>) -> Result<()> {
-    let plan = Plan {
-        allow: &[NEIGHBOUR],
-        ..plan
-    };
-    let site = plan.start()?;
-    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    let (site, balancer, other) = with_another_balancer(plan)?;
     site.exchange(&other, 1000, b"hello")?;
     age(&site.truepeer, BUSY)?;
     site.app.say(site.client(1000), b"are you there?")?;
@@ -142,13 +137,8 @@ fn a_client_that_moves_while_he_is_answered(plan: Plan<'_>) -> Result<()> {
 
 /// He counts as the new one's, and no longer as the old one's.
 fn a_client_that_moves_to_another_balancer(plan: Plan<'_>) -> Result<()> {
-    let plan = Plan {
-        args: &["--maxconn-per-balancer", "1"],
-        allow: &[NEIGHBOUR],
-        ..plan
-    };
-    let site = plan.start()?;
-    let (balancer, other) = (site.balancer()?, site.balancer_at(NEIGHBOUR)?);
+    let args = &["--maxconn-per-balancer", "1"];
+    let (site, balancer, other) = with_another_balancer(Plan { args, ..plan })?;
     site.exchange(&other, 1000, b"hello")?;
     // Here time itself passes.
     sleep(BUSY_ONES);

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use super::rows;
 use super::site::{Plan, Site};
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, HOST, LATER, NEIGHBOUR, Pair, TRUEPEER_PORT, WILDCARD};
+use crate::lab::addr::{APP_PORT, HOST, LATER, NEIGHBOUR, STEER, TRUEPEER_PORT, WILDCARD};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::path::Path;
 use crate::lab::poll;
@@ -275,16 +275,10 @@ fn nobody_speaks_to_a_steer_address(plan: Plan<'_>) -> Result<()> {
 }
 
 pub fn to_a_steer_address(site: &Site, words: &[u8]) -> Result<()> {
-    ip(
-        &site.lab.edge,
-        "-4 route replace 169.254.80.80/32 via 198.51.100.2
-         -6 route replace fd74:7275:6570::1/128 via 2001:db8:e::2",
-    )?;
-    let at = Pair {
-        v4: "169.254.80.80".parse()?,
-        v6: "fd74:7275:6570::1".parse()?,
-    };
+    let at = site.of(STEER, APP_PORT);
+    let route = format!("route replace {} via {}", at.ip(), site.service().ip());
+    site.lab.edge.ip(&route)?;
     let somebody = datagram::socket(&site.lab.edge, site.of(NEIGHBOUR, 0))?;
-    somebody.send_to(words, site.of(at, APP_PORT))?;
+    somebody.send_to(words, at)?;
     Ok(())
 }

@@ -58,6 +58,9 @@ pub const LATER: Pair = Pair::new([192, 0, 2, 99], [0x2001, 0xdb8, 2, 0, 0, 0, 0
 pub const LOOPBACK: Pair = Pair::new([127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1]);
 pub const WILDCARD: Pair = Pair::new([0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]);
 
+/// Where connections and datagrams for an app on loopback go.
+pub const STEER: Pair = Pair::new([169, 254, 80, 80], [0xfd74, 0x7275, 0x6570, 0, 0, 0, 0, 1]);
+
 /// Where tests have their containers.
 pub const CONTAINERS: [&str; 2] = ["10.80.0.0/24", "fd80::/64"];
 
