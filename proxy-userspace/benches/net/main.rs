@@ -23,6 +23,7 @@ mod kind;
 #[path = "../../tests/it/lab/mod.rs"]
 mod lab;
 mod lineup;
+mod lists;
 mod markdown;
 mod open;
 mod peers;

@@ -13,10 +13,10 @@ use crate::lineup::Lineup;
 use crate::peers::Recipe;
 use crate::protocol::{Framing, Protocol};
 use crate::report::{self, Notes};
-use crate::results::Results;
+use crate::results::{Figures, Results};
 use crate::scenario::Scenario;
 use crate::site::{CONGESTION_CONTROL, Site};
-use crate::{bars, devices, facts, figures, idle, lab, markdown, steering, syscalls, table};
+use crate::{bars, devices, facts, figures, idle, lab, lists, markdown, steering, syscalls, table};
 
 /// The longer allowlist.
 const PREFIXES: usize = 100_000;
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
     rounds(&sites, Protocol::Tcp, (&app, args), &mut results)?;
     allowlists(&lineup.kinds, &app, &recipe, args, &mut results)?;
     changes(&sites, &app, args, &mut results)?;
-    devices(args, &mut results)?;
+    alone(args, &mut results)?;
     let notes = notes(&sites, &app, args)?;
     drop(sites);
     datagrams(&lineup, &app, &recipe, args, &mut results)?;
@@ -190,16 +190,16 @@ fn changes(sites: &[Site], app: &App, args: &Args, results: &mut Results) -> Res
     Ok(())
 }
 
-/// Of truepeer alone: nobody else has anything on devices.
-fn devices(args: &Args, results: &mut Results) -> Result<()> {
-    let rounds = if args.wants("devices") {
-        args.rounds()
-    } else {
-        0
-    };
-    for round in 0..rounds {
-        eprintln!("devices, round {} of {rounds}", round + 1);
-        results.add(Kind::Truepeer, devices::run().context("devices")?);
+/// Of truepeer alone: nobody else has anything on devices, or a list.
+fn alone(args: &Args, results: &mut Results) -> Result<()> {
+    type Run = fn() -> Result<Figures>;
+    let all = [("devices", devices::run as Run), ("lists", lists::run)];
+    for (name, run) in all.into_iter().filter(|(name, _)| args.wants(name)) {
+        let rounds = args.rounds();
+        for round in 0..rounds {
+            eprintln!("{name}, round {} of {rounds}", round + 1);
+            results.add(Kind::Truepeer, run().context(name)?);
+        }
     }
     Ok(())
 }
