@@ -93,6 +93,8 @@ counters! {
     AppDown => "app_down",
     /// A SYN was refused, as the daemon is gone or hangs, or is closing: RST.
     DaemonDown => "daemon_down",
+    /// A SYN was refused, as the service is drained: RST.
+    Drained => "drained",
     /// To the daemon: the service isn't direct for this family.
     ToDaemonService => "to_daemon_service",
     /// To the daemon: a SYN with options that the programs don't know, with data, or with IP options.
@@ -135,6 +137,8 @@ counters! {
     DatagramEvicted => "datagram_evicted",
     /// A datagram of a new flow was dropped: as many as there may be, and none that was looked at is idle.
     DatagramFull => "datagram_full",
+    /// A datagram of a new flow was dropped, as the service is drained.
+    DatagramDrained => "datagram_drained",
     /// A datagram from outside the allowlist was dropped.
     DatagramRefused => "datagram_refused",
     /// A datagram of a client that is denied, or an answer to one, was dropped.

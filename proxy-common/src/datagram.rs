@@ -34,6 +34,8 @@ impl Receiver {
     pub const SPP: u32 = 4;
     /// Datagrams go straight to the application, and not by the daemon.
     pub const DIRECT: u32 = 8;
+    /// No flow begins. No flow has it.
+    pub const DRAINED: u32 = 1 << 16;
 
     /// `target4` and `target6` are the service's applications: where each is, and what datagrams for it
     /// are sent to.

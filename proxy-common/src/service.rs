@@ -69,6 +69,8 @@ impl Listener {
     pub const REMOTE: u32 = 16;
     /// A target is heard by one device alone (SO_BINDTODEVICE): a program at another one finds nobody.
     pub const BOUND: u32 = 32;
+    /// Nobody new gets in.
+    pub const DRAINED: u32 = 64;
 
     /// `target4` and `target6` are the service's applications on this host.
     #[must_use]
@@ -185,7 +187,7 @@ pub mod keep_alive {
 
 /// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
 /// of their meaning: equal sizes can hide other fields.
-pub const LAYOUT: u32 = 17;
+pub const LAYOUT: u32 = 18;
 
 /// What is in the `life` map.
 #[repr(u32)]

@@ -31,6 +31,10 @@ impl Drain {
             .send_if_modified(|phase| advance(phase, Phase::Draining));
     }
 
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow() > Phase::Serving
+    }
+
     /// Another daemon has come.
     pub fn leave(&self) {
         self.0

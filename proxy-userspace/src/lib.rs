@@ -15,6 +15,7 @@ pub mod header;
 mod keeper;
 mod kernel;
 mod netns;
+mod plan;
 mod privileges;
 mod relay;
 mod sys;

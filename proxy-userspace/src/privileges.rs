@@ -47,8 +47,10 @@ pub const NEEDED: [Needed; 4] = [
 pub enum Role {
     /// Sets everything up.
     Start,
-    /// Stays on the host: attaches to new devices, changes maps.
+    /// Stays on the host: attaches to new devices, changes maps, listens for new services.
     Control,
+    /// Looks after the host for it.
+    Watcher,
     /// Connects from clients' addresses, in the spoof namespace.
     Worker,
     /// Writes what others have to say.
@@ -63,7 +65,8 @@ impl Role {
             // As far as they are there: it empties the bounding set, and gives a socket to a group.
             Self::Start => needed() | CapabilitySet::SETPCAP | CapabilitySet::CHOWN,
             Self::Writer => CapabilitySet::empty(),
-            Self::Control | Self::Keeper => CapabilitySet::NET_ADMIN,
+            Self::Control => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
+            Self::Watcher | Self::Keeper => CapabilitySet::NET_ADMIN,
             Self::Worker => CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE,
         }
     }

@@ -9,19 +9,35 @@ use std::{
     io,
     net::SocketAddr,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixDatagram,
     },
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, setrlimit};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// How long a connection may be silent before the kernel asks whether the peer is still there.
 pub const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// Another process, whoever has its number later.
+pub struct Process(OwnedFd);
+
+impl Process {
+    pub fn open(pid: Pid) -> io::Result<Self> {
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    /// Nobody knows of one that can't be asked.
+    pub fn is_alive(&self) -> bool {
+        let mut ended = [PollFd::new(&self.0, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
+    }
+}
 
 /// The network namespace of the calling thread.
 pub fn current_netns() -> io::Result<File> {

@@ -5,7 +5,7 @@
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::warn;
 use network_types::ip::IpProto;
-use proxy_common::{Addr, Counter, Endpoint, LO};
+use proxy_common::{Addr, Counter, Endpoint, LO, Listener};
 
 use super::guard::daemon_is_up;
 use crate::maps;
@@ -52,6 +52,10 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
     }
     if !daemon_is_up() {
         return Err(Some(Counter::DaemonDown));
+    }
+    // By a device, a SYN has been asked for it already, and what goes on to the daemon may have come before.
+    if lookup.ingress_ifindex == LO && listener.has(Listener::DRAINED) {
+        return Err(Some(Counter::Drained));
     }
     if maps::assign(ctx, listener) {
         Ok(Some(Counter::DispatchAccepted))

@@ -24,6 +24,9 @@ pub fn guard(
     if !daemon_is_up() {
         return Err(Counter::DaemonDown);
     }
+    if listener.has(Listener::DRAINED) {
+        return Err(Counter::Drained);
+    }
     if !app_is_up(ctx, listener, &from(version, tuple)) {
         return Err(Counter::AppDown);
     }

@@ -225,10 +225,17 @@ extern "C" fn came_once(skb: *mut __sk_buff, is_v4: bool) -> u32 {
 /// Whether a datagram is dropped for what its header says, or for how many there are.
 #[inline(always)]
 pub fn is_refusal(why: Counter) -> bool {
-    use Counter::{DatagramDenied, DatagramFailed, DatagramFull, DatagramTaken, InjectNoRoute};
+    use Counter::{
+        DatagramDenied, DatagramDrained, DatagramFailed, DatagramFull, DatagramTaken, InjectNoRoute,
+    };
     matches!(
         why,
-        DatagramDenied | DatagramFailed | DatagramFull | DatagramTaken | InjectNoRoute
+        DatagramDenied
+            | DatagramDrained
+            | DatagramFailed
+            | DatagramFull
+            | DatagramTaken
+            | InjectNoRoute
     )
 }
 

@@ -90,6 +90,7 @@ fn is_known(
     receiver: &Receiver,
 ) -> Result<bool, Verdict> {
     let now = scratch.now;
+    let mut is_clients = false;
     scratch.place.reply = scratch.rewrite.to.reversed();
     if let Some(flow) = maps::find_datagram_flow(&scratch.place.reply) {
         // SAFETY: `back` and `service` are written before the element is in the map. What is written here
@@ -105,11 +106,16 @@ fn is_known(
             }
             return Ok(true);
         }
+        is_clients = flow.service == receiver.service() && !flow.is_over(now);
         let balancer = scratch.segment.tuple.addresses()[0];
         let link = balancer.is_of_link().then(|| ctx::device(ctx));
         if flow.is_of_other(balancer, link, receiver.service()) && flow.is_spoken_for(now) {
             return Err(Verdict::drop(Counter::DatagramTaken));
         }
+    }
+    // A client who is known may come by another socket of his balancer's.
+    if receiver.has(Receiver::DRAINED) && !is_clients {
+        return Err(Verdict::drop(Counter::DatagramDrained));
     }
     begin(ctx, version, scratch, receiver, now)?;
     Ok(false)
@@ -136,6 +142,10 @@ fn go_on(
         return Err(Verdict::pass(Counter::DatagramToDaemonOrder));
     }
     scratch.in_place = is_in_place(scratch, flow, now);
+    if flow.service != receiver.service() {
+        // Another service has this address by now.
+        flow.service = receiver.service();
+    }
     flow.count_up(bytes(scratch), receiver.flags() as u16, now);
     Ok(())
 }

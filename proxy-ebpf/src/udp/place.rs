@@ -68,12 +68,15 @@ pub fn place_daemons(ctx: &TcContext) {
 fn note(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
     let new = &mut placing.flow;
     if let Some(known) = known {
+        let is_same = known.back == new.back && !known.is_over(now);
         let is_of_other =
             known.is_of_other(new.back.addresses()[1], new.way_back.link(), new.service);
-        if is_of_other && known.is_spoken_for(now) {
+        if is_of_other && !is_same && known.is_spoken_for(now) {
             return Placed::Taken;
         }
-        if known.back == new.back && !known.is_over(now) {
+        if is_same {
+            // Another service may have this address by now.
+            known.service = new.service;
             known.count_up(new.up.bytes, new.flags, now);
             if new.way_back.is_of_link() {
                 known.way_back = new.way_back;

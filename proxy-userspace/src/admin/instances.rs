@@ -46,7 +46,13 @@ fn is_beside(pid: u32) -> bool {
 
 /// Removes what an instance has left that doesn't run.
 pub fn forget(instance: &str) -> Result<()> {
-    for extension in ["sock", "status.sock", "keeper.sock", "lock"] {
+    for extension in [
+        "sock",
+        "status.sock",
+        "keeper.sock",
+        "lock",
+        "take-over.lock",
+    ] {
         let file = path(instance, extension);
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

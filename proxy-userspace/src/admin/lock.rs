@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, Permissions, TryLockError},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -35,19 +36,7 @@ impl Lock {
     }
 
     pub fn take(instance: &str) -> Result<Self> {
-        let path = super::path(instance, "lock");
-        let directory = path.parent().unwrap_or(&path);
-        // Others may pass through to what is theirs in there.
-        fs::create_dir_all(directory)
-            .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o755)))
-            .with_context(|| format!("making {} (needs root)", directory.display()))?;
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("opening {} (needs root)", path.display()))?;
+        let (path, file) = open(instance, "lock")?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => {
@@ -58,4 +47,46 @@ impl Lock {
             }
         }
     }
+}
+
+/// While one daemon goes on with what another one has, that one changes nothing of it.
+pub struct TakeOver(#[expect(dead_code, reason = "the open file is the lock")] File);
+
+impl TakeOver {
+    /// By the next one: waits until the other one is through with what it changes just now.
+    pub fn begin(instance: &str) -> Result<Self> {
+        let (path, file) = open(instance, "take-over.lock")?;
+        file.lock()
+            .with_context(|| format!("locking {}", path.display()))?;
+        Ok(Self(file))
+    }
+
+    /// By the one that serves: none begins as long as it has this.
+    pub fn none_begins(instance: &str) -> Result<Self> {
+        let (path, file) = open(instance, "take-over.lock")?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => bail!("another daemon is taking over: ask that one"),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("locking {}", path.display()))
+            }
+        }
+    }
+}
+
+fn open(instance: &str, extension: &str) -> Result<(PathBuf, File)> {
+    let path = super::path(instance, extension);
+    let directory = path.parent().unwrap_or(&path);
+    // Others may pass through to what is theirs in there.
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o755)))
+        .with_context(|| format!("making {} (needs root)", directory.display()))?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("opening {} (needs root)", path.display()))?;
+    Ok((path, file))
 }

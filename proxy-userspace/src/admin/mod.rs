@@ -11,10 +11,10 @@ mod status;
 
 pub use connections::{ConnectionStatus, DatagramCounts, HeaderStatus, Table};
 pub use instances::{forget, known, listeners_beside};
-pub use lock::Lock;
-pub use socket::{Asked, Listener, Lists, Request, ask, ask_if_running, sockets};
+pub use lock::{Lock, TakeOver};
+pub use socket::{Asked, Listener, Lists, Reply, Request, ask, ask_if_running, sockets};
 pub use status::{
-    Clients, Limits, Moved, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status,
+    Clients, LastReload, Limits, Moved, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status,
 };
 
 use std::path::{Path, PathBuf};

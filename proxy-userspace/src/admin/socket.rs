@@ -1,4 +1,4 @@
-//! Requests from `truepeer status`, `connections`, `reload` and `deny`.
+//! Requests from `truepeer status`, `connections`, `reload`, `drain` and `deny`.
 
 use std::{
     fs::{self, Permissions},
@@ -27,7 +27,16 @@ use tokio::{
 pub enum Request {
     Status,
     Connections,
-    Reload,
+    /// The configuration and all lists are read again.
+    Reload {
+        /// Only what would change is told.
+        dry_run: bool,
+    },
+    /// Whether a service, or all of them, take nobody new. Answered with how many connections and flows are open.
+    Drain {
+        service: Option<u32>,
+        drained: bool,
+    },
     /// The deny list has changed.
     EndDenied,
     /// Which lists these are: see [`Lists`].
@@ -44,7 +53,11 @@ impl Request {
     fn changes_something(self) -> bool {
         match self {
             Self::Status | Self::Connections | Self::Lists => false,
-            Self::Reload | Self::EndDenied | Self::KeepLists | Self::EndUnlisted { .. } => true,
+            Self::Reload { .. }
+            | Self::Drain { .. }
+            | Self::EndDenied
+            | Self::KeepLists
+            | Self::EndUnlisted { .. } => true,
         }
     }
 
@@ -131,6 +144,13 @@ pub struct Reply(mpsc::Sender<String>);
 impl Reply {
     pub fn send(self, answer: String) {
         let _ = self.0.try_send(answer);
+    }
+
+    pub fn send_json(self, answer: &impl Serialize) {
+        match serde_json::to_string(answer) {
+            Ok(answer) => self.send(answer),
+            Err(error) => tracing::error!("answering: {error}"),
+        }
     }
 
     /// A list of any length, at the asker's pace and on a thread of its own: the daemon goes on
@@ -317,9 +337,11 @@ fn exchange<T: DeserializeOwned>(
     })?;
     stream.set_read_timeout(Some(match request {
         // However long the files are.
-        Request::Reload | Request::EndDenied | Request::KeepLists | Request::EndUnlisted { .. } => {
-            LONG_PATIENCE
-        }
+        Request::Reload { .. }
+        | Request::Drain { .. }
+        | Request::EndDenied
+        | Request::KeepLists
+        | Request::EndUnlisted { .. } => LONG_PATIENCE,
         Request::Status | Request::Connections | Request::Lists => PATIENCE,
     }))?;
     writeln!(stream, "{}", serde_json::to_string(&request)?)?;

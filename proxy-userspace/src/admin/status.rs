@@ -16,6 +16,8 @@ pub struct Status {
     /// The host's end of the veth.
     pub device: String,
     pub services: Vec<ServiceStatus>,
+    /// None: there was none since its start.
+    pub last_reload: Option<LastReload>,
     pub limits: Limits,
     /// Counts over all services.
     pub connections: serde_json::Value,
@@ -30,6 +32,9 @@ pub struct ServiceStatus {
     pub name: String,
     pub listen: Vec<SocketAddr>,
     pub targets: Vec<SocketAddr>,
+    /// Nobody new gets in.
+    #[serde(default)]
+    pub drained: bool,
     /// Which path its connections take, by IP family.
     pub paths: Vec<PathStatus>,
     /// Of UDP.
@@ -83,14 +88,26 @@ pub struct Limits {
     pub maxconn: Option<usize>,
 }
 
-/// How `truepeer reload` went.
-#[derive(Debug, Serialize, Deserialize)]
+/// How `truepeer reload` went, or would go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reloaded {
-    /// With so many prefixes from the configuration.
-    Prefixes(usize),
-    /// What was wrong; the old lists are still in force.
+    Done {
+        /// On the lists, from the configuration.
+        prefixes: usize,
+        /// Services, a line each.
+        changes: Vec<String>,
+    },
+    /// What was wrong; all is as it was.
     Refused(String),
+}
+
+/// The last one since the daemon's start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastReload {
+    /// As in RFC 3339.
+    pub at: String,
+    pub outcome: Reloaded,
 }
 
 impl Display for Status {
@@ -106,13 +123,30 @@ impl Display for Status {
             f,
             "truepeer {version}, instance {instance}, pid {pid}, device {device}"
         )?;
+        if let Some(LastReload { at, outcome }) = &self.last_reload {
+            match outcome {
+                Reloaded::Done { changes, .. } => {
+                    writeln!(
+                        f,
+                        "last reload {at}: done, {} services changed",
+                        changes.len()
+                    )?;
+                }
+                Reloaded::Refused(why) => writeln!(f, "last reload {at}: refused: {why}")?,
+            }
+        }
         for service in &self.services {
             let list = |addrs: &[SocketAddr]| {
                 let each: Vec<_> = addrs.iter().map(ToString::to_string).collect();
                 each.join(", ")
             };
             let (listen, targets) = (list(&service.listen), list(&service.targets));
-            writeln!(f, "service {}: {listen} -> {targets}", service.name)?;
+            let drained = if service.drained { ", drained" } else { "" };
+            writeln!(
+                f,
+                "service {}{drained}: {listen} -> {targets}",
+                service.name
+            )?;
             for path in &service.paths {
                 writeln!(f, "  {path}")?;
             }

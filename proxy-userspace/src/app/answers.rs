@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, process};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{connections, control::Control, datagrams};
+use super::{connections, control::Control, datagrams, reloads::What};
 use crate::{
     admin::{self, Asked, ConnectionStatus, Request, ServiceStatus, Status},
     config::Service,
@@ -20,7 +20,11 @@ impl Control<'_> {
         }
         let answer = match request {
             Request::Status => serde_json::to_string(&self.status()),
-            Request::Reload => serde_json::to_string(&self.reload()),
+            Request::Reload { dry_run } => {
+                let what = if dry_run { What::DryRun } else { What::All };
+                return self.reloads.ask(what, Some(reply));
+            }
+            Request::Drain { service, drained } => told(self.set_drained(service, drained)),
             Request::EndDenied => told(self.end_denied()),
             Request::Lists => serde_json::to_string(&admin::Lists {
                 ids: self.lists.ids.clone(),
@@ -42,9 +46,9 @@ impl Control<'_> {
 
     fn direct_connections(&self) -> Vec<ConnectionStatus> {
         let flows = self.direct.flows();
-        let status = |flow| connections::direct(&self.direct.open(self.config, flow), flow);
+        let status = |flow| connections::direct(&self.direct.open(&self.names, flow), flow);
         let tcp = flows.iter().map(status);
-        tcp.chain(self.datagrams.connections(self.config)).collect()
+        tcp.chain(self.datagrams.connections(&self.names)).collect()
     }
 
     fn status(&self) -> Status {
@@ -54,11 +58,12 @@ impl Control<'_> {
             .read()
             .map(|(name, count)| (name.to_owned(), count));
         let flows = self.datagrams.sums();
-        let service = |(index, service): (usize, &Service)| ServiceStatus {
+        let service = |service: &Service| ServiceStatus {
             name: service.name.clone(),
             listen: service.listen.clone(),
             targets: service.targets().collect(),
-            paths: self.direct.paths(self.config, index),
+            drained: service.drained,
+            paths: self.direct.paths(service),
             clients: datagrams::clients(service, &flows),
             connections: match self.telemetry.counts(&service.name) {
                 refused if service.is_udp() => refused.of_datagrams(),
@@ -69,14 +74,9 @@ impl Control<'_> {
             version: env!("CARGO_PKG_VERSION").into(),
             instance: self.config.instance.clone(),
             pid: process::id(),
-            device: self.device.name.clone(),
-            services: self
-                .config
-                .services
-                .iter()
-                .enumerate()
-                .map(service)
-                .collect(),
+            device: self.spoof.device.name.clone(),
+            services: self.config.services.iter().map(service).collect(),
+            last_reload: self.reloads.last.clone(),
             limits: self.direct.limits(),
             connections: counts(self.telemetry.total()),
             kernel: BTreeMap::from_iter(kernel),

@@ -1,6 +1,6 @@
 //! Open connections of both paths: how one is picked, and what an operator sees of it.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use proxy_common::datagram::Receiver;
 
@@ -13,9 +13,47 @@ use crate::{
     relay::{Balancer, Client, Connection, Moved, Target},
 };
 
+/// The services' names by their ids: of those that are served, and of those that are no longer, while something of
+/// them is open.
+pub struct Names(BTreeMap<u32, String>);
+
+impl Names {
+    pub fn new(services: BTreeMap<String, u32>) -> Self {
+        Self(services.into_iter().map(|(name, id)| (id, name)).collect())
+    }
+
+    /// Nothing, if it was a daemon before this one that has served it.
+    pub fn of(&self, service: u32) -> &str {
+        self.0.get(&service).map_or("", String::as_str)
+    }
+
+    /// Those of a new configuration as well.
+    pub fn add(&mut self, config: &Config) {
+        let services = config.services.iter();
+        self.0.extend(services.map(|it| (it.id, it.name.clone())));
+    }
+
+    pub fn has_others_than(&self, config: &Config) -> bool {
+        self.0.keys().any(|id| !is_served(config, *id))
+    }
+
+    /// Forgets those that are neither served nor needed; which ones.
+    pub fn retain(&mut self, config: &Config, is_needed: impl Fn(u32) -> bool) -> Vec<u32> {
+        let stays = |id: u32| is_served(config, id) || is_needed(id);
+        let gone = self.0.keys().copied().filter(|id| !stays(*id)).collect();
+        self.0.retain(|id, _| stays(*id));
+        gone
+    }
+}
+
+fn is_served(config: &Config, id: u32) -> bool {
+    config.services.iter().any(|service| service.id == id)
+}
+
 /// An open connection, whichever path it takes.
 pub struct Open<'a> {
     pub service: &'a str,
+    pub service_id: u32,
     pub client: Client,
     pub balancer: Balancer,
     pub target: Target,
@@ -42,6 +80,7 @@ impl<'a> From<&'a Connection> for Open<'a> {
     fn from(connection: &'a Connection) -> Self {
         Self {
             service: &connection.service.name,
+            service_id: connection.service.id,
             client: connection.client,
             balancer: connection.balancer,
             target: connection.target,
@@ -88,12 +127,11 @@ pub fn direct(open: &Open<'_>, flow: &Flow) -> ConnectionStatus {
 }
 
 /// The programs keep no header.
-pub fn of_datagrams<'a>(config: &'a Config, routes: &Routes, flow: &DatagramFlow) -> Open<'a> {
-    let mut services = config.services.iter();
-    let service = services.find(|service| service.id == flow.service);
+pub fn of_datagrams<'a>(names: &'a Names, routes: &Routes, flow: &DatagramFlow) -> Open<'a> {
     let ends = &flow.ends;
     Open {
-        service: service.map_or("", |service| &service.name),
+        service: names.of(flow.service),
+        service_id: flow.service,
         client: Client(ends.client),
         balancer: Balancer(ends.balancer),
         target: routes.target_behind(ends.aim).unwrap_or(Target(ends.aim)),
@@ -111,8 +149,8 @@ fn path(flow: &DatagramFlow) -> Path {
     }
 }
 
-pub fn datagrams(config: &Config, routes: &Routes, flow: &DatagramFlow) -> ConnectionStatus {
-    let open = of_datagrams(config, routes, flow);
+pub fn datagrams(names: &Names, routes: &Routes, flow: &DatagramFlow) -> ConnectionStatus {
+    let open = of_datagrams(names, routes, flow);
     let version = if flow.flags & Receiver::SPP != 0 {
         Version::Spp
     } else {

@@ -152,9 +152,27 @@ pub async fn end_forgotten(spoof: &SpoofNs) {
 
 /// What the keeper has to hold of `listeners`.
 pub fn listeners(listeners: &[Listeners]) -> Result<Items> {
-    let all = listeners.iter().flatten().enumerate();
-    all.map(|(number, (_, listener))| Ok((format!("{LISTENER}{number}"), Item::of(listener)?)))
-        .collect()
+    let mut items = Items::new();
+    for (worker, listeners) in listeners.iter().enumerate() {
+        for (number, (_, listener)) in listeners.iter().enumerate() {
+            let of_address = name(listener.local_addr()?);
+            // A worker may have several at one address.
+            items.insert(
+                format!("{of_address}{worker}.{number}"),
+                Item::of(listener)?,
+            );
+        }
+    }
+    Ok(items)
+}
+
+fn name(address: SocketAddr) -> String {
+    format!("{LISTENER}{address}/")
+}
+
+/// Whether an item is a listener at this address.
+pub fn is_listener_at(item: &str, address: SocketAddr) -> bool {
+    item.starts_with(&name(address))
 }
 
 /// Hands everything to a keeper: to the predecessor's, or to one of its own. None on kernels where

@@ -3,42 +3,55 @@
 use std::{
     future::{pending, ready},
     mem,
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Result, bail};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 
 use super::{
-    connections::Open,
+    connections::{Names, Open},
     continuity,
     datagrams::Datagrams,
     direct::Direct,
     list_files::ListFiles,
-    lists::{self, Lists},
+    listen::Claims,
+    lists::Lists,
+    reloads::{Reloads, What},
+    routes::Routes,
     setup::Entrance,
     signals::{Signals, stop},
     withheld::Withheld,
     workers::Workers,
 };
 use crate::{
-    admin::{Listener, Lock, Reloaded},
+    admin::{Listener, Lock},
     config::Config,
     drain::Drain,
     keeper::{Event, Held},
-    kernel::{Claim, Counters, Heart, Kernel},
-    netns::{self, Device, LinkEvent},
+    kernel::{Counters, Heart, Kernel},
+    netns::{self, LinkEvent, SpoofNs},
     privileges::{self, Role},
     relay::{Connections, tcp::HostSocketRequest},
+    sys::Process,
     telemetry::{Log, Telemetry},
 };
 
 pub struct Control<'a> {
-    pub config: &'a Config,
+    pub config: Arc<Config>,
+    pub reloads: Reloads,
+    /// Relays what it has, until it ends.
+    pub predecessor: Option<Process>,
+    pub names: Names,
+    pub routes: Routes,
+    pub spoof: Arc<SpoofNs>,
+    /// Steer addresses that are wanted.
+    pub steer: watch::Sender<Vec<IpAddr>>,
     pub kernel: Kernel,
     pub counters: Counters,
     pub withheld: Withheld,
@@ -49,11 +62,10 @@ pub struct Control<'a> {
     pub connections: Connections,
     pub direct: Direct,
     pub datagrams: Datagrams,
-    pub device: Device,
     pub links: mpsc::UnboundedReceiver<LinkEvent>,
     pub host_requests: mpsc::Receiver<HostSocketRequest>,
     pub asked: Listener,
-    pub claims: Vec<Claim>,
+    pub claims: Claims,
     pub drain: Drain,
     pub log: &'a Log,
     pub entrance: Entrance,
@@ -83,7 +95,12 @@ impl Control<'_> {
     pub async fn run(mut self, mut workers: Workers) -> Result<()> {
         let mut signals = Signals::new()?;
         privileges::keep(Role::Control)?;
-        self.direct.count_taken_over(self.config, &self.telemetry);
+        self.direct.count_taken_over(&self.names, &self.telemetry);
+        if self.predecessor.is_some() {
+            // As somebody may have said to that one meanwhile.
+            self.follow_drained()?;
+        }
+        self.forget_former_services(&self.open_of_former_services())?;
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
         match end {
@@ -113,7 +130,7 @@ impl Control<'_> {
             tracing::info!(service = service.name, "serving {listen} for {targets}");
         }
         let instance = &self.config.instance;
-        let (workers, device) = (self.config.workers, &self.device.name);
+        let (workers, device) = (self.config.workers, &self.spoof.device.name);
         tracing::info!("ready: instance {instance}, {workers} workers, device {device}");
         notify(sd_notify::NotifyState::Ready);
     }
@@ -125,12 +142,12 @@ impl Control<'_> {
             tokio::select! {
                 _ = ticks.tick() => self.tick()?,
                 Ok(()) = self.direct.facts.changed() => {
-                    netns::keep_forwarding(&self.device);
+                    netns::keep_forwarding(&self.spoof.device);
                     if self.direct.facts.borrow().sysctls.strict_veth {
-                        netns::keep_loose(&self.device);
+                        netns::keep_loose(&self.spoof.device);
                     }
                     self.entrance.look(&mut self.direct).await?;
-                    self.direct.decide(self.config, &self.claims, &mut self.kernel)?;
+                    self.direct.decide(&self.config, &self.claims, &mut self.kernel)?;
                 }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {
                     return Ok(End::Stopped);
@@ -139,8 +156,11 @@ impl Control<'_> {
                     return Ok(End::Replaced(by));
                 }
                 Ok(error) = &mut self.unkept => return Err(error),
-                _ = signals.hangup.recv() => self.reload_unasked(""),
-                () = self.list_files.changed() => self.reload_unasked("a list's file has changed: "),
+                _ = signals.hangup.recv() => self.reloads.ask(What::All, None),
+                () = self.list_files.changed() => self.reloads.ask(What::Lists, None),
+                ready = self.reloads.ready(&self.config, &self.spoof.device.name) => {
+                    self.finish_reload(ready).await;
+                }
                 Some(ended) = workers.join_next() => {
                     ended??;
                     bail!("a worker ended by itself");
@@ -179,6 +199,9 @@ impl Control<'_> {
                     None => working = false,
                 },
                 Ok(error) = &mut self.unkept => return Err(error),
+                ready = self.reloads.ready(&self.config, &self.spoof.device.name) => {
+                    self.finish_reload(ready).await;
+                }
                 Some(event) = self.links.recv() => self.follow(event),
                 () = ready(()), if self.kernel.is_behind() => self.catch_up(),
                 Some(request) = self.host_requests.recv() => request.answer(),
@@ -214,7 +237,7 @@ impl Control<'_> {
             tokio::select! {
                 // Nobody can ask this one any more.
                 _ = ticks.tick() => {
-                    connections.end(|open| lists.denied.ends(&open.into()));
+                    connections.end(|open| lists.admission.ends(&open.into()));
                 }
                 () = stop(&mut signals.terminate, &mut signals.interrupt) => {
                     drain.stop_now();
@@ -238,11 +261,11 @@ impl Control<'_> {
     }
 
     fn follow(&mut self, event: LinkEvent) {
-        self.kernel.follow(event, &self.device);
+        self.kernel.follow(event, &self.spoof.device);
         self.tell_changes();
     }
 
-    fn tell_changes(&mut self) {
+    pub(super) fn tell_changes(&mut self) {
         let changes = self.kernel.changes();
         if let Some(held) = &mut self.held {
             continuity::tell(held, changes);
@@ -263,11 +286,14 @@ impl Control<'_> {
         let relayed = self
             .connections
             .end(|connection| wanted(&connection.into()));
-        Ok(relayed + self.direct.end(self.config, wanted)?)
+        Ok(relayed + self.direct.end(&self.names, wanted)?)
     }
 
     fn tick(&mut self) -> Result<()> {
+        // What has ended by now is heard of before its service is forgotten.
+        let open = self.open_of_former_services();
         self.look()?;
+        self.forget_former_services(&open)?;
         if mem::take(&mut self.lists.have_changed) {
             self.end_listed_denied()?;
         }
@@ -280,34 +306,13 @@ impl Control<'_> {
     pub(super) fn look(&mut self) -> Result<()> {
         self.heart.is_there();
         self.direct
-            .tick(self.config, &mut self.kernel, &self.telemetry)?;
+            .tick(&self.names, &mut self.kernel, &self.telemetry)?;
         let counters = self.counters.read().collect();
         let withheld = self.withheld.look(std::time::Instant::now(), &counters);
         if withheld > 0 {
             self.telemetry.withheld(withheld);
         }
         Ok(())
-    }
-
-    /// Reads all before it changes anything.
-    pub(super) fn reload(&mut self) -> Reloaded {
-        let configured = lists::read(self.config)
-            .map_err(Into::into)
-            .and_then(|listed| self.lists.configure(self.config, &listed));
-        match configured.and_then(|count| self.end_denied().map(|_| count)) {
-            Ok(count) => Reloaded::Prefixes(count),
-            Err(error) => Reloaded::Refused(format!("{error:#}")),
-        }
-    }
-
-    /// Nobody waits for the answer.
-    fn reload_unasked(&mut self, why: &str) {
-        match self.reload() {
-            Reloaded::Prefixes(count) => tracing::info!("{why}reloaded: {count} prefixes"),
-            Reloaded::Refused(error) => {
-                tracing::error!("{why}not reloaded, the old lists stay: {error}");
-            }
-        }
     }
 
     /// Resets the open connections of clients that are denied by now; returns how many there were.
@@ -317,25 +322,21 @@ impl Control<'_> {
     }
 
     fn end_listed_denied(&mut self) -> Result<usize> {
-        let denied = self.lists.denied.clone();
-        self.end_of_both(|open| denied.ends(open))
+        let admission = self.lists.admission.clone();
+        self.end_of_both(|open| admission.ends(open))
     }
 
     /// Resets what a service's balancers have open that may not connect any more; returns how many there were.
     pub(super) fn end_unlisted(&mut self, service: u32) -> Result<usize> {
-        let mut services = self.config.services.iter();
-        let Some(service) = services.find(|it| it.id == service) else {
-            return Ok(0);
-        };
-        let allowed = self.lists.allowed.clone();
+        let admission = self.lists.admission.clone();
         self.end_of_both(|open| {
-            open.service == service.name && !allowed.has(service, open.balancer)
+            open.service_id == service && !admission.allows(service, open.balancer)
         })
     }
 
     /// Of connections and of flows of datagrams.
     fn end_of_both(&mut self, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
-        let datagrams = self.datagrams.deny(self.config, &wanted)?;
+        let datagrams = self.datagrams.deny(&self.names, &wanted)?;
         Ok(datagrams + self.end(wanted)?)
     }
 }

@@ -1,22 +1,28 @@
 //! UDP while it runs: who receives, and the thread for what the programs leave to the daemon.
 
 use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
 use anyhow::{Context, Result};
-use futures_util::future::BoxFuture;
 use proxy_common::{
     datagram::{self, Traffic},
     datagram_port_bit, exclusive_port_bit,
 };
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
+};
 
 use super::{
-    connections::{self, Open},
+    applications::Applications,
+    connections::{self, Names, Open},
+    flows::{Known, Receivers},
     listen,
     routes::{Routes, steered},
     workers::{Workers, on_thread},
@@ -26,12 +32,12 @@ use crate::{
     check,
     config::{self, Config, Protocol, Transport},
     drain::Draining,
-    kernel::{self, Firsts, FlowEnds, FlowSums, Kernel, List, Prefixes, Said},
-    netns::{SpoofNs, has_route_by},
+    kernel::{self, DatagramFlow, Firsts, FlowSums, Kernel},
+    netns::{SpoofNs, SteerNets},
     privileges::{self, Role},
     relay::{
-        Balancer, Client, Service, Shared,
-        udp::{self, Catchers, Flow, Flows, Forwarder, Framing, Noted, Receiver, Speaks},
+        Service, Shared,
+        udp::{self, Catchers, Forwarder, Framing, Receiver},
     },
 };
 
@@ -40,33 +46,69 @@ pub struct Datagrams {
     maps: Arc<kernel::Datagrams>,
     firsts: Arc<Firsts>,
     routes: Routes,
+    applications: Applications,
+    known: Arc<Receivers>,
+    /// The thread, if there is one.
+    relay: Option<UnboundedSender<udp::Change>>,
 }
 
 impl Datagrams {
     /// From here on, the programs take datagrams for the services.
-    pub fn claim(config: &Config, routes: &Routes, kernel: &mut Kernel) -> Result<Self> {
-        let mut maps = kernel.datagrams()?;
-        for service in config.services.iter().filter(|service| service.is_udp()) {
-            for application in routes.of(service).into_iter().flatten() {
-                let (target, aim) = (application.target.0, application.steer);
-                let is_exclusive = service.is_exclusive(target);
-                if is_exclusive {
-                    kernel.claim_port(exclusive_port_bit(aim.port()))?;
-                }
-                maps.add_aim(target, aim, is_exclusive)?;
-            }
-            if let Some(receiver) = receiver(config, service, routes) {
-                for listen in &service.listen {
-                    kernel.claim_port(datagram_port_bit(listen.port()))?;
-                    maps.claim(*listen, &receiver)?;
-                }
+    pub fn claim(
+        config: &Config,
+        routes: &Routes,
+        steer: &SteerNets,
+        kernel: &mut Kernel,
+    ) -> Result<Self> {
+        let mut datagrams = Self {
+            maps: Arc::new(kernel.datagrams()?),
+            firsts: Arc::new(kernel.firsts()?),
+            routes: Routes::default(),
+            applications: Applications::default(),
+            known: Arc::default(),
+            relay: None,
+        };
+        datagrams.applications = Applications::inherited(&datagrams.maps.iter(), steer);
+        datagrams.update(config, routes, kernel)?;
+        Ok(datagrams)
+    }
+
+    /// The services are these from here on; those at addresses that aren't among theirs are still to be closed.
+    pub fn update(&mut self, config: &Config, routes: &Routes, kernel: &mut Kernel) -> Result<()> {
+        self.applications.serve(routes.aimed_at(config));
+        self.aim(kernel)?;
+        self.routes = routes.clone();
+        self.known.set(config, routes);
+        for service in &config.services {
+            let Some(receiver) = receiver(config, service, routes) else {
+                continue;
+            };
+            for listen in &service.listen {
+                kernel.claim_port(datagram_port_bit(listen.port()))?;
+                self.maps.claim(*listen, &receiver)?;
             }
         }
-        Ok(Self {
-            maps: Arc::new(maps),
-            firsts: Arc::new(kernel.firsts()?),
-            routes: routes.clone(),
-        })
+        Ok(())
+    }
+
+    fn aim(&self, kernel: &mut Kernel) -> Result<()> {
+        let all = self.applications.all();
+        for app in all.iter().filter(|app| app.is_exclusive) {
+            kernel.claim_port(exclusive_port_bit(app.aim.port()))?;
+        }
+        self.maps.aim_at(&all)
+    }
+
+    pub fn has_former(&self) -> bool {
+        self.applications.has_former()
+    }
+
+    /// Forgets former applications that nothing is open at.
+    pub fn forget_former(&mut self, open: &HashSet<SocketAddr>, kernel: &mut Kernel) -> Result<()> {
+        match self.applications.forget_former(open) {
+            true => self.aim(kernel),
+            false => Ok(()),
+        }
     }
 
     /// Opens the services' sockets on the host. `is_heir`: a daemon before this one may have them too.
@@ -76,43 +118,67 @@ impl Datagrams {
         services: &[Arc<Service>],
         is_heir: bool,
     ) -> Result<Vec<Receiver>> {
-        let each = config.services.iter().zip(services);
-        let each = each.flat_map(|(told, service)| match told.protocol {
-            Protocol::Tcp => Vec::new(),
-            Protocol::Udp { framing, .. } => {
-                let listens = told.listen.iter();
-                listens.map(|at| (*at, framing, service)).collect()
-            }
-        });
-        let open = |at: SocketAddr, shared| {
-            let only_v6 = listen::listens_v4(config, Transport::Udp, at.port());
-            udp::listener(at, shared, only_v6).map_err(|error| {
-                let what = check::unusable(at, Transport::Udp, &error);
-                anyhow::Error::from(error).context(what)
-            })
-        };
         // Alone first: SO_REUSEPORT would let us in beside somebody else's.
         if !is_heir {
-            let mut each = each.clone();
-            each.try_for_each(|(at, ..)| open(at, false).map(drop))?;
+            let mut each = addresses(config, services);
+            each.try_for_each(|(at, ..)| open(config, at, false).map(drop))?;
         }
-        let receiver = |(at, framing, service): (_, _, &Arc<Service>)| {
-            anyhow::Ok(Receiver {
-                service: service.clone(),
-                framing,
-                listener: open(at, true)?,
-            })
+        let each = addresses(config, services);
+        each.map(|(at, framing, service)| receives(config, at, framing, service))
+            .collect()
+    }
+
+    /// The same at those of these addresses that come while others are served.
+    pub fn add(
+        &self,
+        (before, config): (&Config, &Config),
+        services: &[Arc<Service>],
+        new: &[SocketAddr],
+    ) -> Result<Vec<Receiver>> {
+        let ours: HashSet<u16> = before.listens(Transport::Udp).map(|at| at.port()).collect();
+        let each = addresses(config, services);
+        let each = each.filter(|(at, ..)| new.contains(at));
+        let receiver = |(at, framing, service): (SocketAddr, _, &Arc<Service>)| {
+            if !ours.contains(&at.port()) {
+                drop(open(config, at, false)?);
+            }
+            receives(config, at, framing, service)
         };
-        let mut receivers = each.map(receiver).collect::<Result<Vec<_>>>()?;
-        // Those at an address before those at all of them.
-        receivers.sort_by_key(|receiver| receiver.listener.at.ip().is_unspecified());
-        Ok(receivers)
+        each.map(receiver).collect()
+    }
+
+    /// Has the thread serve what [`Self::add`] has opened, and each address as its service has it now.
+    pub fn follow(&self, config: &Config, services: &[Arc<Service>], opened: Vec<Receiver>) {
+        for receiver in opened {
+            self.tell(udp::Change::Listen(receiver));
+        }
+        for (at, framing, service) in addresses(config, services) {
+            self.tell(udp::Change::Serve(at, service.clone(), framing));
+        }
+    }
+
+    /// Nobody gets in at these any more.
+    pub async fn close(&self, old: &[SocketAddr]) -> Result<()> {
+        for listen in old {
+            let (told, closed) = oneshot::channel();
+            self.tell(udp::Change::Close(*listen, told));
+            // An error: the thread has ended, and that is noticed by who waits for it.
+            let _ = closed.await;
+            self.maps.unclaim(*listen)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, change: udp::Change) {
+        let relay = self.relay.as_ref();
+        if relay.is_none_or(|relay| relay.send(change).is_err()) {
+            tracing::debug!("there is nobody who receives");
+        }
     }
 
     /// Starts the thread, if there is anything to receive; it serves when this returns.
     pub async fn serve(
-        &self,
-        config: &Config,
+        &mut self,
         receivers: Vec<Receiver>,
         spoof: &Arc<SpoofNs>,
         shared: &Arc<Shared>,
@@ -125,13 +191,15 @@ impl Datagrams {
         let known = Known {
             maps: self.maps.clone(),
             firsts: self.firsts.clone(),
-            allowed: Prefixes::open(&config.instance, List::Allow)?,
-            receivers: known(config, &self.routes),
+            receivers: self.known.clone(),
             host: Handle::current(),
         };
         let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
         let forwarder = Forwarder::open().context("sockets for applications beyond this host")?;
+        let (relay, changes) = unbounded_channel();
+        self.relay = Some(relay);
         let (serving, end) = on_thread("datagrams".into(), move |serves| {
+            let receivers = (receivers, changes);
             work(
                 receivers, forwarder, &spoof, shared, known, draining, serves,
             )
@@ -145,9 +213,9 @@ impl Datagrams {
     }
 
     /// Ends the flows that `wanted` picks, as their clients are denied; how many there were.
-    pub fn deny(&self, config: &Config, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
+    pub fn deny(&self, names: &Names, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
         self.maps
-            .deny(|flow| wanted(&connections::of_datagrams(config, &self.routes, flow)))
+            .deny(|flow| wanted(&connections::of_datagrams(names, &self.routes, flow)))
     }
 
     /// What flows that are not over make, by their services' ids.
@@ -155,16 +223,57 @@ impl Datagrams {
         self.maps.sums()
     }
 
+    /// The same, as the programs know them.
+    pub fn flows(&self) -> Vec<DatagramFlow> {
+        self.maps.iter()
+    }
+
     /// Flows that are not over.
-    pub fn connections(&self, config: &Config) -> Vec<ConnectionStatus> {
+    pub fn connections(&self, names: &Names) -> Vec<ConnectionStatus> {
         let flows = self.maps.iter();
-        let status = |flow| connections::datagrams(config, &self.routes, flow);
+        let status = |flow| connections::datagrams(names, &self.routes, flow);
         flows.iter().map(status).collect()
     }
 }
 
+fn addresses<'a>(
+    config: &'a Config,
+    services: &'a [Arc<Service>],
+) -> impl Iterator<Item = (SocketAddr, Framing, &'a Arc<Service>)> {
+    let each = config.services.iter().zip(services);
+    each.flat_map(|(told, service)| {
+        let framing = match told.protocol {
+            Protocol::Tcp => None,
+            Protocol::Udp { framing, .. } => Some(framing),
+        };
+        let listens = told.listen.iter();
+        listens.filter_map(move |at| Some((*at, framing?, service)))
+    })
+}
+
+fn open(config: &Config, at: SocketAddr, shared: bool) -> Result<udp::Listener> {
+    let only_v6 = listen::listens_v4(config, Transport::Udp, at.port());
+    udp::listener(at, shared, only_v6).map_err(|error| {
+        let what = check::unusable(at, Transport::Udp, &error);
+        anyhow::Error::from(error).context(what)
+    })
+}
+
+fn receives(
+    config: &Config,
+    at: SocketAddr,
+    framing: Framing,
+    service: &Arc<Service>,
+) -> Result<Receiver> {
+    Ok(Receiver {
+        service: service.clone(),
+        framing,
+        listener: open(config, at, true)?,
+    })
+}
+
 fn work(
-    receivers: Vec<Receiver>,
+    (receivers, changes): (Vec<Receiver>, UnboundedReceiver<udp::Change>),
     forwarder: Forwarder,
     spoof: &SpoofNs,
     shared: Arc<Shared>,
@@ -180,6 +289,7 @@ fn work(
         let _ = serves.send(());
         let served = udp::serve(
             receivers,
+            changes,
             catchers,
             forwarder,
             shared,
@@ -208,7 +318,7 @@ pub fn flags(config: &Config, service: &config::Service) -> u32 {
 }
 
 /// What the programs have to know of a service's listen addresses; none if it is of TCP.
-fn receiver(
+pub fn receiver(
     config: &Config,
     service: &config::Service,
     routes: &Routes,
@@ -223,9 +333,14 @@ fn receiver(
     };
     let [v4, v6] = routes.of(service).map(steered);
     let seconds = close_after.seconds();
+    let drained = if service.drained {
+        datagram::Receiver::DRAINED
+    } else {
+        0
+    };
     Some(datagram::Receiver::new(
         service.id,
-        flags(config, service),
+        flags(config, service) | drained,
         seconds,
         limits,
         v4,
@@ -250,133 +365,4 @@ pub fn clients(service: &config::Service, sums: &BTreeMap<u32, FlowSums>) -> Opt
         up: moved(up),
         down: moved(down),
     })
-}
-
-/// The same of all, by the services' names.
-fn known(config: &Config, routes: &Routes) -> Vec<(String, datagram::Receiver)> {
-    let each = config.services.iter();
-    each.filter_map(|service| {
-        let receiver = receiver(config, service, routes)?;
-        Some((service.name.clone(), receiver))
-    })
-    .collect()
-}
-
-/// What the programs know, for the relay.
-struct Known {
-    maps: Arc<kernel::Datagrams>,
-    firsts: Arc<Firsts>,
-    allowed: Prefixes,
-    receivers: Vec<(String, datagram::Receiver)>,
-    /// Its threads are on the host.
-    host: Handle,
-}
-
-impl Known {
-    fn of(&self, service: &Service) -> io::Result<&datagram::Receiver> {
-        let mut all = self.receivers.iter();
-        let found = all.find(|(name, _)| *name == service.name);
-        found
-            .map(|(_, receiver)| receiver)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Flows for Known {
-    fn allows(&self, service: &Service, balancer: Balancer) -> bool {
-        let id = self.of(service).map(datagram::Receiver::service);
-        let allowed = id.map(|id| self.allowed.has(id, balancer.0.ip()));
-        matches!(allowed, Ok(Ok(true)))
-    }
-
-    fn leads(&self, balancer: IpAddr, device: u32) -> BoxFuture<'_, bool> {
-        let asked = self.host.spawn(has_route_by(balancer, device));
-        Box::pin(async move {
-            let leads = matches!(asked.await, Ok(Ok(true)));
-            let noted = self.maps.note_reverse_path(balancer, device, leads);
-            if let Err(error) = noted {
-                tracing::debug!(%balancer, device, "{error:#}");
-            }
-            leads
-        })
-    }
-
-    fn note(&self, service: &Service, flow: &Flow, bytes: usize) -> io::Result<Noted> {
-        let receiver = self.of(service)?;
-        let ends = FlowEnds {
-            balancer: flow.balancer.0,
-            received_at: flow.received_at,
-            client: flow.client.0,
-            aim: flow.aim,
-            stated: flow.stated,
-            is_local: flow.is_local,
-        };
-        let noted = self.maps.note(&ends, receiver, bytes as u64);
-        Ok(match noted.map_err(io::Error::other)? {
-            kernel::Noted::Yes => Noted::Yes,
-            kernel::Noted::Taken => Noted::Taken,
-            kernel::Noted::Full => Noted::Full,
-        })
-    }
-
-    fn reply(&self, aim: SocketAddr, client: SocketAddr, bytes: usize) -> Option<Flow> {
-        let known = self.maps.reply(aim, client, bytes as u64);
-        let known = known
-            .inspect_err(|error| tracing::debug!(%client, "{error:#}"))
-            .ok()??;
-        let flow = known.ends;
-        if known.flags & datagram::Receiver::V2_FIRST != 0 {
-            let socket = (flow.balancer, flow.received_at);
-            self.firsts.answered(socket, flow.client, known.close_after);
-        }
-        Some(Flow {
-            balancer: Balancer(flow.balancer),
-            received_at: flow.received_at,
-            client: Client(flow.client),
-            aim: flow.aim,
-            stated: flow.stated,
-            is_local: flow.is_local,
-        })
-    }
-
-    fn first(
-        &self,
-        service: &Service,
-        balancer: Balancer,
-        received_at: SocketAddr,
-    ) -> io::Result<Speaks> {
-        let close_after = self.of(service)?.close_after();
-        let found = self.firsts.find((balancer.0, received_at), close_after);
-        Ok(match found {
-            Ok(Some(Said::For(client))) => Speaks::For(Client(client)),
-            Ok(Some(Said::InPieces(client))) => Speaks::InPieces(Client(client)),
-            Ok(None) => Speaks::Nobody,
-            Err(kernel::Forgotten) => Speaks::Forgotten,
-        })
-    }
-
-    fn leave_undecided(
-        &self,
-        service: &Service,
-        balancer: Balancer,
-        received_at: SocketAddr,
-    ) -> io::Result<()> {
-        let close_after = self.of(service)?.close_after();
-        let socket = (balancer.0, received_at);
-        let left = self.firsts.leave_undecided(socket, close_after);
-        left.map_err(io::Error::other)
-    }
-
-    fn note_first(
-        &self,
-        service: &Service,
-        balancer: Balancer,
-        received_at: SocketAddr,
-        client: Client,
-    ) -> io::Result<()> {
-        let close_after = self.of(service)?.close_after();
-        let socket = (balancer.0, received_at);
-        let noted = self.firsts.note(socket, client.0, close_after);
-        noted.map_err(io::Error::other)
-    }
 }

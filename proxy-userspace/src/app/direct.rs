@@ -2,7 +2,8 @@
 //! many there may be.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    mem,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -12,15 +13,15 @@ use proxy_common::{Host as Offered, Listener, flow::MAX_FLOWS};
 use tokio::sync::{Semaphore, watch};
 
 use super::{
-    connections::{self, Open, Path},
-    listen,
+    connections::{self, Names, Open, Path},
+    listen::Claims,
     routes::Routes,
 };
 use crate::{
     admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
-    config::Config,
+    config::{Config, Service},
     facts::{Facts, Family, Reason},
-    kernel::{self, Claim, Flow, Flows, Heard, Kernel, Known},
+    kernel::{self, Flow, Flows, Heard, Kernel, Known},
     netns::{Addresses, Entrance, Local, TcpSockets},
     relay::{Balancer, Client, Target, tcp::Neighbours},
     telemetry::Telemetry,
@@ -34,8 +35,8 @@ pub struct Direct {
     routes: Routes,
     /// By where the targets are.
     served: Vec<Listener>,
-    /// Why each service isn't direct, by family.
-    reasons: Vec<[Vec<Reason>; 2]>,
+    /// Why each service isn't direct, by name and family.
+    reasons: HashMap<String, [Vec<Reason>; 2]>,
     /// Whether the programs are there.
     loaded: bool,
     limits: Limits,
@@ -92,7 +93,7 @@ impl Direct {
     pub fn new(
         kernel: &mut Kernel,
         loaded: bool,
-        (config, routes): (&Config, Routes),
+        routes: Routes,
         facts: watch::Receiver<Facts>,
         addresses: Addresses,
         limits: Limits,
@@ -102,7 +103,7 @@ impl Direct {
             addresses,
             maps: kernel.direct()?,
             sockets: TcpSockets::open()?,
-            reasons: vec![Default::default(); config.services.len()],
+            reasons: HashMap::new(),
             served: Vec::new(),
             routes,
             loaded,
@@ -110,10 +111,9 @@ impl Direct {
         })
     }
 
-    /// Of a daemon before this one the kernel may remember connections.
-    pub fn look_for_earlier(&mut self, config: &Config) -> Result<()> {
-        let listens = config.services.iter().flat_map(|service| &service.listen);
-        let ports: Vec<_> = listens.map(|at| Local::Port(at.port())).collect();
+    /// At an address that is new here, the kernel may remember connections of whoever had it before.
+    pub fn look_for_earlier(&mut self, new: impl Iterator<Item = SocketAddr>) -> Result<()> {
+        let ports: Vec<_> = new.map(|at| Local::Port(at.port())).collect();
         let mut are_there = false;
         self.sockets.for_each(&ports, |_| are_there = true)?;
         if are_there {
@@ -134,6 +134,11 @@ impl Direct {
         })))
     }
 
+    /// Permits that the daemon's connections take.
+    pub fn slots(&self) -> Arc<Semaphore> {
+        self.limits.slots.clone()
+    }
+
     pub fn served(&self) -> &[Listener] {
         &self.served
     }
@@ -143,10 +148,16 @@ impl Direct {
         self.maps.leave_lo()
     }
 
+    /// These are the targets from here on, and the facts that bear on them.
+    pub fn follow(&mut self, routes: Routes, facts: Option<watch::Receiver<Facts>>) {
+        self.routes = routes;
+        self.facts = facts.unwrap_or_else(|| self.facts.clone());
+    }
+
     /// Has new connections take the path that the facts allow. Open ones go on.
-    pub fn decide(&mut self, config: &Config, claims: &[Claim], kernel: &mut Kernel) -> Result<()> {
+    pub fn decide(&mut self, config: &Config, claims: &Claims, kernel: &mut Kernel) -> Result<()> {
         self.judge(config, kernel)?;
-        listen::update(config, &self.served, claims, kernel)
+        claims.update(config, &self.served, kernel)
     }
 
     /// The same, before anything is claimed.
@@ -165,14 +176,11 @@ impl Direct {
             self.maps.set_bound(true)?;
         }
         self.served = self.routes.served(config);
-        for ((service, served), reasons) in config
-            .services
-            .iter()
-            .zip(&mut self.served)
-            .zip(&mut self.reasons)
-        {
+        let mut known = mem::take(&mut self.reasons);
+        for (service, served) in config.services.iter().zip(&mut self.served) {
+            let reasons = known.remove(&service.name).unwrap_or_default();
             let paths = Family::BOTH.map(|family| facts.path(service, family));
-            for ((family, now), before) in Family::BOTH.iter().zip(&paths).zip(&*reasons) {
+            for ((family, now), before) in Family::BOTH.iter().zip(&paths).zip(&reasons) {
                 if now != before && service.hears(*family) {
                     say(&service.name, *family, now);
                 }
@@ -181,7 +189,7 @@ impl Direct {
             served.set(Listener::DIRECT_V6, paths[1].is_empty());
             let mut bound = service.targets().filter_map(|at| facts.bound.get(&at));
             served.set(Listener::BOUND, bound.any(|app| app.listens));
-            *reasons = paths;
+            self.reasons.insert(service.name.clone(), paths);
         }
         Ok(())
     }
@@ -201,16 +209,16 @@ impl Direct {
     }
 
     /// Counts those that a daemon before this one has left open, which nobody tells of again.
-    pub fn count_taken_over(&self, config: &Config, telemetry: &Telemetry) {
+    pub fn count_taken_over(&self, names: &Names, telemetry: &Telemetry) {
         for flow in self.flows().iter().filter(|flow| flow.is_told) {
-            telemetry.direct_taken_over(self.open(config, flow).service);
+            telemetry.direct_taken_over(names.of(flow.service));
         }
     }
 
     /// Looks after direct connections, and hears of them.
     pub fn tick(
         &mut self,
-        config: &Config,
+        names: &Names,
         kernel: &mut Kernel,
         telemetry: &Telemetry,
     ) -> Result<()> {
@@ -219,7 +227,7 @@ impl Direct {
         if self.loaded {
             kernel.sweep()?;
             for heard in self.maps.hear() {
-                self.report(config, &heard, telemetry);
+                self.report(names, &heard, telemetry);
             }
         }
         Ok(())
@@ -254,7 +262,7 @@ impl Direct {
         self.maps.set_bound(!kernel.entered().is_empty())
     }
 
-    fn report(&self, config: &Config, heard: &Heard, telemetry: &Telemetry) {
+    fn report(&self, names: &Names, heard: &Heard, telemetry: &Telemetry) {
         let (Heard::Opened(flow) | Heard::Closed(flow) | Heard::Reset(flow)) = heard;
         let Open {
             service,
@@ -262,7 +270,7 @@ impl Direct {
             balancer,
             target,
             ..
-        } = self.open(config, flow);
+        } = self.open(names, flow);
         match heard {
             Heard::Opened(_) => {
                 let tlvs = connections::tlvs(flow);
@@ -273,12 +281,11 @@ impl Direct {
         }
     }
 
-    /// A flow as the configuration knows it. One of a daemon before this one may be of no service.
-    pub fn open<'a>(&self, config: &'a Config, flow: &Flow) -> Open<'a> {
-        let mut services = config.services.iter();
-        let service = services.find(|service| service.id == flow.service);
+    /// A flow as it is told of.
+    pub fn open<'a>(&self, names: &'a Names, flow: &Flow) -> Open<'a> {
         Open {
-            service: service.map_or("", |service| &service.name),
+            service: names.of(flow.service),
+            service_id: flow.service,
             client: Client(flow.client),
             balancer: Balancer(flow.balancer),
             target: self.target(flow),
@@ -313,9 +320,9 @@ impl Direct {
     }
 
     /// Resets connections that `wanted` picks, on both sides; returns how many there were.
-    pub fn end(&mut self, config: &Config, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
+    pub fn end(&mut self, names: &Names, wanted: impl Fn(&Open<'_>) -> bool) -> Result<usize> {
         let flows = self.flows().into_iter();
-        let flows = flows.filter(|flow| wanted(&self.open(config, flow)));
+        let flows = flows.filter(|flow| wanted(&self.open(names, flow)));
         let tuples: HashSet<_> = flows.map(|flow| (flow.steered, flow.client)).collect();
         let steered: HashSet<_> = tuples.iter().map(|(steered, _)| steered.ip()).collect();
         let mut found = Vec::new();
@@ -342,15 +349,13 @@ impl Direct {
         }
     }
 
-    /// Each service's path by family.
-    pub fn paths(&self, config: &Config, service: usize) -> Vec<PathStatus> {
-        let (Some(config), Some(reasons)) =
-            (config.services.get(service), self.reasons.get(service))
-        else {
+    /// A service's path by family.
+    pub fn paths(&self, service: &Service) -> Vec<PathStatus> {
+        let Some(reasons) = self.reasons.get(&service.name) else {
             return Vec::new();
         };
         let heard = Family::BOTH.into_iter().zip(reasons);
-        let heard = heard.filter(|(family, _)| config.hears(*family));
+        let heard = heard.filter(|(family, _)| service.hears(*family));
         heard
             .map(|(family, reasons)| path(family, reasons))
             .collect()

@@ -4,104 +4,225 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
+    os::fd::AsRawFd,
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use futures_util::future::join_all;
 use proxy_common::Listener;
 use socket2::Socket;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use crate::{
     check,
     config::{self, Config, Protocol, Transport},
     kernel::{Claim, Kernel},
-    relay::{Service, udp},
+    relay::{Service, tcp::Change, udp},
     sys,
 };
 
 /// What one worker listens at.
 pub type Listeners = Vec<(Arc<Service>, std::net::TcpListener)>;
 
-/// Claims every listen address before anything listens there: from the first moment on, nobody
-/// outside the allowlist gets through. `served` is each service's, in the configuration's order.
-pub fn claim(config: &Config, served: &[Listener], kernel: &mut Kernel) -> Result<Vec<Claim>> {
-    addresses(config, served)
-        .map(|(served, listen)| kernel.claim(listen, served))
-        .collect()
+/// The listen addresses of TCP that the programs know, and the workers who listen there.
+#[derive(Default)]
+pub struct Claims {
+    claims: HashMap<SocketAddr, Claim>,
+    workers: Vec<UnboundedSender<Change>>,
 }
 
-/// Tells the programs what is known of the services by now.
-pub fn update(
-    config: &Config,
-    served: &[Listener],
-    claims: &[Claim],
-    kernel: &mut Kernel,
-) -> Result<()> {
-    addresses(config, served)
-        .zip(claims)
-        .try_for_each(|((served, _), claim)| kernel.update(claim, served))
+impl Claims {
+    /// Claims every listen address before anything listens there: from the first moment on, nobody outside the
+    /// allowlist gets through. `served` is each service's, in the configuration's order.
+    pub fn new(config: &Config, served: &[Listener], kernel: &mut Kernel) -> Result<Self> {
+        let mut claims = Self::default();
+        for (served, listen) in addresses(config, served) {
+            claims.claims.insert(listen, kernel.claim(listen, served)?);
+        }
+        Ok(claims)
+    }
+
+    /// Tells the programs what is known of the services by now.
+    pub fn update(&self, config: &Config, served: &[Listener], kernel: &mut Kernel) -> Result<()> {
+        addresses(config, served)
+            .filter_map(|(served, listen)| Some((served, self.claims.get(&listen)?)))
+            .try_for_each(|(served, claim)| kernel.update(claim, served))
+    }
+
+    /// These serve from here on.
+    pub fn served_by(&mut self, workers: Vec<UnboundedSender<Change>>) {
+        self.workers = workers;
+    }
+
+    /// Opens all listeners and hands them to the claims; returns each worker's. Those in `left` go on:
+    /// connections wait in their queues.
+    pub fn listen(
+        &self,
+        config: &Config,
+        services: &[Arc<Service>],
+        kernel: &mut Kernel,
+        mut left: HashMap<SocketAddr, Vec<Socket>>,
+    ) -> Result<Vec<Listeners>> {
+        // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
+        // beside those that the daemon before this one has at the port, be it at another address.
+        let ours: HashSet<u16> = left.keys().map(SocketAddr::port).collect();
+        for (_, listen) in addresses(config, services) {
+            if !ours.contains(&listen.port()) {
+                drop(open(config, listen, false)?);
+            }
+        }
+        let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
+        for (service, listen) in addresses(config, services) {
+            let left = left.remove(&listen).unwrap_or_default();
+            let sockets = self.open(config, listen, left)?;
+            if let Some(any) = sockets.first() {
+                self.give(listen, any, kernel)?;
+            }
+            // There may be more of them than workers.
+            for (number, socket) in sockets.into_iter().enumerate() {
+                let number = number % workers.len();
+                workers[number].push((service.clone(), socket.into()));
+            }
+        }
+        Ok(workers)
+    }
+
+    /// One for each worker.
+    fn open(
+        &self,
+        config: &Config,
+        listen: SocketAddr,
+        mut sockets: Vec<Socket>,
+    ) -> Result<Vec<Socket>> {
+        if listen.is_ipv6() && !listens_v4(config, Transport::Tcp, listen.port()) {
+            // One that hears no IPv4 never will.
+            sockets.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
+        }
+        while sockets.len() < config.workers.get() {
+            sockets.push(open(config, listen, true)?);
+        }
+        Ok(sockets)
+    }
+
+    /// The kernel finds the others by the address they share.
+    fn give(&self, listen: SocketAddr, any: &impl AsRawFd, kernel: &mut Kernel) -> Result<()> {
+        let claim = self.claims.get(&listen);
+        let claim = claim.with_context(|| format!("{listen} isn't claimed"))?;
+        kernel.serve(claim, any)
+    }
+
+    /// The same at addresses of services that come while others are served: all or none. Whoever connects is refused
+    /// until [`Self::serve`].
+    pub fn add(
+        &mut self,
+        config: &Config,
+        (services, served): (&[Arc<Service>], &[Listener]),
+        new: &[SocketAddr],
+        kernel: &mut Kernel,
+    ) -> Result<Vec<Listeners>> {
+        let ours: HashSet<u16> = self.claims.keys().map(SocketAddr::port).collect();
+        for listen in new.iter().filter(|at| !ours.contains(&at.port())) {
+            // Nothing is claimed that is somebody else's.
+            sys::bound(
+                *listen,
+                false,
+                listens_v4(config, Transport::Tcp, listen.port()),
+            )
+            .map_err(|error| unusable(*listen, error))?;
+        }
+        let opened = self.try_add(config, (services, served), new, kernel);
+        if opened.is_err() {
+            for listen in new {
+                self.remove(*listen, kernel)?;
+            }
+        }
+        opened
+    }
+
+    fn try_add(
+        &mut self,
+        config: &Config,
+        (services, served): (&[Arc<Service>], &[Listener]),
+        new: &[SocketAddr],
+        kernel: &mut Kernel,
+    ) -> Result<Vec<Listeners>> {
+        let mut workers: Vec<Listeners> = self.workers.iter().map(|_| Vec::new()).collect();
+        let each = addresses(config, services).zip(addresses(config, served));
+        for ((service, listen), (served, _)) in each.filter(|((_, at), _)| new.contains(at)) {
+            self.claims.insert(listen, kernel.claim(listen, served)?);
+            let sockets = self.open(config, listen, Vec::new())?;
+            for (worker, socket) in workers.iter_mut().zip(sockets) {
+                worker.push((service.clone(), socket.into()));
+            }
+        }
+        Ok(workers)
+    }
+
+    /// Has the workers serve what [`Self::add`] has opened, and each address as its service has it now.
+    pub fn serve(
+        &self,
+        config: &Config,
+        services: &[Arc<Service>],
+        opened: Vec<Listeners>,
+        kernel: &mut Kernel,
+    ) -> Result<()> {
+        for (_, listener) in opened.first().into_iter().flatten() {
+            self.give(listener.local_addr()?, listener, kernel)?;
+        }
+        for (worker, listeners) in self.workers.iter().zip(opened) {
+            for (service, listener) in listeners {
+                tell(worker, Change::Listen(service, listener));
+            }
+            for (service, listen) in addresses(config, services) {
+                tell(worker, Change::Serve(listen, service.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody gets in at these any more; who has got in goes on. Until nothing listens there, whoever tries is
+    /// refused.
+    pub async fn close(&mut self, old: &[SocketAddr], kernel: &mut Kernel) -> Result<()> {
+        let mut closed = Vec::new();
+        for listen in old {
+            if let Some(claim) = self.claims.get(listen) {
+                kernel.refuse(claim)?;
+            }
+            for worker in &self.workers {
+                let (told, closes) = oneshot::channel();
+                tell(worker, Change::Close(*listen, told));
+                closed.push(closes);
+            }
+        }
+        join_all(closed).await;
+        old.iter()
+            .try_for_each(|listen| self.remove(*listen, kernel))
+    }
+
+    fn remove(&mut self, listen: SocketAddr, kernel: &mut Kernel) -> Result<()> {
+        match self.claims.remove(&listen) {
+            Some(claim) => kernel.unclaim(claim),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Opens all listeners and hands them to the claims; returns each worker's. Those in `left` go on:
-/// connections wait in their queues.
-pub fn listen(
-    config: &Config,
-    services: &[Arc<Service>],
-    claims: &[Claim],
-    kernel: &mut Kernel,
-    mut left: HashMap<SocketAddr, Vec<Socket>>,
-) -> Result<Vec<Listeners>> {
-    let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
-    // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
-    // beside those that the daemon before this one has at the port, be it at another address.
-    let ours: HashSet<u16> = left.keys().map(SocketAddr::port).collect();
-    for (_, listen) in addresses(config, services) {
-        if !ours.contains(&listen.port()) {
-            drop(open(config, listen, false)?);
-        }
+/// A worker that has ended is noticed by who waits for it.
+fn tell(worker: &UnboundedSender<Change>, change: Change) {
+    if worker.send(change).is_err() {
+        tracing::debug!("a worker has ended");
     }
-    for ((service, listen), claim) in addresses(config, services).zip(claims) {
-        let left = left.remove(&listen).unwrap_or_default();
-        let sockets = open_shared(config, listen, workers.len(), left)?;
-        // The kernel finds the others by the address they share.
-        if let Some(any) = sockets.first() {
-            kernel.serve(claim, any)?;
-        }
-        // There may be more of them than workers.
-        for (number, socket) in sockets.into_iter().enumerate() {
-            let number = number % workers.len();
-            workers[number].push((service.clone(), socket.into()));
-        }
-    }
-    Ok(workers)
-}
-
-fn open_shared(
-    config: &Config,
-    listen: SocketAddr,
-    count: usize,
-    mut left: Vec<Socket>,
-) -> Result<Vec<Socket>> {
-    if listen.is_ipv6() && !listens_v4(config, Transport::Tcp, listen.port()) {
-        // One that hears no IPv4 never will.
-        left.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
-    }
-    while left.len() < count {
-        left.push(open(config, listen, true)?);
-    }
-    Ok(left)
 }
 
 fn open(config: &Config, listen: SocketAddr, shared: bool) -> Result<Socket> {
-    let socket = sys::listener(
-        listen,
-        shared,
-        listens_v4(config, Transport::Tcp, listen.port()),
-    );
-    socket.map_err(|error| {
-        let what = check::unusable(listen, Transport::Tcp, &error);
-        anyhow::Error::from(error).context(what)
-    })
+    let only_v6 = listens_v4(config, Transport::Tcp, listen.port());
+    sys::listener(listen, shared, only_v6).map_err(|error| unusable(listen, error))
+}
+
+fn unusable(listen: SocketAddr, error: io::Error) -> anyhow::Error {
+    let what = check::unusable(listen, Transport::Tcp, &error);
+    anyhow::Error::from(error).context(what)
 }
 
 /// Whether the address is free, without ever listening there.
@@ -115,9 +236,7 @@ pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> 
 
 /// A listener on `[::]` hears IPv4 as well, unless the same port has an IPv4 listener of its own.
 pub fn listens_v4(config: &Config, transport: Transport, port: u16) -> bool {
-    let same = |service: &&config::Service| service.transport() == transport;
-    let services = config.services.iter().filter(same);
-    let mut listens = services.flat_map(|service| &service.listen);
+    let mut listens = config.listens(transport);
     listens.any(|listen| listen.is_ipv4() && listen.port() == port)
 }
 

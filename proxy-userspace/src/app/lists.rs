@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    mem,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -41,32 +42,49 @@ struct Kept {
     prefixes: Vec<IpNet>,
 }
 
-/// What a start needs, read before it changes anything.
-pub struct AtStart {
+/// All that the lists are made of, read before anything is changed.
+pub struct ReadLists {
     listed: Vec<Listed>,
     kept: Vec<Kept>,
 }
 
-pub fn at_start(config: &Config) -> Result<AtStart, ConfigError> {
-    Ok(AtStart {
+impl ReadLists {
+    /// Prefixes by configuration.
+    pub fn count(&self) -> usize {
+        let counts = self.listed.iter().map(|it| it.allow.len() + it.deny.len());
+        counts.sum()
+    }
+}
+
+/// `is_new`: what is kept of others is in their lists already.
+pub fn read_all(
+    config: &Config,
+    is_new: impl Fn(&Service) -> bool,
+) -> Result<ReadLists, ConfigError> {
+    Ok(ReadLists {
         listed: read(config)?,
-        kept: read_kept(config)?,
+        kept: read_kept(config, is_new)?,
     })
 }
 
 /// Of each service that has such a file.
-fn read_kept(config: &Config) -> Result<Vec<Kept>, ConfigError> {
-    let services = config.services.iter().enumerate();
-    let with_file = services.filter_map(|(at, service)| Some((at, service.allow_state.clone()?)));
-    let read = |(service, file): (usize, PathBuf)| {
-        let prefixes = config::read_kept(&file)?;
-        Ok(Kept {
+fn read_kept(config: &Config, is_new: impl Fn(&Service) -> bool) -> Result<Vec<Kept>, ConfigError> {
+    let mut all = Vec::new();
+    for (service, it) in config.services.iter().enumerate() {
+        let Some(file) = it.allow_state.clone() else {
+            continue;
+        };
+        let prefixes = match is_new(it) {
+            true => config::read_kept(&file)?,
+            false => Vec::new(),
+        };
+        all.push(Kept {
             service,
             file,
             prefixes,
-        })
-    };
-    with_file.map(read).collect()
+        });
+    }
+    Ok(all)
 }
 
 /// The file that a service's live prefixes are in.
@@ -81,8 +99,7 @@ struct Keeping {
 pub struct Lists {
     allow: Prefixes,
     deny: Prefixes,
-    pub allowed: Arc<Allowed>,
-    pub denied: Arc<Denied>,
+    pub admission: Arc<Admission>,
     /// The kernel's, of their maps.
     pub ids: Vec<u32>,
     /// Just now: what was on its way through the programs meanwhile is listed a moment later.
@@ -95,47 +112,71 @@ pub struct Lists {
 impl Lists {
     /// `new`: the ids of services that haven't been there before, which begin with nothing but what was kept of
     /// them.
-    pub fn open(config: &Config, at_start: AtStart, new: &[u32]) -> Result<Self> {
-        let AtStart { listed, kept } = at_start;
+    pub fn open(config: &Config, read: ReadLists, new: &[u32]) -> Result<Self> {
+        let ReadLists { listed, kept } = read;
         let has_lists = Prefixes::find(&config.instance, List::Allow)?.is_some();
         let open = |list| Prefixes::open(&config.instance, list);
-        let services = config.services.iter();
-        let services = services.map(|service| (service.name.clone(), service.id));
         let mut lists = Self {
             allow: open(List::Allow)?,
             deny: open(List::Deny)?,
-            allowed: Arc::new(Allowed(open(List::Allow)?)),
-            denied: Arc::new(Denied {
-                prefixes: open(List::Deny)?,
-                services: services.collect(),
-            }),
+            admission: Arc::new(Admission::open(&config.instance)?),
             ids: kernel::list_ids(&config.instance)?,
             // With what a daemon before this one has left open.
             have_changed: true,
             kept: Vec::new(),
             changes_kept: 0,
         };
-        lists.clear(new)?;
+        lists.change(config, (&listed, kept), new, !has_lists)?;
+        Ok(lists)
+    }
+
+    /// Has the lists that the configuration says, all at once for each. `new`: the ids of services that haven't been
+    /// there before; `are_new`: so are the lists themselves. Returns how many prefixes there are by configuration.
+    fn change(
+        &mut self,
+        config: &Config,
+        (listed, kept): (&[Listed], Vec<Kept>),
+        new: &[u32],
+        are_new: bool,
+    ) -> Result<usize> {
+        self.clear(new)?;
+        let mut keeping = Vec::new();
         for Kept {
             service,
             file,
             prefixes,
         } in kept
         {
-            let service = &config.services[service];
-            if !has_lists || new.contains(&service.id) {
-                lists.allow.insert(service.id, &prefixes, Origin::Live)?;
+            let Service { name, id, .. } = &config.services[service];
+            if are_new || new.contains(id) {
+                self.allow.insert(*id, &prefixes, Origin::Live)?;
             }
-            lists.kept.push(Keeping {
-                service: service.name.clone(),
-                id: service.id,
+            let mut same = self.kept.iter();
+            let same = same.find(|it| it.id == *id && it.file == file);
+            keeping.push(Keeping {
+                service: name.clone(),
+                id: *id,
+                written: same.and_then(|it| it.written.clone()),
                 file,
-                written: None,
             });
         }
-        lists.configure(config, &listed)?;
-        lists.keep()?;
-        Ok(lists)
+        let before = mem::replace(&mut self.kept, keeping);
+        // Who can't keep what is there live doesn't get as far as to change the rest.
+        let done = self.keep().and_then(|()| self.configure(config, listed));
+        if done.is_err() {
+            self.kept = before;
+        }
+        done
+    }
+
+    /// The same while they are in use.
+    pub fn reload(&mut self, config: &Config, read: ReadLists, new: &[u32]) -> Result<usize> {
+        self.change(config, (&read.listed, read.kept), new, false)
+    }
+
+    /// Has the programs ask whom a balancer may send to, and what becomes of that, for the next datagram again.
+    pub fn ask_again(&mut self) -> Result<()> {
+        self.allow.ask_again()
     }
 
     /// Writes what was put there live to the files that are to keep it.
@@ -162,10 +203,10 @@ impl Lists {
         self.keep()
     }
 
-    /// Forgets the services that the configuration has no longer. Not before their daemon is gone.
-    pub fn retain(&mut self, config: &Config) -> Result<()> {
-        let ids: Vec<_> = config.services.iter().map(|service| service.id).collect();
-        kernel::retain_services(&config.instance, &ids, |gone| self.clear(gone))
+    /// Forgets services that nothing is open of any more.
+    pub fn forget(&mut self, instance: &str, ids: &[u32]) -> Result<()> {
+        self.clear(ids)?;
+        kernel::forget_services(instance, ids)
     }
 
     fn clear(&mut self, services: &[u32]) -> Result<()> {
@@ -173,8 +214,7 @@ impl Lists {
         self.deny.clear(services)
     }
 
-    /// Returns how many prefixes there are by configuration.
-    pub fn configure(&mut self, config: &Config, listed: &[Listed]) -> Result<usize> {
+    fn configure(&mut self, config: &Config, listed: &[Listed]) -> Result<usize> {
         let ids = || config.services.iter().map(|service| service.id);
         let (deny, allow) = (
             listed.iter().map(|it| &*it.deny),
@@ -217,47 +257,48 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Looks balancers up where the programs do.
-pub struct Allowed(Prefixes);
+/// Looks balancers and clients up where the programs do.
+pub struct Admission {
+    allow: Prefixes,
+    deny: Prefixes,
+}
 
-impl Allowed {
-    pub fn has(&self, service: &Service, balancer: Balancer) -> bool {
-        let found = self.0.has(service.id, balancer.0.ip());
+impl Admission {
+    fn open(instance: &str) -> Result<Self> {
+        Ok(Self {
+            allow: Prefixes::open(instance, List::Allow)?,
+            deny: Prefixes::open(instance, List::Deny)?,
+        })
+    }
+
+    pub fn allows(&self, service: u32, balancer: Balancer) -> bool {
+        let found = self.allow.has(service, balancer.0.ip());
         found.unwrap_or_else(|error| {
             tracing::error!("refusing {balancer}, as the allowlist can't be read: {error:#}");
             false
         })
     }
-}
 
-/// Looks clients up where the programs do.
-pub struct Denied {
-    prefixes: Prefixes,
-    /// Their names and ids.
-    services: Vec<(String, u32)>,
-}
-
-impl Denied {
-    /// Whether an open connection has to end.
-    pub fn ends(&self, open: &Open<'_>) -> bool {
-        !open.balancer.is(open.client) && self.has(open.service, open.client)
-    }
-
-    pub fn has(&self, service: &str, client: Client) -> bool {
-        let mut services = self.services.iter();
-        let Some((_, id)) = services.find(|(name, _)| name == service) else {
-            return false;
-        };
-        let found = self.prefixes.has(*id, client.0.ip());
+    pub fn denies(&self, service: u32, client: Client) -> bool {
+        let found = self.deny.has(service, client.0.ip());
         found.unwrap_or_else(|error| {
             tracing::error!("refusing {client}, as the deny list can't be read: {error:#}");
             true
         })
     }
+
+    /// Whether an open connection has to end.
+    pub fn ends(&self, open: &Open<'_>) -> bool {
+        !open.balancer.is(open.client) && self.denies(open.service_id, open.client)
+    }
 }
 
-impl relay::DenyList for Denied {
-    fn has(&self, service: &relay::Service, client: Client) -> bool {
-        self.has(&service.name, client)
+impl relay::Admission for Admission {
+    fn allows(&self, service: &relay::Service, balancer: Balancer) -> bool {
+        self.allows(service.id, balancer)
+    }
+
+    fn denies(&self, service: &relay::Service, client: Client) -> bool {
+        self.denies(service.id, client)
     }
 }

@@ -1,14 +1,18 @@
 //! Wiring: the one place that knows every part.
 
 mod answers;
+mod applications;
 mod connections;
 mod continuity;
 mod control;
 mod datagrams;
 mod direct;
+mod flows;
 mod list_files;
 pub mod listen;
 pub mod lists;
+mod reload;
+mod reloads;
 mod routes;
 pub mod setup;
 mod signals;
@@ -21,32 +25,40 @@ pub use workers::all_has_arrived;
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use connections::Names;
 use continuity::Predecessor;
 use datagrams::Datagrams;
 use direct::{Direct, Limits};
 use list_files::ListFiles;
-use lists::{AtStart, Lists};
+use listen::Claims;
+use lists::{Lists, ReadLists};
+use reloads::{Again, Reloads};
 use setup::SetUp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use withheld::Withheld;
 use workers::Workers;
 
 use crate::{
     admin, check,
-    config::Config,
+    config::{Config, Transport},
     drain::{Drain, Draining},
     facts,
     keeper::Held,
-    kernel::{self, Claim, LowFds},
+    kernel::{self, LowFds},
     netns,
     privileges::{self, Role},
-    relay::{Connections, Service, Shared, tcp::HostSockets},
-    sys,
+    relay::{
+        Connections, Shared,
+        tcp::{HostSocketRequest, HostSockets},
+    },
+    sys::{self, Process},
     telemetry::{Log, Telemetry},
 };
 
 /// Serves until a signal ends it. The calling thread stays on the host; workers do not.
-pub fn run(config: Config, log: &Log) -> Result<()> {
+///
+/// `again` reads the configuration anew for a reload.
+pub fn run(config: Config, again: Again, log: &Log) -> Result<()> {
     let files = sys::raise_nofile();
     if files < sys::LEAST_NOFILE {
         bail!(
@@ -59,13 +71,16 @@ pub fn run(config: Config, log: &Log) -> Result<()> {
     privileges::no_new()?;
     // Before the lists: what a reload could not read shall not be readable at start either.
     privileges::keep(Role::Start)?;
-    let listed = lists::at_start(&config)?;
-    tokio::runtime::Builder::new_current_thread()
+    let listed = lists::read_all(&config, |_| true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // An idle thread of the pool would keep the capabilities of the start.
         .thread_keep_alive(Duration::ZERO)
-        .build()?
-        .block_on(serve(config, listed, low, log))
+        .build()?;
+    let ended = runtime.block_on(serve(config, again, listed, low, log));
+    // A file that can't be read holds up nobody.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Each service gets the id that its lists have; those of new ones.
@@ -81,6 +96,10 @@ fn assign_ids(config: &mut Config) -> Result<Vec<u32>> {
 /// What is there before anything is served.
 struct Begun {
     predecessor: Option<Predecessor>,
+    /// It may relay what it has until it ends.
+    living: Option<Process>,
+    /// Until it has all.
+    taking: Option<admin::TakeOver>,
     /// None while a living predecessor has it.
     lock: Option<admin::Lock>,
     lists: Lists,
@@ -88,10 +107,14 @@ struct Begun {
     set_up: SetUp,
 }
 
-async fn begin(config: &mut Config, listed: AtStart, low: LowFds) -> Result<Begun> {
+async fn begin(config: &mut Config, listed: ReadLists, low: LowFds) -> Result<Begun> {
     let mut host = netns::watch().await?;
     check::at_start(config, &host.addresses).await?;
     routes::check(config).await?;
+    let taking = match config.take_over {
+        true => Some(admin::TakeOver::begin(&config.instance)?),
+        false => None,
+    };
     let mut predecessor = Predecessor::find(config).await?;
     // A living one has it until it hears of this one.
     let lock = match &predecessor {
@@ -100,7 +123,10 @@ async fn begin(config: &mut Config, listed: AtStart, low: LowFds) -> Result<Begu
         // The kernel may not have closed all of its files yet.
         Some(_) => Some(admin::Lock::or_inherited(None, &config.instance).await?),
     };
+    let living = predecessor.as_ref().and_then(Predecessor::living);
+    let living = living.and_then(|pid| Process::open(pid).ok());
     let new = assign_ids(config)?;
+    reload::keep_drained(config)?;
     let lists = Lists::open(config, listed, &new)?;
     let left = predecessor.as_mut().and_then(Predecessor::left);
     let pins = kernel::pins(&config.instance);
@@ -115,6 +141,8 @@ async fn begin(config: &mut Config, listed: AtStart, low: LowFds) -> Result<Begu
     }
     Ok(Begun {
         predecessor,
+        living,
+        taking,
         lock,
         lists,
         host,
@@ -122,61 +150,60 @@ async fn begin(config: &mut Config, listed: AtStart, low: LowFds) -> Result<Begu
     })
 }
 
-async fn serve(mut config: Config, listed: AtStart, low: LowFds, log: &Log) -> Result<()> {
-    let Begun {
-        predecessor,
-        lock,
-        mut lists,
-        mut host,
-        mut set_up,
-    } = begin(&mut config, listed, low).await?;
-    let config = &config;
-    let limits = limits(config);
-    let slots = limits.slots.clone();
-    let datagrams = Datagrams::claim(config, &set_up.routes, &mut set_up.kernel)?;
-    let direct = direct(config, &mut set_up, &host, limits).await?;
-    let claims = listen::claim(config, direct.served(), &mut set_up.kernel)?;
-    let heart = set_up.kernel.heart()?;
-    let (host_sockets, host_requests) = HostSockets::new();
-    let telemetry = Arc::new(telemetry(config));
-    let shared = Arc::new(Shared {
-        report: telemetry.clone(),
-        own: Arc::new(routes::Own::new(&host, &set_up.spoof)),
-        denied: lists.denied.clone(),
-        host_sockets,
-        connections: Connections::default(),
-        slots,
-        turn: tokio::sync::Mutex::default(),
-        neighbours: direct.neighbours()?,
-    });
+async fn serve(
+    mut config: Config,
+    again: Again,
+    listed: ReadLists,
+    low: LowFds,
+    log: &Log,
+) -> Result<()> {
+    let mut begun = begin(&mut config, listed, low).await?;
+    let config = Arc::new(config);
+    let limits = limits(&config);
+    let mut datagrams = Datagrams::claim(
+        &config,
+        &begun.set_up.routes,
+        &begun.set_up.spoof.steer,
+        &mut begun.set_up.kernel,
+    )?;
+    let direct = direct(&config, &mut begun.set_up, &begun.host, limits).await?;
+    let mut claims = Claims::new(&config, direct.served(), &mut begun.set_up.kernel)?;
+    let heart = begun.set_up.kernel.heart()?;
+    let telemetry = Arc::new(telemetry(&config));
+    let (shared, host_requests) = shared(&begun, &telemetry, &direct)?;
     let (drain, draining) = Drain::new();
-    let begun = (&mut set_up, &mut host, predecessor);
-    let (held, workers) = start(config, begun, (&claims, &datagrams), (&shared, &draining)).await?;
-    let lock = admin::Lock::or_inherited(lock, &config.instance).await?;
-    lists.retain(config)?;
+    let served = (&mut claims, &mut datagrams);
+    let (held, workers) = start(&config, &mut begun, served, (&shared, &draining)).await?;
+    drop(begun.taking.take());
+    let mut set_up = begun.set_up;
     let control = control::Control {
-        config,
+        predecessor: begun.living,
+        names: Names::new(kernel::service_ids(&config.instance)?),
+        reloads: Reloads::new(again, &config),
+        spoof: set_up.spoof.clone(),
+        routes: set_up.routes.clone(),
         entrance: set_up.entrance(),
         unkept: set_up.upkeep()?.start().await?,
         counters: set_up.kernel.counters()?,
-        withheld: Withheld::new(longest_header_timeout(config)),
+        withheld: Withheld::new(longest_header_timeout(&config)),
         heart,
         kernel: set_up.kernel,
-        list_files: ListFiles::watch(config),
-        lists,
+        steer: set_up.steer,
+        list_files: ListFiles::watch(&config),
+        lists: begun.lists,
         telemetry,
         connections: shared.connections.clone(),
         direct,
         datagrams,
-        device: set_up.spoof.device.clone(),
-        links: host.links,
+        links: begun.host.links,
         host_requests,
+        lock: admin::Lock::or_inherited(begun.lock, &config.instance).await?,
         asked: admin::Listener::open(&config.instance, config.status_group)?,
         held,
-        lock,
         claims,
         drain,
         log,
+        config,
     };
     control.run(workers).await
 }
@@ -184,24 +211,29 @@ async fn serve(mut config: Config, listed: AtStart, low: LowFds, log: &Log) -> R
 /// Opens what balancers send to, and starts who serves it.
 async fn start(
     config: &Config,
-    (set_up, host, mut predecessor): (&mut SetUp, &mut netns::Host, Option<Predecessor>),
-    (claims, datagrams): (&[Claim], &Datagrams),
+    begun: &mut Begun,
+    (claims, datagrams): (&mut Claims, &mut Datagrams),
     (shared, draining): (&Arc<Shared>, &Draining),
 ) -> Result<(Option<Held>, Workers)> {
+    let Begun { set_up, host, .. } = begun;
+    let mut predecessor = begun.predecessor.take();
     let services = set_up.routes.services(config);
     let receivers = datagrams.listen(config, &services, predecessor.is_some())?;
-    let listeners = open_listeners(config, &services, set_up, claims, &mut predecessor)?;
+    let left = predecessor.as_mut().map(Predecessor::listeners);
+    let left = left.unwrap_or_default();
+    let listeners = claims.listen(config, &services, &mut set_up.kernel, left)?;
     let items = continuity::listeners(&listeners)?;
-    let mut workers = workers::start(listeners, &set_up.spoof, shared, draining).await?;
+    let (mut workers, changes) = workers::start(
+        listeners,
+        &set_up.spoof,
+        shared,
+        draining,
+        predecessor.is_some(),
+    )
+    .await?;
+    claims.served_by(changes);
     datagrams
-        .serve(
-            config,
-            receivers,
-            &set_up.spoof,
-            shared,
-            draining,
-            &mut workers,
-        )
+        .serve(receivers, &set_up.spoof, shared, draining, &mut workers)
         .await?;
     if predecessor.is_some() {
         // From the first packet on there is somebody to serve it.
@@ -224,19 +256,6 @@ fn lock(config: &Config) -> Result<admin::Lock> {
     })
 }
 
-/// Those that a predecessor has handed on, and new ones.
-fn open_listeners(
-    config: &Config,
-    services: &[Arc<Service>],
-    set_up: &mut SetUp,
-    claims: &[Claim],
-    predecessor: &mut Option<Predecessor>,
-) -> Result<Vec<listen::Listeners>> {
-    let left = predecessor.as_mut().map(Predecessor::listeners);
-    let left = left.unwrap_or_default();
-    listen::listen(config, services, claims, &mut set_up.kernel, left)
-}
-
 fn limits(config: &Config) -> Limits {
     let daemon = maxconn(config);
     Limits {
@@ -244,6 +263,30 @@ fn limits(config: &Config) -> Limits {
         daemon,
         maxconn: config.maxconn.map(NonZeroUsize::get),
     }
+}
+
+fn shared(
+    Begun {
+        host,
+        set_up,
+        lists,
+        ..
+    }: &Begun,
+    report: &Arc<Telemetry>,
+    direct: &Direct,
+) -> Result<(Arc<Shared>, mpsc::Receiver<HostSocketRequest>)> {
+    let (host_sockets, host_requests) = HostSockets::new();
+    let shared = Arc::new(Shared {
+        report: report.clone(),
+        own: Arc::new(routes::Own::new(host, &set_up.spoof)),
+        admission: lists.admission.clone(),
+        host_sockets,
+        connections: Connections::default(),
+        slots: direct.slots(),
+        turn: tokio::sync::Mutex::default(),
+        neighbours: direct.neighbours()?,
+    });
+    Ok((shared, host_requests))
 }
 
 fn telemetry(config: &Config) -> Telemetry {
@@ -259,17 +302,16 @@ async fn direct(
     let device = &set_up.spoof.device.name;
     let facts = facts::watch(config, device, kernel::has_reqsk_kfunc()).await?;
     let (loaded, addresses) = (set_up.direct, host.addresses.clone());
-    let services = (config, set_up.routes.clone());
     let mut direct = Direct::new(
         &mut set_up.kernel,
         loaded,
-        services,
+        set_up.routes.clone(),
         facts,
         addresses,
         limits,
     )?;
     direct.judge(config, &mut set_up.kernel)?;
-    direct.look_for_earlier(config)?;
+    direct.look_for_earlier(config.listens(Transport::Tcp))?;
     Ok(direct)
 }
 

@@ -1,19 +1,22 @@
 //! Which steer address leads to which target.
 
 use std::{
+    collections::HashSet,
+    mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use anyhow::Result;
 use proxy_common::{Listener, Steered};
+use tokio::task::spawn_blocking;
 
 use crate::{
     admin,
     config::{self, Config, ConfigError, Protocol, Transport},
     facts::{Bound, Facts},
     header::Versions,
-    kernel::Kernel,
+    kernel::{AimedAt, Kernel},
     netns::{Addresses, Entrance, Host, SpoofNs, SteerNet, SteerNets, Way, way_to},
     relay::{self, Application, OwnAddresses, Service, Target},
 };
@@ -27,9 +30,9 @@ pub struct Routes {
 
 impl Routes {
     /// Targets of different ports share a steer address; those of the same port can't, as the
-    /// application shall see its own port.
-    pub async fn plan(config: &Config, spoof: &SpoofNs) -> Result<Self> {
-        let mut routes = Self::default();
+    /// application shall see its own port. Those that were there `before` stay as they are: connections may be open.
+    pub async fn plan(config: &Config, spoof: &SpoofNs, before: &Self) -> Result<Self> {
+        let mut routes = before.clone();
         let each = config.services.iter();
         let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
         for (service, target) in each {
@@ -148,11 +151,71 @@ impl Routes {
         self.applications.iter().try_for_each(|application| {
             let target = application.target.0;
             kernel.add_target(application.steer, target)?;
-            if target.ip().is_loopback() || application.steer == target {
-                return Ok(());
+            match remote(application) {
+                Some(remote) => kernel.add_remote(remote),
+                None => Ok(()),
             }
-            kernel.add_remote(target)
         })
+    }
+
+    /// Forgets the targets that no service has any longer, but for those that something is open at. Whether it was any.
+    pub fn retain(
+        &mut self,
+        config: &Config,
+        is_open: impl Fn(SocketAddr) -> bool,
+        kernel: &mut Kernel,
+    ) -> Result<bool> {
+        let served = self.served_at(config);
+        let (stay, go): (Vec<_>, Vec<_>) = mem::take(&mut self.applications)
+            .into_iter()
+            .partition(|it| served.contains(&it.steer) || is_open(it.target.0));
+        self.applications = stay;
+        let known: HashSet<_> = self.applications.iter().flat_map(steered_at).collect();
+        let mut gone = go
+            .iter()
+            .flat_map(steered_at)
+            .filter(|at| !known.contains(at));
+        gone.try_for_each(|at| kernel.remove_target(at))?;
+        Ok(!go.is_empty())
+    }
+
+    /// Has the programs forget the targets that only this has, which came to nothing.
+    pub fn withdraw(&self, known: &Self, kernel: &mut Kernel) -> Result<()> {
+        let stays: HashSet<_> = known.applications.iter().flat_map(steered_at).collect();
+        let mut all = self.applications.iter().flat_map(steered_at);
+        all.try_for_each(|at| match stays.contains(&at) {
+            true => Ok(()),
+            false => kernel.remove_target(at),
+        })
+    }
+
+    pub fn has_others_than(&self, config: &Config) -> bool {
+        let served = self.served_at(config);
+        let mut all = self.applications.iter();
+        all.any(|it| !served.contains(&it.steer))
+    }
+
+    /// Where services' targets are steered to.
+    fn served_at(&self, config: &Config) -> HashSet<SocketAddr> {
+        let all = config.services.iter().flat_map(|service| self.of(service));
+        all.flatten().map(|it| it.steer).collect()
+    }
+
+    /// Those of UDP services.
+    pub fn aimed_at(&self, config: &Config) -> Vec<AimedAt> {
+        let services = config.services.iter().filter(|service| service.is_udp());
+        let mut all = Vec::new();
+        for service in services {
+            for application in self.of(service).into_iter().flatten() {
+                let target = application.target.0;
+                all.push(AimedAt {
+                    target,
+                    aim: application.steer,
+                    is_exclusive: service.is_exclusive(target),
+                });
+            }
+        }
+        all
     }
 
     /// The services as the programs know them by now, in the configuration's order.
@@ -166,6 +229,7 @@ impl Routes {
         let service = |service: &config::Service| {
             Arc::new(Service {
                 name: service.name.clone(),
+                id: service.id,
                 policy: service.header.policy,
                 clients: service.clients,
                 header_timeout: service.header.timeout,
@@ -181,6 +245,19 @@ fn too_small(net: Option<&SteerNet>) -> ConfigError {
     ConfigError::SteerNetTooSmall(net.map_or_else(|| "of IPv6".into(), ToString::to_string))
 }
 
+/// A target that may be beyond this host, as far as connections to it leave by its own address.
+fn remote(application: &Application) -> Option<SocketAddr> {
+    let target = application.target.0;
+    let is_remote = !target.ip().is_loopback() && application.steer != target;
+    is_remote.then_some(target)
+}
+
+fn steered_at(application: &Arc<Application>) -> impl Iterator<Item = SocketAddr> + use<> {
+    [Some(application.steer), remote(application)]
+        .into_iter()
+        .flatten()
+}
+
 /// Whether no service listens where a target of this host is, of this instance or another.
 pub async fn check(config: &Config) -> Result<()> {
     for listen in config.services.iter().flat_map(|service| &service.listen) {
@@ -188,7 +265,9 @@ pub async fn check(config: &Config) -> Result<()> {
             return Err(ConfigError::NoListen(*listen).into());
         }
     }
-    let others = admin::listeners_beside(&config.instance)?;
+    let instance = config.instance.clone();
+    // They may be asking this one.
+    let others = spawn_blocking(move || admin::listeners_beside(&instance)).await??;
     let each = config.services.iter();
     let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
     for (service, target) in each {
@@ -229,6 +308,7 @@ fn served(service: &config::Service, routes: &Routes) -> Listener {
     served.set(Listener::HEADER_V2, versions != Versions::V1);
     let is_remote = applications.iter().flatten().any(|it| !it.is_here());
     served.set(Listener::REMOTE, is_remote);
+    served.set(Listener::DRAINED, service.drained);
     served
 }
 

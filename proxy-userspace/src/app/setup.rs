@@ -4,7 +4,7 @@
 use std::{collections::HashSet, net::IpAddr, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use anyhow::{Result, bail};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc::UnboundedReceiver, watch};
 
 use super::{direct::Direct, routes::Routes};
 use crate::{
@@ -27,6 +27,8 @@ pub struct Left {
 pub struct SetUp {
     pub spoof: Arc<SpoofNs>,
     pub routes: Routes,
+    /// Those that are wanted by now.
+    pub steer: watch::Sender<Vec<IpAddr>>,
     pub kernel: Kernel,
     via_lo: bool,
     /// Whether connections may be direct, as far as the kernel goes.
@@ -53,7 +55,7 @@ impl SetUp {
         let wants_steer_device = serves && direct && via_lo;
         let (spoof, inheritance) = spoof(config, left, via_lo, wants_steer_device).await?;
         let spoof = Arc::new(spoof);
-        let routes = Routes::plan(config, &spoof).await?;
+        let routes = Routes::plan(config, &spoof, &Routes::default()).await?;
         if inheritance.is_some() {
             spoof.add_addresses(routes.addresses()).await?;
         }
@@ -62,6 +64,7 @@ impl SetUp {
         routes.fill(&mut kernel)?;
         Ok(Self {
             spoof,
+            steer: watch::Sender::new(routes.addresses().to_vec()),
             routes,
             kernel,
             via_lo,
@@ -77,13 +80,13 @@ impl SetUp {
 
     pub fn upkeep(&mut self) -> Result<Upkeep> {
         let last_resort = Box::new(self.kernel.last_resort()?);
-        Ok(self.spoof.upkeep(self.routes.addresses(), last_resort))
+        Ok(self.spoof.upkeep(self.steer.subscribe(), last_resort))
     }
 
     pub fn entrance(&self) -> Entrance {
         Entrance {
             spoof: self.spoof.clone(),
-            addresses: self.routes.addresses().to_vec(),
+            addresses: self.steer.subscribe(),
             is_lo: self.via_lo,
         }
     }
@@ -112,7 +115,7 @@ impl SetUp {
 /// Where packets for applications on this host come in.
 pub struct Entrance {
     spoof: Arc<SpoofNs>,
-    addresses: Vec<IpAddr>,
+    addresses: watch::Receiver<Vec<IpAddr>>,
     is_lo: bool,
 }
 
@@ -120,12 +123,22 @@ impl Entrance {
     /// Leaves `lo` once rp_filter has become strict there. The veth does whatever becomes of that.
     pub async fn look(&mut self, direct: &mut Direct) -> Result<()> {
         if self.is_lo && is_lo_strict() {
-            self.spoof.add_to_veth(&self.addresses).await?;
+            let addresses = self.addresses.borrow().clone();
+            self.spoof.add_to_veth(&addresses).await?;
             direct.leave_lo()?;
             self.is_lo = false;
             tracing::info!("rp_filter is strict on lo: applications hear clients by the veth now");
         }
         Ok(())
+    }
+
+    /// Gives the devices these as well.
+    pub async fn add(&self, addresses: &[IpAddr]) -> Result<()> {
+        self.spoof.add_addresses(addresses).await?;
+        if self.is_lo {
+            return Ok(());
+        }
+        self.spoof.add_to_veth(addresses).await
     }
 }
 
@@ -155,7 +168,8 @@ async fn spoof(
     Ok((spoof, Some(left.inheritance)))
 }
 
-fn protocols(config: &Config) -> Protocols {
+/// What the programs have to be there for.
+pub fn protocols(config: &Config) -> Protocols {
     let mut services = config.services.iter();
     Protocols {
         udp: services.clone().any(Service::is_udp),

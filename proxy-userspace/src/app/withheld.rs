@@ -32,6 +32,10 @@ pub struct Withheld {
 }
 
 impl Withheld {
+    pub const fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     pub const fn new(patience: Duration) -> Self {
         Self {
             patience,

@@ -4,8 +4,10 @@ use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
-    net::TcpListener,
-    sync::oneshot,
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
     task::{JoinSet, LocalSet},
     time::sleep,
 };
@@ -15,8 +17,10 @@ use crate::{
     drain::Draining,
     netns::{SpoofNs, TcpSockets},
     privileges::{self, Role},
-    relay,
-    relay::Shared,
+    relay::{
+        Shared,
+        tcp::{self, Change},
+    },
 };
 
 /// Between two looks whether all has arrived.
@@ -25,21 +29,31 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Comes back when a worker has ended.
 pub type Workers = JoinSet<Result<()>>;
 
-/// Starts one worker for each of `listeners`; all serve when this returns.
+/// Starts one worker for each of `listeners`, who hears of changes; all serve when this returns.
 pub async fn start(
     listeners: Vec<Listeners>,
     spoof: &Arc<SpoofNs>,
     shared: &Arc<Shared>,
     draining: &Draining,
-) -> Result<Workers> {
+    is_heir: bool,
+) -> Result<(Workers, Vec<UnboundedSender<Change>>)> {
     let mut workers = Workers::new();
     let mut started = Vec::new();
+    let mut tell = Vec::new();
     let busy = listeners.into_iter().filter(|each| !each.is_empty());
     for (number, listeners) in busy.enumerate() {
         let (spoof, shared, draining) = (spoof.clone(), shared.clone(), draining.clone());
         let name = format!("worker-{number}");
+        let (sender, changes) = unbounded_channel();
+        tell.push(sender);
         let (serving, end) = on_thread(name, move |serves| {
-            work(listeners, &spoof, shared, draining, serves)
+            work(
+                (listeners, changes, is_heir),
+                &spoof,
+                shared,
+                draining,
+                serves,
+            )
         })?;
         workers.spawn(end);
         started.push(serving);
@@ -50,7 +64,7 @@ pub async fn start(
             workers.join_next().await.context("no worker")???;
         }
     }
-    Ok(workers)
+    Ok((workers, tell))
 }
 
 /// Starts a thread that says once when it serves; the other future comes back when it has ended.
@@ -75,7 +89,7 @@ pub fn on_thread(
 }
 
 fn work(
-    listeners: Listeners,
+    (listeners, changes, is_heir): (Listeners, UnboundedReceiver<Change>, bool),
     spoof: &SpoofNs,
     shared: Arc<Shared>,
     draining: Draining,
@@ -88,13 +102,13 @@ fn work(
         .build()
         .context("a worker's runtime")?;
     LocalSet::new().block_on(&runtime, async {
-        let mut registered = Vec::new();
+        let after = draining.clone();
+        let mut serving = tcp::Listeners::new(shared, draining);
         for (service, listener) in listeners {
-            registered.push((service, TcpListener::from_std(listener)?));
+            serving.listen(service, listener, is_heir)?;
         }
         let _ = serves.send(());
-        let after = draining.clone();
-        relay::tcp::serve(registered, shared, draining).await;
+        serving.serve(changes).await;
         last_bytes(after).await;
         Ok(())
     })

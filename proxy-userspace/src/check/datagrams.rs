@@ -17,7 +17,7 @@ use super::{Finding, routes::nobody, steering::Steering, targets::by_one_device}
 use crate::{
     config::{CloseAfter, Config, Protocol, Service},
     facts::Bound,
-    kernel::{Datagrams, FlowEnds},
+    kernel::{AimedAt, Datagrams, FlowEnds},
     netns::{Entrance, SpoofNs, UdpSockets, Way, has_route_by, way_to},
     relay::udp::{Catchers, Forwarder, Probe},
 };
@@ -44,12 +44,14 @@ pub async fn check(
     if ways.is_empty() {
         return Ok(Vec::new());
     }
-    let mut maps = steering.datagrams()?;
-    for (_, target, aim) in &ways {
+    let maps = Arc::new(steering.datagrams()?);
+    let aimed_at = |(_, target, aim): &(&Service, SocketAddr, SocketAddr)| AimedAt {
+        target: *target,
+        aim: *aim,
         // The host stays as it is.
-        maps.add_aim(*target, *aim, false)?;
-    }
-    let maps = Arc::new(maps);
+        is_exclusive: false,
+    };
+    maps.aim_at(&ways.iter().map(aimed_at).collect::<Vec<_>>())?;
     let mut findings = Vec::new();
     for (service, target, aim) in ways {
         let entrance = bound.get(&target).map(|app| &app.entrance);

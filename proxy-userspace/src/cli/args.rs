@@ -43,8 +43,13 @@ pub enum Command {
     Status(StatusArgs),
     /// List the connections that are open, with what their headers said
     Connections(ShowArgs),
-    /// Have the running daemon read its --allow-file and --deny-file again
-    Reload(InstanceArgs),
+    /// Take nobody new, as balancers' checks see, while what is open goes on: one service, or all
+    Drain(DrainArgs),
+    /// Serve again after a drain
+    Undrain(DrainArgs),
+    /// Have the running daemon read its configuration and lists again: services come, go and change, and what is open
+    /// goes on
+    Reload(ReloadArgs),
     /// Print a configuration file that has everything, with what it is for
     ExampleConfig,
     /// Remove what an instance has left that doesn't run any more: its lists, its files
@@ -55,13 +60,30 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// All, if none is named
+    pub service: Option<String>,
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+    /// Only says what would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct InstanceArgs {
     /// Tells several daemons on one host apart
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = name)]
     pub instance: String,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// A file that has any number of services, instead of flags: see `truepeer example-config`
     #[arg(short, long, value_name = "FILE", conflicts_with_all = RunArgs::KEYS)]

@@ -44,6 +44,8 @@ pub fn main() -> ExitCode {
         args::Command::ExampleConfig => show(EXAMPLE)
             .map(|()| ExitCode::SUCCESS)
             .map_err(Into::into),
+        args::Command::Drain(args) => status::drain(&args, true),
+        args::Command::Undrain(args) => status::drain(&args, false),
         args::Command::Reload(args) => status::reload(&args),
         args::Command::Forget(args) => instances::forget(&args),
         args::Command::Keeper(args) => keep(&args),

@@ -85,6 +85,19 @@ fn are_the_daemons(instance: &str) -> Result<()> {
     Ok(())
 }
 
+/// By which a service is known.
+pub fn service_id(instance: &str, service: &str) -> Result<u32> {
+    let ids = kernel::service_ids(instance)?;
+    if let Some(id) = ids.get(service) {
+        return Ok(*id);
+    }
+    let names: Vec<_> = ids.into_keys().collect();
+    bail!(
+        "instance {instance} has no service {service}: it has {}",
+        names.join(", ")
+    )
+}
+
 /// Shows and changes a service's part of a list.
 struct Editor {
     list: List,
@@ -101,15 +114,7 @@ struct Entry {
 impl Editor {
     fn new(list: List, args: ListArgs) -> Result<Self> {
         are_the_daemons(&args.instance)?;
-        let ids = kernel::service_ids(&args.instance)?;
-        let Some(service) = ids.get(&args.service).copied() else {
-            let (instance, wanted) = (&args.instance, &args.service);
-            let names: Vec<_> = ids.into_keys().collect();
-            bail!(
-                "instance {instance} has no service {wanted}: say --service with one of {}",
-                names.join(", ")
-            );
-        };
+        let service = service_id(&args.instance, &args.service)?;
         Ok(Self {
             list,
             instance: args.instance,

@@ -1,6 +1,6 @@
 //! `truepeer run`: from what was typed to what is meant.
 
-use std::{num::NonZeroUsize, process::ExitCode, thread};
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
 
 use anyhow::Result;
 
@@ -40,7 +40,8 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
             );
         }
     }
-    app::run(config(args)?, &log)?;
+    let again = move || config(args.clone());
+    app::run(again()?, Arc::new(again), &log)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -112,6 +113,7 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
         name: "default".into(),
         protocol,
         id: 0,
+        drained: false,
         listen: args.listen,
         target4: args.target4,
         target6: args.target6,

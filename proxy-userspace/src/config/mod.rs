@@ -125,6 +125,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// What its entries in the lists are filed under.
     pub id: u32,
+    /// Whether nobody new gets in.
+    pub drained: bool,
     pub listen: Vec<SocketAddr>,
     pub target4: Option<SocketAddrV4>,
     pub target6: Option<SocketAddrV6>,
@@ -200,6 +202,13 @@ fn hears(listen: SocketAddr, at: SocketAddr, is_local: bool) -> bool {
 }
 
 impl Config {
+    /// Where services of this transport listen.
+    pub fn listens(&self, transport: Transport) -> impl Iterator<Item = SocketAddr> {
+        let services = self.services.iter();
+        let services = services.filter(move |service| service.transport() == transport);
+        services.flat_map(|service| service.listen.iter().copied())
+    }
+
     /// Whether no service listens where a target is; `is_local`: at an address of this host.
     pub fn is_free(
         &self,
@@ -207,11 +216,9 @@ impl Config {
         target: SocketAddr,
         is_local: bool,
     ) -> Result<(), ConfigError> {
-        let same = |service: &&Service| service.transport() == transport;
-        let services = self.services.iter().filter(same);
-        let mut listens = services.flat_map(|service| &service.listen);
-        match listens.find(|listen| hears(**listen, target, is_local)) {
-            Some(&listen) => Err(ConfigError::ListensAtTarget { listen, target }),
+        let mut listens = self.listens(transport);
+        match listens.find(|listen| hears(*listen, target, is_local)) {
+            Some(listen) => Err(ConfigError::ListensAtTarget { listen, target }),
             None => Ok(()),
         }
     }

@@ -68,7 +68,7 @@ fn watch_here(
     beginning: impl Future<Output = Result<Watching>>,
 ) {
     // Whoever asked may have gone: then there is nobody to tell.
-    let _ = match privileges::runtime(Role::Control) {
+    let _ = match privileges::runtime(Role::Watcher) {
         Err(error) => begun.send(Err(error)),
         Ok(runtime) => runtime.block_on(async {
             match beginning.await {

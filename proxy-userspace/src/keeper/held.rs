@@ -1,6 +1,7 @@
 //! The daemon's side: it has a keeper, and keeps having one.
 
 use std::{
+    net::IpAddr,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, Stdio},
     thread,
@@ -112,6 +113,28 @@ impl Held {
         }
         self.items.extend(items);
         lift(&mut self.items);
+    }
+
+    /// Those of these names.
+    pub fn release_all(&mut self, is_one: impl Fn(&str) -> bool) {
+        let names: Vec<_> = self
+            .items
+            .keys()
+            .filter(|name| is_one(name))
+            .cloned()
+            .collect();
+        names.iter().for_each(|name| self.release(name));
+    }
+
+    /// Has applications' connections at these steer addresses end as well, should no daemon come after this one.
+    pub fn steer_too(&mut self, addresses: &[IpAddr]) {
+        let known = &mut self.orders.steer;
+        let new: Vec<_> = addresses.iter().filter(|it| !known.contains(it)).collect();
+        if new.is_empty() {
+            return;
+        }
+        known.extend(new);
+        tell(&self.channel, &Message::Orders(self.orders.clone()));
     }
 
     pub fn release(&mut self, name: &str) {

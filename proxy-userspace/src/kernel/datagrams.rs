@@ -11,17 +11,23 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, SockMap},
+    maps::{Array, HashMap as MapOf, MapData, SockMap},
 };
 use proxy_common::{
-    Endpoint, Life,
-    datagram::{Aim, Flow, Receiver, ReversePath, Traffic, Way},
+    Endpoint,
+    datagram::{Flow, Receiver, ReversePath, Traffic, Way},
     flow::Tuple,
     map,
     shares::{Limits, Placed, Wanted},
 };
 
-use super::{life, load::take, placer::Placer};
+use super::{
+    aims::{AimedAt, Aims},
+    claims::absent_is_fine,
+    life,
+    load::take,
+    placer::Placer,
+};
 
 /// The flows of a service, and what has gone each way on them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,15 +39,13 @@ pub struct FlowSums {
 
 /// The maps of UDP, but for the ports.
 pub struct Datagrams {
-    receivers: HashMap<MapData, Endpoint, Receiver>,
-    aims: HashMap<MapData, Endpoint, Aim>,
-    flows: Mutex<HashMap<MapData, Tuple, Flow>>,
+    receivers: Mutex<MapOf<MapData, Endpoint, Receiver>>,
+    aims: Mutex<Aims>,
+    flows: Mutex<MapOf<MapData, Tuple, Flow>>,
     placer: Placer,
     catchers: Mutex<SockMap<MapData>>,
-    reverse_paths: Mutex<HashMap<MapData, ReversePath, u32>>,
+    reverse_paths: Mutex<MapOf<MapData, ReversePath, u32>>,
     life: Array<MapData, u64>,
-    /// Applications so far.
-    next_app: u32,
 }
 
 /// What has become of a flow that was to be noted.
@@ -52,6 +56,8 @@ pub enum Noted {
     Taken,
     /// There are as many as there may be.
     Full,
+    /// Its service is drained.
+    Drained,
 }
 
 /// Who is at the ends of a flow.
@@ -88,24 +94,30 @@ impl Datagrams {
         let life = ebpf
             .map(map::LIFE)
             .context("the eBPF object has no map life")?;
-        let life = life::again(life)?.try_into()?;
+        let life = || anyhow::Ok(life::again(life)?.try_into()?);
+        let (life, lives) = (life()?, life()?);
         Ok(Self {
-            receivers: take(ebpf, map::RECEIVERS)?.try_into()?,
-            aims: take(ebpf, map::AIMS)?.try_into()?,
+            receivers: Mutex::new(take(ebpf, map::RECEIVERS)?.try_into()?),
+            aims: Mutex::new(Aims::new(take(ebpf, map::AIMS)?, lives)?),
             flows: Mutex::new(take(ebpf, map::DATAGRAM_FLOWS)?.try_into()?),
             placer: Placer::new(ebpf)?,
             catchers: Mutex::new(take(ebpf, map::CATCHERS)?.try_into()?),
             reverse_paths: Mutex::new(take(ebpf, map::REVERSE_PATHS)?.try_into()?),
             life,
-            next_app: 0,
         })
     }
 
     /// From here on, datagrams to `listen` are the service's.
-    pub fn claim(&mut self, listen: SocketAddr, receiver: &Receiver) -> Result<()> {
-        self.receivers
+    pub fn claim(&self, listen: SocketAddr, receiver: &Receiver) -> Result<()> {
+        lock(&self.receivers)
             .insert(Endpoint::from(listen), receiver, 0)
             .with_context(|| format!("too many listen addresses at {listen}"))
+    }
+
+    /// Datagrams to `listen` are the host's.
+    pub fn unclaim(&self, listen: SocketAddr) -> Result<()> {
+        absent_is_fine(lock(&self.receivers).remove(&Endpoint::from(listen)))
+            .with_context(|| format!("giving {listen} up"))
     }
 
     /// Whether a socket has got a datagram of this flow, where [`Kernel::tell_heard`] is asked for.
@@ -117,34 +129,9 @@ impl Datagrams {
         flow.is_ok_and(|flow| flow.flags & Flow::HEARD != 0)
     }
 
-    /// There is an application at `target`, whose datagrams go to `aim`. It answers from there, if it is on
-    /// this host with a socket at that address or at a wildcard one. Whether nobody but balancers' clients is
-    /// answered by it depends on the port's bit as well.
-    pub fn add_aim(
-        &mut self,
-        target: SocketAddr,
-        aim: SocketAddr,
-        is_exclusive: bool,
-    ) -> Result<()> {
-        const SERVED: u64 = 1;
-        const MAYBE_BEYOND: u64 = 2;
-        let known = self.life.get(&(Life::Datagrams as u32), 0)?;
-        let now = if target == aim { MAYBE_BEYOND } else { SERVED };
-        self.life.set(Life::Datagrams as u32, known.max(now), 0)?;
-        let any = match target.ip() {
-            IpAddr::V4(_) => IpAddr::from([0; 4]),
-            IpAddr::V6(_) => IpAddr::from([0; 16]),
-        };
-        let any = SocketAddr::new(any, target.port());
-        let flags = if is_exclusive { Aim::EXCLUSIVE } else { 0 };
-        let known = Aim::new(aim.into(), flags, self.next_app);
-        self.next_app += 1;
-        for at in [target, aim, any, SocketAddr::new(target.ip(), 0)] {
-            self.aims
-                .insert(Endpoint::from(at), known, 0)
-                .with_context(|| format!("too many targets at {target}"))?;
-        }
-        Ok(())
+    /// These are all the applications that there are.
+    pub fn aim_at(&self, applications: &[AimedAt]) -> Result<()> {
+        lock(&self.aims).set(applications)
     }
 
     /// Has these sockets, of IPv4 and of IPv6, get the replies that come to the spoof namespace.
@@ -229,7 +216,7 @@ impl Datagrams {
             opened: now,
             last: now,
             spoken: now,
-            flags: u16::try_from(receiver.flags())? | local,
+            flags: u16::try_from(receiver.flags() & !Receiver::DRAINED)? | local,
             close_after: u16::try_from(receiver.close_after())?,
             // Who speaks of two services by one socket hears each reply with the header of his last datagram.
             stated: flow.stated.into(),
@@ -243,6 +230,9 @@ impl Datagrams {
             ..Flow::default()
         };
         let reply = Tuple::new(flow.aim.into(), flow.client.into());
+        if receiver.has(Receiver::DRAINED) && !self.has_client(&reply, &new) {
+            return Ok(Noted::Drained);
+        }
         let (placed, _) = self
             .placer
             .place(Wanted::Note, reply, new, receiver.limits())?;
@@ -251,6 +241,12 @@ impl Datagrams {
             Placed::Full => Noted::Full,
             Placed::InTable | Placed::Gone | Placed::Failed => Noted::Yes,
         })
+    }
+
+    /// Whether a service knows the client already, be it by another socket of his balancer's.
+    fn has_client(&self, reply: &Tuple, flow: &Flow) -> bool {
+        let known = lock(&self.flows).get(reply, 0);
+        known.is_ok_and(|known| known.service == flow.service && !known.is_over(flow.last))
     }
 
     /// Whether a route to the balancer goes by a device, for the programs to know for a while.
@@ -266,7 +262,7 @@ impl Datagrams {
     }
 }
 
-fn open(flows: &HashMap<MapData, Tuple, Flow>, now: u32) -> impl Iterator<Item = (Tuple, Flow)> {
+fn open(flows: &MapOf<MapData, Tuple, Flow>, now: u32) -> impl Iterator<Item = (Tuple, Flow)> {
     let all = flows.iter().filter_map(Result::ok);
     all.filter(move |(_, flow)| !flow.is_over(now) && !flow.is_denied())
 }

@@ -22,8 +22,7 @@ use crate::netns::{Device, Entrance, Link, LinkEvent};
 
 /// The links on the host's devices, by their index.
 pub struct Devices {
-    /// With whether the device is a port of another one.
-    attached: HashMap<u32, (bool, Vec<Attachment>)>,
+    attached: HashMap<u32, (Link, Vec<Attachment>)>,
     bare: BareDevices,
     /// Whether any target is beyond this host, so that its replies come in.
     remotes: bool,
@@ -63,9 +62,28 @@ impl Devices {
         })
     }
 
-    /// Has replies from beyond this host steered as well, on devices that are followed from now on.
-    pub fn follow_remotes(&mut self) {
+    /// Has replies from beyond this host steered as well.
+    pub fn follow_remotes(&mut self, ebpf: &mut Ebpf, tc: &mut Tc) {
+        if self.remotes {
+            return;
+        }
         self.remotes = true;
+        for (link, attached) in self.attached.values_mut() {
+            let on = On {
+                name: &link.name,
+                index: link.index,
+            };
+            match tc.attach(ebpf, name::REPLY_REMOTE, on, TcAttachType::Ingress) {
+                Ok(attachment) => attached.push(attachment),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        "replies that come by {} are not steered: {error:#}",
+                        link.name
+                    );
+                }
+            }
+        }
     }
 
     /// Puts programs on the devices that are there: on those that routes lead to at once, and on the
@@ -219,7 +237,7 @@ impl Devices {
         // It may have become a port, or have been one: its links go first, as one program isn't
         // attached to a hook twice.
         match self.attached.entry(link.index) {
-            Entry::Occupied(known) if known.get().0 == link.is_port => return,
+            Entry::Occupied(known) if known.get().0.is_port == link.is_port => return,
             Entry::Occupied(other) => tc.release(other.remove().1),
             Entry::Vacant(_) => {}
         }
@@ -238,7 +256,7 @@ impl Devices {
         {
             tracing::debug!(device = link.name, %error, "it carries replies later");
         }
-        self.attached.insert(link.index, (link.is_port, attached));
+        self.attached.insert(link.index, (link.clone(), attached));
     }
 
     fn attach(

@@ -43,7 +43,7 @@ impl Heart {
         thread::Builder::new()
             .name("heart".into())
             .spawn(move || {
-                if let Err(error) = privileges::keep(Role::Control) {
+                if let Err(error) = privileges::keep(Role::Watcher) {
                     tracing::error!("{error:#}");
                 }
                 loop {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd},
     path::Path,
 };
 
@@ -14,7 +14,7 @@ use aya::{
     programs::{CgroupSockAddr, SchedClassifier, SkLookup},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{Endpoint, Listener, datagram::Receiver, global, map, port_bit, program};
+use proxy_common::{Endpoint, Listener, datagram::Receiver, global, map, program};
 
 use super::{
     attach::{Attachment, Tc},
@@ -85,20 +85,20 @@ impl Protocols {
 
 /// The loaded programs. Dropping it detaches and unloads them all; the lists stay pinned.
 pub struct Kernel {
-    ebpf: Ebpf,
-    devices: Devices,
+    pub(super) ebpf: Ebpf,
+    pub(super) devices: Devices,
     /// On devices that stay.
     attached: Vec<Attachment>,
     /// Whether maps are those of a daemon before this one.
     is_heir: bool,
-    listeners: MapOf<MapData, Endpoint, Listener>,
-    sockets: SockMap<MapData>,
-    targets: MapOf<MapData, Endpoint, Endpoint>,
+    pub(super) listeners: MapOf<MapData, Endpoint, Listener>,
+    pub(super) sockets: SockMap<MapData>,
+    pub(super) targets: MapOf<MapData, Endpoint, Endpoint>,
     ports: Array<MapData, u32>,
-    /// Sockets handed out so far, which is the next one's index.
-    next_socket: u32,
+    /// Places of claims among the sockets.
+    pub(super) taken_sockets: HashSet<u32>,
     /// Last: what it cleans up is free once the programs are gone.
-    tc: Tc,
+    pub(super) tc: Tc,
 }
 
 impl Kernel {
@@ -156,7 +156,7 @@ impl Kernel {
             sockets: take(&mut ebpf, map::SOCKETS)?.try_into()?,
             targets: take(&mut ebpf, map::TARGETS)?.try_into()?,
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
-            next_socket: 0,
+            taken_sockets: HashSet::new(),
             devices: Devices::new(&mut ebpf, placement)?,
             tc: Tc::new(instance, low, links, changes),
             ebpf,
@@ -265,18 +265,6 @@ impl Kernel {
         log::forward(EbpfLogger::init(&mut self.ebpf).context("opening the programs' log")?)
     }
 
-    /// From here on, connections to `listen` are the service's; without a socket they get a RST.
-    pub fn claim(&mut self, listen: SocketAddr, service: &Listener) -> Result<Claim> {
-        let claim = Claim {
-            listen,
-            socket: self.next_socket,
-        };
-        self.update(&claim, service)?;
-        self.claim_port(port_bit(listen.port()))?;
-        self.next_socket += 1;
-        Ok(claim)
-    }
-
     /// A service is at this port.
     pub fn claim_port(&mut self, (word, bit): (u32, u32)) -> Result<()> {
         let bits = self.ports.get(&word, 0)? | 1 << bit;
@@ -292,39 +280,6 @@ impl Kernel {
     pub fn firsts(&mut self) -> Result<Firsts> {
         Firsts::new(&mut self.ebpf)
     }
-
-    /// The same with what is known of the service by now.
-    pub fn update(&mut self, claim: &Claim, service: &Listener) -> Result<()> {
-        self.listeners
-            .insert(Endpoint::from(claim.listen), service.at(claim.socket), 0)
-            .with_context(|| format!("too many listen addresses at {}", claim.listen))
-    }
-
-    /// Connections to the claimed address go to `socket` and to those that share its address.
-    pub fn serve(&mut self, claim: &Claim, socket: &impl AsRawFd) -> Result<()> {
-        self.sockets
-            .set(claim.socket, socket, 0)
-            .with_context(|| format!("handing the listener at {} to sk_lookup", claim.listen))
-    }
-
-    /// Connections to `steered` reach what listens at `target`.
-    pub fn add_target(&mut self, steered: SocketAddr, target: SocketAddr) -> Result<()> {
-        self.targets
-            .insert(Endpoint::from(steered), Endpoint::from(target), 0)
-            .with_context(|| format!("too many targets at {target}"))
-    }
-
-    /// Connections to `target` leave this host, and what answers comes back through it.
-    pub fn add_remote(&mut self, target: SocketAddr) -> Result<()> {
-        self.devices.follow_remotes();
-        self.add_target(target, target)
-    }
-}
-
-/// A listen address that `dispatch` knows.
-pub struct Claim {
-    listen: SocketAddr,
-    socket: u32,
 }
 
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {

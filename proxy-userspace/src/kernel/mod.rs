@@ -1,10 +1,12 @@
 //! The eBPF programs and their maps: the only user of aya.
 
 mod adopt;
+mod aims;
 mod attach;
 mod bare;
 mod btf;
 mod cgroup;
+mod claims;
 mod clsact;
 mod counters;
 mod datagrams;
@@ -28,6 +30,8 @@ mod share;
 mod types;
 
 pub use adopt::{Adopted, MapShape};
+pub use aims::AimedAt;
+pub use claims::Claim;
 pub use counters::Counters;
 pub use datagrams::{DatagramFlow, Datagrams, FlowEnds, FlowSums, Noted};
 pub use direct::{Direct, Flow, Flows, Heard, Known};
@@ -37,9 +41,12 @@ pub use heart::Heart;
 pub use kfunc::are_there as has_reqsk_kfunc;
 pub use life::say;
 pub use link::LinkPlace;
-pub use load::{Claim, Kernel, Placement, Protocols};
+pub use load::{Kernel, Placement, Protocols};
 pub use low::LowFds;
-pub use names::{assign as assign_services, assigned as service_ids, retain as retain_services};
+pub use names::{
+    assign as assign_services, assigned as service_ids, drained as drained_services,
+    forget as forget_services, set_drained,
+};
 pub use pins::{
     Unmounted, directory as pins, is_mounted as is_bpffs_mounted,
     is_read_only as is_bpffs_read_only,

@@ -13,6 +13,8 @@ use super::pins::{self, NO_PREALLOC, open_pinned, pinning};
 const DEFAULT: (&str, u32) = ("default", 0);
 
 const MOST: u32 = 1 << 16;
+/// Of a value, beside the id.
+const DRAINED: u32 = 1 << 31;
 /// Longest name, in bytes.
 const LEN: usize = 64;
 type Name = [u8; LEN];
@@ -66,15 +68,39 @@ pub fn assigned(instance: &str) -> Result<BTreeMap<String, u32>> {
     Ok(known)
 }
 
-/// Forgets those that aren't among these ids, once `clear` has seen to what they have.
-pub fn retain(instance: &str, ids: &[u32], clear: impl FnOnce(&[u32]) -> Result<()>) -> Result<()> {
+/// Forgets those of these ids.
+pub fn forget(instance: &str, ids: &[u32]) -> Result<()> {
     let mut map = open(&pins::directory(instance).join(map::SERVICES))?;
     let mut gone = all(&map)?;
-    gone.retain(|_, id| !ids.contains(id));
-    clear(&gone.values().copied().collect::<Vec<_>>())?;
+    gone.retain(|_, id| ids.contains(id));
     gone.keys().try_for_each(|name| {
         map.remove(&key(name)?)
             .with_context(|| format!("forgetting service {name}"))
+    })
+}
+
+/// Of those that take nobody new the ids, also over the end of their daemon.
+pub fn drained(instance: &str) -> Result<Vec<u32>> {
+    let pin = pins::directory(instance).join(map::SERVICES);
+    if !pin.exists() {
+        return Ok(Vec::new());
+    }
+    let map = open(&pin)?;
+    let each = entries(&map).filter_map(|entry| match entry {
+        Ok((_, value)) => (value & DRAINED != 0).then_some(Ok(value & !DRAINED)),
+        Err(error) => Some(Err(error)),
+    });
+    each.collect()
+}
+
+pub fn set_drained(instance: &str, ids: &[u32], drained: bool) -> Result<()> {
+    let mut map = open(&pins::directory(instance).join(map::SERVICES))?;
+    let mut known = all(&map)?;
+    known.retain(|_, id| ids.contains(id));
+    let flag = if drained { DRAINED } else { 0 };
+    known.into_iter().try_for_each(|(name, id)| {
+        map.insert(key(&name)?, id | flag, 0)
+            .with_context(|| format!("noting whether service {name} is drained"))
     })
 }
 
@@ -88,12 +114,16 @@ fn open(pin: &Path) -> Result<HashMap<MapData, Name, u32>> {
 }
 
 fn all(map: &HashMap<MapData, Name, u32>) -> Result<BTreeMap<String, u32>> {
-    let each = map.iter().map(|found| {
-        let (name, id) = found.context("reading the services' ids")?;
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        Ok((String::from_utf8_lossy(name).into_owned(), id))
-    });
+    let each = entries(map).map(|entry| entry.map(|(name, value)| (name, value & !DRAINED)));
     each.collect()
+}
+
+fn entries(map: &HashMap<MapData, Name, u32>) -> impl Iterator<Item = Result<(String, u32)>> {
+    map.iter().map(|found| {
+        let (name, value) = found.context("reading the services' ids")?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok((String::from_utf8_lossy(name).into_owned(), value))
+    })
 }
 
 fn key(name: &str) -> Result<Name> {

@@ -135,13 +135,13 @@ impl SpoofNs {
     /// What keeps the devices as they are from here on, with these addresses on them.
     pub fn upkeep(
         &self,
-        addresses: &[std::net::IpAddr],
+        addresses: tokio::sync::watch::Receiver<Vec<std::net::IpAddr>>,
         last_resort: Box<dyn LastResort>,
     ) -> Upkeep {
         Upkeep {
             device: self.device.clone(),
             steer_device: self.steer_device.as_ref().map(|device| device.index),
-            addresses: addresses.to_vec(),
+            addresses,
             last_resort,
         }
     }

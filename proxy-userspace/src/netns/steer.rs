@@ -100,7 +100,7 @@ pub fn is_unicast(address: IpAddr) -> bool {
 }
 
 /// One network per family; none while nobody chose one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SteerNets {
     pub v4: Option<SteerNet>,
     pub v6: Option<SteerNet>,

@@ -11,7 +11,7 @@ use rtnetlink::{
 };
 use thiserror::Error;
 use tokio::{
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::{Instant, sleep, sleep_until},
 };
 
@@ -38,7 +38,8 @@ pub struct Upkeep {
     pub(super) device: Device,
     /// The index of the one for IPv4 addresses, if there is one.
     pub(super) steer_device: Option<u32>,
-    pub(super) addresses: Vec<IpAddr>,
+    /// As many as are wanted by now.
+    pub(super) addresses: watch::Receiver<Vec<IpAddr>>,
     pub(super) last_resort: Box<dyn LastResort>,
 }
 
@@ -52,7 +53,7 @@ impl Upkeep {
             .name("upkeep".into())
             .spawn(move || {
                 // Whoever asked may have gone: then there is nobody to tell.
-                let _ = match privileges::runtime(Role::Control) {
+                let _ = match privileges::runtime(Role::Watcher) {
                     Err(error) => begun.send(Err(error)),
                     Ok(runtime) => {
                         let told = begun.send(Ok(()));
@@ -111,7 +112,7 @@ impl Upkeep {
         }
         // Off for the whole host, it takes IPv6 addresses with it, and lets nobody add one.
         let has_v6 = host::enable_v6(&self.device);
-        let addresses = self.addresses.iter().copied();
+        let addresses = self.addresses.borrow().clone().into_iter();
         let wanted: Vec<_> = addresses.filter(|it| it.is_ipv4() || has_v6).collect();
         let v4 = self.steer_device.unwrap_or(self.device.index);
         let last_resort = &mut *self.last_resort;

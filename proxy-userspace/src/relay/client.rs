@@ -5,16 +5,18 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{Client, Service};
+use super::{Balancer, Client, Service};
 
 /// Knows this host's own addresses.
 pub trait OwnAddresses: Send + Sync {
     fn find(&self, address: &IpAddr) -> Option<Own>;
 }
 
-/// Knows the clients that an operator refuses.
-pub trait DenyList: Send + Sync {
-    fn has(&self, service: &Service, client: Client) -> bool;
+/// Knows whom an operator lets in.
+pub trait Admission: Send + Sync {
+    /// Whether a balancer may connect to a service. The programs ask as well, by what is served when a SYN comes.
+    fn allows(&self, service: &Service, balancer: Balancer) -> bool;
+    fn denies(&self, service: &Service, client: Client) -> bool;
 }
 
 /// What an address of this host's is.

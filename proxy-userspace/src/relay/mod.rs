@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 pub use addr::{Balancer, Client, Target};
 pub use application::{Application, Route};
-pub use client::{DenyList, Martian, Own, OwnAddresses, check as check_client};
+pub use client::{Admission, Martian, Own, OwnAddresses, check as check_client};
 pub use open::{Connection, Connections, Moved};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report};
@@ -29,6 +29,8 @@ use crate::header::Policy;
 #[derive(Debug)]
 pub struct Service {
     pub name: String,
+    /// What its entries in the lists are filed under.
+    pub id: u32,
     pub policy: Policy,
     pub clients: ClientPolicy,
     pub header_timeout: Duration,
@@ -53,7 +55,7 @@ impl Service {
 pub struct Shared {
     pub report: Arc<dyn Report>,
     pub own: Arc<dyn OwnAddresses>,
-    pub denied: Arc<dyn DenyList>,
+    pub admission: Arc<dyn Admission>,
     pub host_sockets: HostSockets,
     /// Lists those that are open.
     pub connections: Connections,

@@ -112,6 +112,7 @@ mod tests {
         let target = Target(([10, 80, 0, 2], 80).into());
         let application = Application::new(target, ([169, 254, 80, 80], 80).into(), false);
         Service {
+            id: 0,
             name: "default".into(),
             policy: Policy::default(),
             clients,

@@ -52,6 +52,8 @@ pub enum End {
     ReversePath { balancer: IpAddr, device: u32 },
     #[error("another balancer has just spoken for client {0}")]
     Taken(Client),
+    #[error("the service is drained, and takes no new clients")]
+    Drained,
     #[error(
         "sent to {0}, which everybody hears and nobody can answer from: the balancer must send to one host"
     )]
@@ -98,7 +100,7 @@ impl End {
     pub fn is_normal(&self) -> bool {
         matches!(
             self,
-            Self::Closed { .. } | Self::Reset(_) | Self::Stopped | Self::Silent
+            Self::Closed { .. } | Self::Reset(_) | Self::Stopped | Self::Silent | Self::Drained
         )
     }
 }
@@ -134,6 +136,7 @@ names! {
     Denied => "client_denied",
     ReversePath => "reverse_path",
     Taken => "taken",
+    Drained => "drained",
     ToEverybody => "to_everybody",
     Forgotten => "forgotten",
     NoTarget => "no_target",

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::Ipv4Addr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
     time::Instant,
 };
 
@@ -17,7 +17,8 @@ use super::{
 use crate::header::KeptTlvs;
 use crate::relay::{Balancer, Client, Connection, End, Report, Service, Target};
 
-pub struct Telemetry(BTreeMap<String, Heard>);
+/// By service. Those that go while it runs stay: what was counted has happened.
+pub struct Telemetry(RwLock<BTreeMap<String, Arc<Heard>>>);
 
 /// What is known of one service.
 #[derive(Default)]
@@ -29,20 +30,35 @@ struct Heard {
 impl Telemetry {
     /// For the services of these names.
     pub fn new<'a>(services: impl IntoIterator<Item = &'a str>) -> Self {
-        let heard = services
-            .into_iter()
-            .map(|name| (name.to_owned(), Heard::default()));
-        Self(heard.collect())
+        let telemetry = Self(RwLock::default());
+        telemetry.add(services);
+        telemetry
+    }
+
+    /// For these as well.
+    pub fn add<'a>(&self, services: impl IntoIterator<Item = &'a str>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for name in services {
+            all.entry(name.to_owned()).or_default();
+        }
+    }
+
+    fn all(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<Heard>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, service: &str) -> Option<Arc<Heard>> {
+        self.all().get(service).cloned()
     }
 
     pub fn counts(&self, service: &str) -> Counts {
-        let heard = self.0.get(service);
+        let heard = self.of(service);
         heard.map(|heard| heard.counters.read()).unwrap_or_default()
     }
 
     /// Over all services.
     pub fn total(&self) -> Counts {
-        self.0.values().map(|heard| heard.counters.read()).sum()
+        self.all().values().map(|heard| heard.counters.read()).sum()
     }
 
     /// A connection that the kernel has made by itself.
@@ -101,14 +117,15 @@ impl Telemetry {
     }
 
     fn count_of(&self, service: &str, count: impl FnOnce(&Counters)) {
-        if let Some(heard) = self.0.get(service) {
+        if let Some(heard) = self.of(service) {
             count(&heard.counters);
         }
     }
 
     /// Whether to warn of this now.
     fn burst(&self, service: &Service, what: &'static str, from: Balancer) -> Option<LeftOut> {
-        let mut bursts = lock(&self.0.get(&service.name)?.bursts);
+        let heard = self.of(&service.name)?;
+        let mut bursts = lock(&heard.bursts);
         bursts.say((what, from.0.ip()), Instant::now())
     }
 

@@ -84,7 +84,7 @@ fn has_only_what_the_table_says(truepeer: &Proc, sets: &[&str]) -> Result<()> {
     );
     for (name, status) in threads {
         let kind = match &*name {
-            "facts" => "facts",
+            watcher @ ("facts" | "heart" | "upkeep") => watcher,
             // As much of its name as the kernel keeps.
             "tracing-appende" => "nobody",
             worker if worker.starts_with("worker-") => "workers",

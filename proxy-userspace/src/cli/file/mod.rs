@@ -1,5 +1,7 @@
 //! A configuration file: each key is a flag of `run`, with that one's words. Where a wrong one stands is told with it.
 
+#[cfg(test)]
+mod differences;
 mod document;
 mod keys;
 #[cfg(test)]

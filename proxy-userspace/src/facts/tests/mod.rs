@@ -27,6 +27,7 @@ fn service() -> Service {
         protocol: crate::config::Protocol::Tcp,
         name: "default".into(),
         id: 0,
+        drained: false,
         listen: vec![parsed("198.51.100.2:7000"), parsed("[2001:db8:e::2]:7000")],
         target4: Some(parsed("127.0.0.1:8080")),
         target6: Some(parsed("[::1]:8080")),

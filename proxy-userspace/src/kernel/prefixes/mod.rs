@@ -162,6 +162,11 @@ impl Prefixes {
         }
     }
 
+    /// Has the programs ask again whom they have asked for, as something else has changed that goes with the answer.
+    pub fn ask_again(&mut self) -> Result<()> {
+        self.changes.tell()
+    }
+
     /// How many changes there have been, of any list of the instance.
     pub fn changes(&mut self) -> Result<u32> {
         let count = self.changes.count();

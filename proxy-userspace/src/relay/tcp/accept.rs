@@ -1,13 +1,19 @@
 //! Accepting, within the limits, until the drain begins.
 
 use std::{
-    cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration,
+    cell::RefCell,
+    collections::HashMap,
+    io,
+    net::{Shutdown, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
-use futures_util::future::join_all;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::OwnedSemaphorePermit,
+    sync::{OwnedSemaphorePermit, mpsc::UnboundedReceiver, oneshot, watch},
     task::{self, AbortHandle, JoinSet},
     time::sleep,
 };
@@ -25,28 +31,103 @@ const NEIGHBOURS: Duration = Duration::from_millis(20);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Serves these listeners until the drain is over. Has to run in a `LocalSet`.
-pub async fn serve(
-    listeners: Vec<(Arc<Service>, TcpListener)>,
+/// What becomes of a worker's listeners while it serves.
+#[derive(Debug)]
+pub enum Change {
+    Listen(Arc<Service>, std::net::TcpListener),
+    /// Who serves what is accepted at an address from here on.
+    Serve(SocketAddr, Arc<Service>),
+    /// Open connections go on. It is told when nothing listens there any more.
+    Close(SocketAddr, oneshot::Sender<()>),
+}
+
+/// The listeners of one thread.
+pub struct Listeners {
     shared: Arc<Shared>,
+    list: Arc<List>,
     draining: Draining,
-) {
-    let list = shared.connections.list();
-    let each = listeners.into_iter().map(|(service, listener)| {
-        let (shared, list) = (shared.clone(), list.clone());
+    /// Who serves at an address; none once it is to be closed.
+    services: HashMap<SocketAddr, watch::Sender<Option<Arc<Service>>>>,
+    serving: JoinSet<()>,
+}
+
+impl Listeners {
+    pub fn new(shared: Arc<Shared>, draining: Draining) -> Self {
+        Self {
+            list: shared.connections.list(),
+            shared,
+            draining,
+            services: HashMap::new(),
+            serving: JoinSet::new(),
+        }
+    }
+
+    /// Has to run in a `LocalSet`.
+    pub fn listen(
+        &mut self,
+        service: Arc<Service>,
+        listener: std::net::TcpListener,
+        has_changed: bool,
+    ) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let services = self.services.entry(listener.local_addr()?);
+        let services = services.or_insert_with(|| watch::Sender::new(Some(service.clone())));
         let worker = Worker {
+            services: services.subscribe(),
+            has_changed,
             at: Rc::new(At {
                 service,
-                shared,
-                list,
-                draining: draining.clone(),
-                opening: Opening::default(),
+                shared: self.shared.clone(),
+                list: self.list.clone(),
+                draining: self.draining.clone(),
+                opening: Rc::default(),
             }),
             open: JoinSet::new(),
         };
-        worker.serve(listener)
-    });
-    join_all(each).await;
+        self.serving.spawn_local(worker.serve(listener));
+        Ok(())
+    }
+
+    /// Serves them, and those that changes bring, until the drain is over.
+    pub async fn serve(mut self, mut changes: UnboundedReceiver<Change>) {
+        let mut draining = self.draining.clone();
+        loop {
+            tokio::select! {
+                () = draining.started() => break,
+                Some(change) = changes.recv() => self.change(change),
+                // Only empties the set of those that ended.
+                Some(_) = self.serving.join_next() => {}
+            }
+        }
+        self.serving.join_all().await;
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Listen(service, listener) => {
+                let name = service.name.clone();
+                if let Err(error) = self.listen(service, listener, true) {
+                    tracing::error!(service = name, "a listener is lost: {error}");
+                }
+            }
+            Change::Serve(address, service) => {
+                if let Some(services) = self.services.get(&address) {
+                    services.send_replace(Some(service));
+                }
+            }
+            Change::Close(address, closed) => {
+                let services = self.services.remove(&address);
+                task::spawn_local(async move {
+                    if let Some(services) = services {
+                        services.send_replace(None);
+                        services.closed().await;
+                    }
+                    // Whoever asked may be stopping.
+                    let _ = closed.send(());
+                });
+            }
+        }
+    }
 }
 
 /// Where a connection is: of which service, at which worker.
@@ -55,7 +136,8 @@ pub struct At {
     pub shared: Arc<Shared>,
     pub list: Arc<List>,
     pub draining: Draining,
-    pub opening: Opening,
+    /// Of all services that its listener has had.
+    pub opening: Rc<Opening>,
 }
 
 /// Connections without a client as yet. There is nothing to pick them by: the drain ends them all.
@@ -80,6 +162,9 @@ impl Opening {
 }
 
 struct Worker {
+    services: watch::Receiver<Option<Arc<Service>>>,
+    /// Whether the programs may have let somebody in for another service, or by another list.
+    has_changed: bool,
     at: Rc<At>,
     /// Of those that are opening as well.
     open: JoinSet<()>,
@@ -88,16 +173,56 @@ struct Worker {
 impl Worker {
     async fn serve(mut self, listener: TcpListener) {
         let mut draining = self.at.draining.clone();
-        tokio::select! {
-            () = draining.started() => {}
-            () = self.accept_all(&listener) => {}
+        let mut services = self.services.clone();
+        let is_to_close = tokio::select! {
+            () = draining.started() => false,
+            Ok(_) = services.wait_for(Option::is_none) => true,
+            () = self.accept_all(&listener) => false,
+        };
+        self.accept_queued(&listener);
+        if is_to_close {
+            // The keeper holds it as well.
+            let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
         }
-        self.accept_queued(listener);
+        drop(listener);
+        let Self {
+            at,
+            mut open,
+            services: known,
+            ..
+        } = self;
+        // Whoever closes it waits until nobody has these.
+        drop((services, known));
         tokio::select! {
-            () = draining.stopped() => self.at.opening.end_all(),
-            () = async { while self.open.join_next().await.is_some() {} } => {}
+            () = draining.stopped() => at.opening.end_all(),
+            () = async { while open.join_next().await.is_some() {} } => {}
         }
-        while self.open.join_next().await.is_some() {}
+        while open.join_next().await.is_some() {}
+    }
+
+    /// Has connections from here on served by the one that the listener is now for.
+    fn follow(&mut self) {
+        if !self.services.has_changed().unwrap_or(false) {
+            return;
+        }
+        let service = self.services.borrow_and_update().clone();
+        let At {
+            shared,
+            list,
+            draining,
+            opening,
+            ..
+        } = &*self.at;
+        if let Some(service) = service {
+            self.has_changed = true;
+            self.at = Rc::new(At {
+                service,
+                shared: shared.clone(),
+                list: list.clone(),
+                draining: draining.clone(),
+                opening: opening.clone(),
+            });
+        }
     }
 
     async fn accept_all(&mut self, listener: &TcpListener) {
@@ -141,8 +266,8 @@ impl Worker {
     }
 
     /// Those whose handshake is over would be reset with the listener.
-    fn accept_queued(&mut self, listener: TcpListener) {
-        while let Ok((stream, balancer)) = accept_now(&listener)
+    fn accept_queued(&mut self, listener: &TcpListener) {
+        while let Ok((stream, balancer)) = accept_now(listener)
             && let Ok(slot) = self.at.shared.slots.clone().try_acquire_owned()
         {
             self.spawn(stream, balancer, slot);
@@ -150,7 +275,17 @@ impl Worker {
     }
 
     fn spawn(&mut self, stream: TcpStream, balancer: SocketAddr, slot: OwnedSemaphorePermit) {
-        let mut unfinished = Unfinished::new(self.at.clone(), Balancer(canonical(balancer)), slot);
+        self.follow();
+        let At {
+            service, shared, ..
+        } = &*self.at;
+        let balancer = Balancer(canonical(balancer));
+        if self.has_changed && !shared.admission.allows(service, balancer) {
+            // A reset, as for whoever comes now.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return;
+        }
+        let mut unfinished = Unfinished::new(self.at.clone(), balancer, slot);
         let task = self.open.spawn_local(async move {
             let end = connection::run(&stream, &unfinished.balancer, &unfinished.at).await;
             drop(stream);
@@ -162,7 +297,7 @@ impl Worker {
 }
 
 fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (socket, balancer) = socket2::SockRef::from(listener).accept()?;
+    let (socket, balancer) = SockRef::from(listener).accept()?;
     socket.set_nonblocking(true)?;
     let balancer = balancer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
     Ok((TcpStream::from_std(socket.into())?, balancer))

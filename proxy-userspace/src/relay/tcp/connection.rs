@@ -32,7 +32,7 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     let listed = at.list.enter(connection);
     at.shared.report.opened(&listed.connection);
     let client = listed.connection.client;
-    if !balancer.is(client) && at.shared.denied.has(&at.service, client) {
+    if !balancer.is(client) && at.shared.admission.denies(&at.service, client) {
         // Whoever ends those that are listed may have done so just before.
         return End::Denied(client);
     }
@@ -62,7 +62,7 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
         payload,
     } = read_header::read(downstream, service).await?;
     let claimed = source.map(|source| Client(canonical(source)));
-    if let Some(client) = claimed.filter(|client| shared.denied.has(service, *client)) {
+    if let Some(client) = claimed.filter(|client| shared.admission.denies(service, *client)) {
         return Err(End::Denied(client));
     }
     let way = Way::find(claimed, balancer, service, &*shared.own)?;

@@ -12,5 +12,5 @@ mod splice;
 mod tests;
 mod upstream;
 
-pub use accept::serve;
+pub use accept::{Change, Listeners};
 pub use upstream::{HostSocketRequest, HostSockets, Neighbours, Spoofed};

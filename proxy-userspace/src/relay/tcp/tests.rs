@@ -10,6 +10,7 @@ use anyhow::Result;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     task::{JoinHandle, LocalSet, spawn_local},
     time::timeout,
 };
@@ -56,8 +57,12 @@ impl OwnAddresses for NoneOwn {
     }
 }
 
-impl DenyList for NoneOwn {
-    fn has(&self, _: &Service, _: Client) -> bool {
+impl Admission for NoneOwn {
+    fn allows(&self, _: &Service, _: Balancer) -> bool {
+        true
+    }
+
+    fn denies(&self, _: &Service, _: Client) -> bool {
         false
     }
 }
@@ -76,7 +81,7 @@ type Ends = [TcpStream; 2];
 impl Site {
     async fn start(stops_at_open: bool) -> Result<Self> {
         let app = TcpListener::bind(LOCAL).await?;
-        let listener = TcpListener::from_std(sys::listener(LOCAL.into(), false, false)?.into())?;
+        let listener: std::net::TcpListener = sys::listener(LOCAL.into(), false, false)?.into();
         let at = listener.local_addr()?;
         let (drain, draining) = Drain::new();
         let report = Arc::new(Recorder {
@@ -89,7 +94,7 @@ impl Site {
         let shared = Arc::new(Shared {
             report: report.clone(),
             own: Arc::new(NoneOwn),
-            denied: Arc::new(NoneOwn),
+            admission: Arc::new(NoneOwn),
             host_sockets,
             connections: connections.clone(),
             slots: Arc::new(Semaphore::new(8)),
@@ -101,13 +106,15 @@ impl Site {
                 request.answer();
             }
         });
-        let services = vec![(Arc::new(service(app.local_addr()?)), listener)];
+        let mut listeners = Listeners::new(shared, draining);
+        listeners.listen(Arc::new(service(app.local_addr()?)), listener, false)?;
+        let (_, changes) = mpsc::unbounded_channel();
         Ok(Self {
             app,
             at,
             connections,
             report,
-            serving: spawn_local(serve(services, shared, draining)),
+            serving: spawn_local(listeners.serve(changes)),
         })
     }
 
@@ -132,6 +139,7 @@ impl Site {
 fn service(app: SocketAddr) -> Service {
     let application = Application::new(Target(app), app, true);
     Service {
+        id: 0,
         name: "default".into(),
         policy: Policy::default(),
         clients: ClientPolicy::default(),

@@ -14,11 +14,11 @@ use crate::{
 
 /// Until the future is dropped.
 pub async fn serve(at: Rc<At>, from: Rc<Hearing>) {
-    let (service, framing, listener) = &*from;
     let mut buffer = vec![0; LARGEST];
     loop {
-        let at_own = Some(listener.get_ref().at);
-        match socket::receive(listener, at_own, &mut buffer).await {
+        let received = socket::receive(&from.listener, Some(from.at()), &mut buffer).await;
+        let (service, framing) = from.service.borrow().clone();
+        match received {
             Ok(received) => {
                 let datagram = Datagram {
                     balancer: Balancer(received.from),
@@ -27,7 +27,7 @@ pub async fn serve(at: Rc<At>, from: Rc<Hearing>) {
                     class: received.class,
                     bytes: &buffer[..received.len],
                 };
-                take(&at, service, *framing, &datagram).await;
+                take(&at, &service, framing, &datagram).await;
             }
             // An earlier reply's port was unreachable: nothing that concerns what is to come.
             Err(error) => tracing::debug!(service = service.name, %error, "receiving"),
@@ -48,7 +48,7 @@ struct Datagram<'a> {
 async fn take(at: &At, service: &Service, framing: Framing, datagram: &Datagram<'_>) {
     let balancer = datagram.balancer;
     // By `lo` there is no program that asks.
-    if !at.flows.allows(service, balancer) {
+    if !at.shared.admission.allows(service, balancer) {
         return;
     }
     let (from, device) = (balancer.0.ip(), datagram.device);
@@ -164,7 +164,7 @@ fn send_on(
     if let Some(martian) = martian(&way) {
         return Ok(Err(End::Client { client, martian }));
     }
-    if claimed.is_some() && at.shared.denied.has(service, client) {
+    if claimed.is_some() && at.shared.admission.denies(service, client) {
         return Ok(Err(End::Denied(client)));
     }
     let flow = Flow {
@@ -179,6 +179,7 @@ fn send_on(
         Noted::Yes => {}
         Noted::Taken => return Ok(Err(End::Taken(client))),
         Noted::Full => return Ok(Ok(())),
+        Noted::Drained => return Ok(Err(End::Drained)),
     }
     let is_beyond = at.shared.own.find(&flow.aim.ip()).is_none();
     at.injector

@@ -13,6 +13,9 @@ mod reverse_path;
 mod socket;
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::pending,
     io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
@@ -22,7 +25,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::{
     io::unix::AsyncFd,
-    task::{JoinSet, LocalSet},
+    sync::{mpsc::UnboundedReceiver, oneshot},
+    task::{JoinHandle, LocalSet, spawn_local},
 };
 
 use self::{packet::Injector, reverse_path::ReversePaths};
@@ -61,7 +65,6 @@ pub struct Flow {
 
 /// What the programs know too.
 pub trait Flows: Send + Sync {
-    fn allows(&self, service: &Service, balancer: Balancer) -> bool;
     /// Whether a route to the balancer goes by the host's device of this index.
     fn leads(&self, balancer: IpAddr, device: u32) -> BoxFuture<'_, bool>;
     /// One more datagram of so many bytes.
@@ -99,6 +102,8 @@ pub enum Noted {
     Taken,
     /// There are as many as there may be; the programs have counted that.
     Full,
+    /// Its service takes no new clients.
+    Drained,
 }
 
 /// Whom a balancer's socket speaks for.
@@ -114,10 +119,21 @@ pub enum Speaks {
 }
 
 /// A service's socket on the host.
+#[derive(Debug)]
 pub struct Receiver {
     pub service: Arc<Service>,
     pub framing: Framing,
     pub listener: Listener,
+}
+
+/// What becomes of the receivers while they are served.
+#[derive(Debug)]
+pub enum Change {
+    Listen(Receiver),
+    /// Whose the datagrams are that are received at an address from here on.
+    Serve(SocketAddr, Arc<Service>, Framing),
+    /// It is told when nothing listens there any more.
+    Close(SocketAddr, oneshot::Sender<()>),
 }
 
 /// What all that is received has in common.
@@ -126,11 +142,34 @@ struct At {
     flows: Arc<dyn Flows>,
     reverse_paths: ReversePaths,
     injector: Injector,
-    receivers: Vec<Rc<Hearing>>,
+    receivers: RefCell<Vec<Rc<Hearing>>>,
 }
 
 /// A receiver that hears.
-type Hearing = (Arc<Service>, Framing, AsyncFd<Listener>);
+struct Hearing {
+    service: RefCell<(Arc<Service>, Framing)>,
+    listener: AsyncFd<Listener>,
+}
+
+impl Hearing {
+    fn at(&self) -> SocketAddr {
+        self.listener.get_ref().at
+    }
+}
+
+impl At {
+    /// Those at an address before those at all of them, as the kernel's lookup has it.
+    fn add(&self, receiver: Receiver) -> io::Result<Rc<Hearing>> {
+        let hearing = Rc::new(Hearing {
+            service: RefCell::new((receiver.service, receiver.framing)),
+            listener: readable(receiver.listener)?,
+        });
+        let mut receivers = self.receivers.borrow_mut();
+        receivers.push(hearing.clone());
+        receivers.sort_by_key(|hearing| hearing.at().ip().is_unspecified());
+        Ok(hearing)
+    }
+}
 
 /// As large as a datagram gets.
 const LARGEST: usize = 1 << 16;
@@ -138,39 +177,83 @@ const LARGEST: usize = 1 << 16;
 /// Serves until the drain begins. The calling thread is in the spoof namespace.
 pub async fn serve(
     receivers: Vec<Receiver>,
+    mut changes: UnboundedReceiver<Change>,
     catchers: Catchers,
     forwarder: Forwarder,
     shared: Arc<Shared>,
     flows: Arc<dyn Flows>,
     mut draining: Draining,
 ) -> io::Result<()> {
-    let receivers = receivers.into_iter().map(|receiver| {
-        let listener = readable(receiver.listener)?;
-        Ok(Rc::new((receiver.service, receiver.framing, listener)))
-    });
     let at = Rc::new(At {
         shared,
         flows,
         reverse_paths: ReversePaths::default(),
         injector: Injector::new(forwarder)?,
-        receivers: receivers.collect::<io::Result<_>>()?,
+        receivers: RefCell::default(),
     });
     let caught = catchers.into_async()?;
     let work = async {
         // A task each: who floods one takes no more than its turn.
-        let mut tasks = JoinSet::new();
-        for receiver in &at.receivers {
-            tasks.spawn_local(inbound::serve(at.clone(), receiver.clone()));
+        let mut inbound = Inbound::default();
+        for receiver in receivers {
+            inbound.listen(&at, receiver)?;
         }
         for caught in caught {
-            tasks.spawn_local(outbound::serve(at.clone(), caught));
+            spawn_local(outbound::serve(at.clone(), caught));
         }
-        let _: Vec<()> = tasks.join_all().await;
+        while let Some(change) = changes.recv().await {
+            inbound.change(&at, change).await;
+        }
+        // Nobody changes anything any more.
+        pending().await
     };
     let tasks = LocalSet::new();
     tokio::select! {
-        () = tasks.run_until(work) => {}
-        () = draining.started() => {}
+        ended = tasks.run_until(work) => ended,
+        () = draining.started() => Ok(()),
     }
-    Ok(())
+}
+
+/// The tasks that receive from balancers, by address.
+#[derive(Default)]
+struct Inbound(HashMap<SocketAddr, JoinHandle<()>>);
+
+impl Inbound {
+    fn listen(&mut self, at: &Rc<At>, receiver: Receiver) -> io::Result<()> {
+        let hearing = at.add(receiver)?;
+        let address = hearing.at();
+        let task = spawn_local(inbound::serve(at.clone(), hearing));
+        self.0.insert(address, task);
+        Ok(())
+    }
+
+    async fn change(&mut self, at: &Rc<At>, change: Change) {
+        match change {
+            Change::Listen(receiver) => {
+                let name = receiver.service.name.clone();
+                if let Err(error) = self.listen(at, receiver) {
+                    tracing::error!(service = name, "a socket is lost: {error}");
+                }
+            }
+            Change::Serve(address, service, framing) => {
+                let receivers = at.receivers.borrow();
+                let mut receivers = receivers.iter();
+                if let Some(hearing) = receivers.find(|hearing| hearing.at() == address) {
+                    hearing.service.replace((service, framing));
+                }
+            }
+            Change::Close(address, closed) => {
+                at.receivers
+                    .borrow_mut()
+                    .retain(|hearing| hearing.at() != address);
+                if let Some(task) = self.0.remove(&address) {
+                    task.abort();
+                    // By the abort.
+                    let _ = task.await;
+                }
+                // Whoever asked may be stopping.
+                let _ = closed.send(());
+            }
+        }
+    }
 }

@@ -27,17 +27,18 @@ fn send(at: &At, received: &socket::Received, payload: &[u8]) -> io::Result<()> 
         return Ok(());
     };
     let from = flow.received_at;
-    let mut receivers = at.receivers.iter();
+    let receivers = at.receivers.borrow();
+    let mut receivers = receivers.iter();
     // The most exact address first, as the kernel's lookup has it.
     let hears = |listen: std::net::SocketAddr| {
         let is_any = listen.ip().is_unspecified() && (listen.is_ipv6() || from.is_ipv4());
         listen.port() == from.port() && (listen.ip() == from.ip() || is_any)
     };
-    let receiver = receivers.find(|receiver| hears(receiver.2.get_ref().at));
-    let Some((_, framing, listener)) = receiver.map(|receiver| &**receiver) else {
+    let Some(receiver) = receivers.find(|receiver| hears(receiver.at())) else {
         return Ok(());
     };
-    let header = (*framing == Framing::Spp).then(|| {
+    let (_, framing) = *receiver.service.borrow();
+    let header = (framing == Framing::Spp).then(|| {
         spp::write(&Endpoints {
             source: client,
             destination: flow.stated,
@@ -45,7 +46,8 @@ fn send(at: &At, received: &socket::Received, payload: &[u8]) -> io::Result<()> 
     });
     let header = header.as_ref().map_or(&[][..], |header| header);
     let (parts, class) = ([header, payload], received.class);
-    listener
+    receiver
+        .listener
         .get_ref()
         .send(&parts, from.ip(), flow.balancer.0, class)
 }

@@ -22,6 +22,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use crate::{relay::addr::canonical, sys::readable};
 
 /// A service's, on the host, by which replies leave as well.
+#[derive(Debug)]
 pub struct Listener {
     socket: Socket,
     pub at: SocketAddr,

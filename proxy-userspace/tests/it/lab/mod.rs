@@ -41,6 +41,7 @@ pub mod repair;
 pub mod root;
 pub mod scale;
 pub mod sender;
+pub mod served;
 pub mod server;
 pub mod service;
 pub mod smtp;

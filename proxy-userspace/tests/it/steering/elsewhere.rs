@@ -26,7 +26,7 @@ use crate::lab::stream::{expect_reset, read_greeting, round_trip};
 use crate::lab::truepeer::Truepeer;
 
 /// What is behind the host.
-const BEHIND: [&str; 2] = ["10.80.0.2", "fd80::2"];
+pub const BEHIND: [&str; 2] = ["10.80.0.2", "fd80::2"];
 
 /// How the host forwards, which must not matter.
 type Forwarding = fn(&Lab) -> Result<()>;
@@ -91,6 +91,13 @@ fn veth(lab: &Lab, behind: &Netns) -> Result<Option<Netns>> {
     as_gateway(&lab.host, "behind")?;
     in_the_container(behind)?;
     Ok(None)
+}
+
+/// A container of another test's lab, at [`BEHIND`].
+pub fn container_behind(lab: &Lab) -> Result<Netns> {
+    let container = Netns::new("container")?;
+    veth(lab, &container)?;
+    Ok(container)
 }
 
 fn bridge(lab: &Lab, behind: &Netns) -> Result<Option<Netns>> {

@@ -9,7 +9,7 @@ mod apps;
 mod container;
 mod datagrams;
 pub mod devices;
-mod elsewhere;
+pub mod elsewhere;
 pub mod firewalls;
 mod instances;
 mod leaks;

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use super::site::{Plan, Site};
 use super::{CLIENT_PORT, only};
 use crate::datagrams;
+use crate::drain;
 use crate::lab::addr::Pair;
 use crate::lab::lossy::Nature;
 use crate::lab::mangle;
@@ -226,7 +227,7 @@ fn rows() -> impl Iterator<Item = &'static str> {
         .chain([apart::STARTING, apart::ENDING]);
     let by_daemon = names(by_daemon::ROWS).chain(names(by_daemon::V4));
     let tcp = direct.chain(by_daemon).chain(apart);
-    tcp.chain(datagrams::counted::names())
+    tcp.chain(datagrams::counted::names()).chain(drain::COUNTED)
 }
 
 #[test]
