@@ -36,16 +36,9 @@ impl Lock {
     }
 
     pub fn take(instance: &str) -> Result<Self> {
-        let (path, file) = open(instance, "lock")?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => {
-                bail!("instance {instance} is running already: choose another name with --instance")
-            }
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("locking {}", path.display()))
-            }
-        }
+        let taken =
+            format!("instance {instance} is running already: choose another name with --instance");
+        lock_at_once(instance, "lock", taken).map(Self)
     }
 }
 
@@ -63,13 +56,19 @@ impl TakeOver {
 
     /// By the one that serves: none begins as long as it has this.
     pub fn none_begins(instance: &str) -> Result<Self> {
-        let (path, file) = open(instance, "take-over.lock")?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => bail!("another daemon is taking over: ask that one"),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("locking {}", path.display()))
-            }
+        let taken = "another daemon is taking over: ask that one".to_owned();
+        lock_at_once(instance, "take-over.lock", taken).map(Self)
+    }
+}
+
+/// `taken`: what is wrong where another process has it.
+fn lock_at_once(instance: &str, extension: &str, taken: String) -> Result<File> {
+    let (path, file) = open(instance, extension)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(taken),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", path.display()))
         }
     }
 }

@@ -100,7 +100,7 @@ impl Control<'_> {
             // As somebody may have said to that one meanwhile.
             self.follow_drained()?;
         }
-        self.forget_former_services(&self.open_of_former_services())?;
+        self.forget_former_services(self.open_of_former_services())?;
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
         match end {
@@ -293,7 +293,7 @@ impl Control<'_> {
         // What has ended by now is heard of before its service is forgotten.
         let open = self.open_of_former_services();
         self.look()?;
-        self.forget_former_services(&open)?;
+        self.forget_former_services(open)?;
         if mem::take(&mut self.lists.have_changed) {
             self.end_listed_denied()?;
         }

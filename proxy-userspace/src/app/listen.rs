@@ -124,12 +124,7 @@ impl Claims {
         let ours: HashSet<u16> = self.claims.keys().map(SocketAddr::port).collect();
         for listen in new.iter().filter(|at| !ours.contains(&at.port())) {
             // Nothing is claimed that is somebody else's.
-            sys::bound(
-                *listen,
-                false,
-                listens_v4(config, Transport::Tcp, listen.port()),
-            )
-            .map_err(|error| unusable(*listen, error))?;
+            bound(config, *listen).map_err(|error| unusable(*listen, error))?;
         }
         let opened = self.try_add(config, (services, served), new, kernel);
         if opened.is_err() {
@@ -227,11 +222,18 @@ fn unusable(listen: SocketAddr, error: io::Error) -> anyhow::Error {
 
 /// Whether the address is free, without ever listening there.
 pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> io::Result<()> {
-    let only_v6 = listens_v4(config, service.transport(), listen.port());
     match service.protocol {
-        Protocol::Tcp => sys::bound(listen, false, only_v6).map(drop),
-        Protocol::Udp { .. } => udp::listener(listen, false, only_v6).map(drop),
+        Protocol::Tcp => bound(config, listen),
+        Protocol::Udp { .. } => {
+            let only_v6 = listens_v4(config, Transport::Udp, listen.port());
+            udp::listener(listen, false, only_v6).map(drop)
+        }
     }
+}
+
+fn bound(config: &Config, listen: SocketAddr) -> io::Result<()> {
+    let only_v6 = listens_v4(config, Transport::Tcp, listen.port());
+    sys::bound(listen, false, only_v6).map(drop)
 }
 
 /// A listener on `[::]` hears IPv4 as well, unless the same port has an IPv4 listener of its own.

@@ -131,14 +131,14 @@ impl Lists {
     }
 
     /// Has the lists that the configuration says, all at once for each. `new`: the ids of services that haven't been
-    /// there before; `are_new`: so are the lists themselves. Returns how many prefixes there are by configuration.
+    /// there before; `are_new`: so are the lists themselves.
     fn change(
         &mut self,
         config: &Config,
         (listed, kept): (&[Listed], Vec<Kept>),
         new: &[u32],
         are_new: bool,
-    ) -> Result<usize> {
+    ) -> Result<()> {
         self.clear(new)?;
         let mut keeping = Vec::new();
         for Kept {
@@ -170,7 +170,7 @@ impl Lists {
     }
 
     /// The same while they are in use.
-    pub fn reload(&mut self, config: &Config, read: ReadLists, new: &[u32]) -> Result<usize> {
+    pub fn reload(&mut self, config: &Config, read: ReadLists, new: &[u32]) -> Result<()> {
         self.change(config, (&read.listed, read.kept), new, false)
     }
 
@@ -214,16 +214,14 @@ impl Lists {
         self.deny.clear(services)
     }
 
-    fn configure(&mut self, config: &Config, listed: &[Listed]) -> Result<usize> {
+    fn configure(&mut self, config: &Config, listed: &[Listed]) -> Result<()> {
         let ids = || config.services.iter().map(|service| service.id);
         let (deny, allow) = (
             listed.iter().map(|it| &*it.deny),
             listed.iter().map(|it| &*it.allow),
         );
         self.deny.configure(ids().zip(deny))?;
-        self.allow.configure(ids().zip(allow))?;
-        let counts = listed.iter().map(|it| it.allow.len() + it.deny.len());
-        Ok(counts.sum())
+        self.allow.configure(ids().zip(allow))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Another configuration while it serves. What can fail is done first: then nothing has changed.
 
-use std::{collections::HashSet, net::SocketAddr, time::SystemTime};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use anyhow::{Result, bail, ensure};
 use proxy_common::{MAX_LISTENERS, MAX_TARGETS};
@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Service, Transport},
     kernel,
     plan::Difference,
-    relay::udp::Receiver,
+    relay::{self, udp::Receiver},
     sys::Process,
 };
 
@@ -151,7 +151,7 @@ impl Control<'_> {
         let routes = Routes::plan(&config, &self.spoof, &self.routes).await?;
         self.entrance.add(routes.addresses()).await?;
         let services = routes.services(&config);
-        let opened = match self.open(&config, &routes, &difference) {
+        let opened = match self.open(&config, &routes, &services, &difference) {
             Ok(opened) => opened,
             Err(error) => {
                 routes.withdraw(&self.routes, &mut self.kernel)?;
@@ -204,20 +204,20 @@ impl Control<'_> {
         &mut self,
         config: &Config,
         routes: &Routes,
+        services: &[Arc<relay::Service>],
         difference: &Difference,
     ) -> Result<Opened> {
         let (tcp, udp) = (&difference.tcp, &difference.udp);
         has_room(config, difference)?;
         routes.fill(&mut self.kernel)?;
-        let services = routes.services(config);
         let served = routes.served(config);
         self.direct.look_for_earlier(tcp.new.iter().copied())?;
         let before = self.config.clone();
-        let receivers = self.datagrams.add((&before, config), &services, &udp.new)?;
+        let receivers = self.datagrams.add((&before, config), services, &udp.new)?;
         let kernel = &mut self.kernel;
         let listeners = self
             .claims
-            .add(config, (&services, &served), &tcp.new, kernel)?;
+            .add(config, (services, &served), &tcp.new, kernel)?;
         Ok(Opened {
             listeners,
             receivers,
@@ -257,12 +257,12 @@ impl Control<'_> {
         self.end_denied().map(drop)
     }
 
-    /// Nothing, where there are none.
-    pub(super) fn open_of_former_services(&self) -> OfFormer {
-        let mut open = OfFormer::default();
+    /// None: nothing is known of any.
+    pub(super) fn open_of_former_services(&self) -> Option<OfFormer> {
         if !self.has_former_services() {
-            return open;
+            return None;
         }
+        let mut open = OfFormer::default();
         let mut note = |service, target| {
             open.services.insert(service);
             open.targets.insert(target);
@@ -281,7 +281,7 @@ impl Control<'_> {
             note(flow.service, target);
         }
         open.aims = datagrams.iter().map(|flow| flow.ends.aim).collect();
-        open
+        Some(open)
     }
 
     fn has_former_services(&self) -> bool {
@@ -291,15 +291,15 @@ impl Control<'_> {
     }
 
     /// What was open when `open` was looked at has been heard of since.
-    pub(super) fn forget_former_services(&mut self, open: &OfFormer) -> Result<()> {
-        if !self.has_former_services() {
-            return Ok(());
-        }
-        let OfFormer {
+    pub(super) fn forget_former_services(&mut self, open: Option<OfFormer>) -> Result<()> {
+        let Some(OfFormer {
             services,
             targets,
             aims,
-        } = open;
+        }) = open
+        else {
+            return Ok(());
+        };
         let config = self.config.clone();
         if !self.predecessor.as_ref().is_some_and(Process::is_alive) {
             let gone = self.names.retain(&config, |it| services.contains(&it));
@@ -307,7 +307,7 @@ impl Control<'_> {
                 self.lists.forget(&config.instance, &gone)?;
             }
         }
-        self.datagrams.forget_former(aims, &mut self.kernel)?;
+        self.datagrams.forget_former(&aims, &mut self.kernel)?;
         let is_open = |target| targets.contains(&target);
         if self.routes.retain(&config, is_open, &mut self.kernel)? {
             self.direct.follow(self.routes.clone(), None);

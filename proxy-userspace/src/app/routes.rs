@@ -170,16 +170,15 @@ impl Routes {
             .into_iter()
             .partition(|it| served.contains(&it.steer) || is_open(it.target.0));
         self.applications = stay;
-        let known: HashSet<_> = self.applications.iter().flat_map(steered_at).collect();
-        let mut gone = go
-            .iter()
-            .flat_map(steered_at)
-            .filter(|at| !known.contains(at));
-        gone.try_for_each(|at| kernel.remove_target(at))?;
-        Ok(!go.is_empty())
+        let gone = Self {
+            applications: go,
+            addresses: Vec::new(),
+        };
+        gone.withdraw(self, kernel)?;
+        Ok(!gone.applications.is_empty())
     }
 
-    /// Has the programs forget the targets that only this has, which came to nothing.
+    /// Has the programs forget the targets that only this has.
     pub fn withdraw(&self, known: &Self, kernel: &mut Kernel) -> Result<()> {
         let stays: HashSet<_> = known.applications.iter().flat_map(steered_at).collect();
         let mut all = self.applications.iter().flat_map(steered_at);

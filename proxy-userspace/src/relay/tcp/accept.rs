@@ -131,6 +131,7 @@ impl Listeners {
 }
 
 /// Where a connection is: of which service, at which worker.
+#[derive(Clone)]
 pub struct At {
     pub service: Arc<Service>,
     pub shared: Arc<Shared>,
@@ -206,22 +207,10 @@ impl Worker {
             return;
         }
         let service = self.services.borrow_and_update().clone();
-        let At {
-            shared,
-            list,
-            draining,
-            opening,
-            ..
-        } = &*self.at;
         if let Some(service) = service {
             self.has_changed = true;
-            self.at = Rc::new(At {
-                service,
-                shared: shared.clone(),
-                list: list.clone(),
-                draining: draining.clone(),
-                opening: opening.clone(),
-            });
+            let at = At::clone(&self.at);
+            self.at = Rc::new(At { service, ..at });
         }
     }
 
