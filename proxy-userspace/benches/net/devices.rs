@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 
+use crate::figures;
 use crate::lab::netns::Netns;
 use crate::lineup::binary;
-use crate::results::{Figures, less};
+use crate::results::Figures;
 
 /// With `lo` and truepeer's own two, as many as a host of containers may have.
 const DEVICES: usize = 160;
@@ -34,10 +35,8 @@ pub fn run() -> Result<Figures> {
     truepeer.wait_exit()?;
     let stopped = stop.elapsed();
     forget().context("what the daemon has left")?;
-    let figure = |what: &str, took: Duration| {
-        let metric = less(format!("{DEVICES} devices, {what}"), "ms");
-        (metric, took.as_secs_f64() * 1000.0)
-    };
+    let figure =
+        |what: &str, took: Duration| figures::took(format!("{DEVICES} devices, {what}"), took);
     Ok(vec![
         figure("ready", ready),
         figure("all steered", all),

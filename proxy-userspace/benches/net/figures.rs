@@ -1,13 +1,20 @@
 //! What is reported of what was spent.
 
+use std::time::Duration;
+
 use crate::idle::PerConnection;
 use crate::kind::Kind;
 use crate::pings;
 use crate::protocol::Protocol;
-use crate::results::{Figures, less, more};
+use crate::results::{Figures, Metric, less, more};
 use crate::window::Spent;
 
 const KIB: f64 = 1024.0;
+
+/// What is done once.
+pub fn took(name: String, took: Duration) -> (Metric, f64) {
+    (less(name, "ms"), took.as_secs_f64() * 1000.0)
+}
 
 pub fn bulk(name: &str, spent: &Spent) -> Figures {
     let gigabytes = spent.count as f64 / 1e9;

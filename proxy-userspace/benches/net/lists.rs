@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::figures;
 use crate::lab::netns::Netns;
 use crate::lineup::binary;
-use crate::results::{Figures, less};
+use crate::results::Figures;
 
 const PREFIXES: u32 = 500_000;
 const INSTANCE: &str = "bench-lists";
@@ -46,10 +47,8 @@ pub fn run() -> Result<Figures> {
     truepeer.signal(Signal::TERM)?;
     truepeer.wait_exit()?;
     ask(&["forget"], None).context("what the daemon has left")?;
-    let figure = |what: &str, took: Duration| {
-        let metric = less(format!("{PREFIXES} prefixes, {what}"), "ms");
-        (metric, took.as_secs_f64() * 1000.0)
-    };
+    let figure =
+        |what: &str, took: Duration| figures::took(format!("{PREFIXES} prefixes, {what}"), took);
     Ok(vec![
         figure("ready", ready),
         figure("replace --file", replaced),

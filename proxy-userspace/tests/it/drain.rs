@@ -5,9 +5,14 @@ use anyhow::{Result, ensure};
 use crate::allowlist::{both, served_at};
 use crate::lab::addr::{BALANCER, CLIENT, FRONT, FRONT_PORT};
 use crate::lab::path::Path;
-use crate::lab::proc::Proc;
 use crate::lab::served::{GAME, SSH, Served, Site, WEB, go_on, player, plays};
 use crate::lab::{datagram, poll};
+use crate::reload::by_both_paths;
+
+by_both_paths! {
+    one_service;
+    all_services;
+}
 
 /// What is counted where a service is drained.
 pub const COUNTED: [&str; 2] = ["drained", "datagram_drained"];
@@ -27,11 +32,6 @@ impl Site {
         Ok(self.lab.shown("status")?["kernel"][name]
             .as_u64()
             .unwrap_or_default())
-    }
-
-    fn take_over(&self) -> Result<Proc> {
-        self.lab
-            .truepeer_daemon(&["run", "-c", &self.file.to_string_lossy(), "--take-over"])
     }
 }
 
@@ -64,16 +64,6 @@ fn one_service(path: Path) -> Result<()> {
     site.asked(&["undrain", SSH.name], "service ssh: serving again")?;
     SSH.serves(lab)?;
     go_on(&mut talks)
-}
-
-#[test]
-fn one_service_directly() -> Result<()> {
-    one_service(Path::Direct)
-}
-
-#[test]
-fn one_service_by_the_daemon() -> Result<()> {
-    one_service(Path::Daemon)
 }
 
 /// Of UDP: who is known goes on, and who isn't is dropped.
@@ -124,14 +114,4 @@ fn all_services(path: Path) -> Result<()> {
         plays(&player(lab, source, GAME)?, game)?;
     }
     both(BALANCER, |source| served_at(lab, source, WEB.port))
-}
-
-#[test]
-fn all_services_directly() -> Result<()> {
-    all_services(Path::Direct)
-}
-
-#[test]
-fn all_services_by_the_daemon() -> Result<()> {
-    all_services(Path::Daemon)
 }

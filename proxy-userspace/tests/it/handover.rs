@@ -13,6 +13,13 @@ use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
 use crate::lab::served::{GAME, SSH, Served, Site, WEB, go_on, player, plays};
 use crate::lab::stream::{expect_cut, read_greeting};
+use crate::reload::by_both_paths;
+
+by_both_paths! {
+    known_clients_stay_known;
+    a_new_name_is_no_other_client;
+    who_was_there_before_a_drain_is_served;
+}
 
 /// Of the neighbour alone.
 const OTHERS: Served = Served {
@@ -39,8 +46,7 @@ fn who_waits_for_a_service_gets_to_no_other() -> Result<()> {
     let lab = &site.lab;
     let (_ssh, _web) = (SSH.echoes(lab)?, WEB.echoes(lab)?);
     site.write("maxconn = 1", &[SSH, OTHERS])?;
-    let file = site.file.to_string_lossy();
-    let _truepeer = lab.truepeer_daemon(&["run", "-c", &file])?;
+    let _truepeer = site.run(&[])?;
     let first = site.talk(BALANCER.v4(0), SSH)?;
     let mut waits = lab.edge.connect_from(BALANCER.v4(0), HOST.v4(SSH.port))?;
     site.write("maxconn = 1", &swapped())?;
@@ -58,14 +64,13 @@ fn who_waits_for_a_service_gets_to_none_of_the_next_daemon_s() -> Result<()> {
     let lab = &site.lab;
     let (_ssh, _web) = (SSH.echoes(lab)?, WEB.echoes(lab)?);
     site.write("maxconn = 1", &[SSH, OTHERS])?;
-    let file = site.file.to_string_lossy();
-    let _truepeer = lab.truepeer_daemon(&["run", "-c", &file])?;
+    let _truepeer = site.run(&[])?;
     let first = site.talk(BALANCER.v4(0), SSH)?;
     let mut waits = (0..8)
         .map(|_| lab.edge.connect_from(BALANCER.v4(0), HOST.v4(SSH.port)))
         .collect::<io::Result<Vec<_>>>()?;
     site.write("maxconn = 1", &swapped())?;
-    let _next = lab.truepeer_daemon(&["run", "-c", &file, "--take-over"])?;
+    let _next = site.take_over()?;
     waits.iter_mut().try_for_each(is_cut)?;
     drop(first);
     served_at(lab, BALANCER.v4(0), WEB.port)
@@ -122,24 +127,13 @@ fn known_clients_stay_known(path: Path) -> Result<()> {
         let (words, _) = datagram::receive(&balancer)?;
         ensure!(words == b"to a client who is nobody's", "{words:?}");
     }
-    let file = site.file.to_string_lossy();
-    let _next = lab.truepeer_daemon(&["run", "-c", &file, "--take-over"])?;
+    let _next = site.take_over()?;
     app.say(client, b"by the next daemon")?;
     if path == Path::Direct {
         let (words, _) = datagram::receive(&balancer)?;
         ensure!(words == b"by the next daemon", "{words:?}");
     }
     leaks.saw_none()
-}
-
-#[test]
-fn known_clients_stay_known_directly() -> Result<()> {
-    known_clients_stay_known(Path::Direct)
-}
-
-#[test]
-fn known_clients_stay_known_by_the_daemon() -> Result<()> {
-    known_clients_stay_known(Path::Daemon)
 }
 
 /// The same socket of the balancer goes on for the service of another name.
@@ -161,16 +155,6 @@ fn a_new_name_is_no_other_client(path: Path) -> Result<()> {
     plays(&balancer, &game)
 }
 
-#[test]
-fn a_new_name_is_no_other_client_directly() -> Result<()> {
-    a_new_name_is_no_other_client(Path::Direct)
-}
-
-#[test]
-fn a_new_name_is_no_other_client_by_the_daemon() -> Result<()> {
-    a_new_name_is_no_other_client(Path::Daemon)
-}
-
 /// What the old daemon relays of a service that is gone has its name and its lists.
 #[test]
 fn the_next_daemon_knows_former_services() -> Result<()> {
@@ -180,8 +164,7 @@ fn the_next_daemon_knows_former_services() -> Result<()> {
     let _truepeer = site.start(&[SSH, WEB])?;
     let mut talks = site.talks(SSH)?;
     site.reload(&[WEB], &["removed ssh"])?;
-    let file = site.file.to_string_lossy();
-    let _next = lab.truepeer_daemon(&["run", "-c", &file, "--take-over"])?;
+    let _next = site.take_over()?;
     go_on(&mut talks)?;
     WEB.serves(lab)?;
     lab.deny(&["add", &CLIENT.v4.to_string(), "--service", "ssh"], &[])?;
@@ -206,16 +189,6 @@ fn who_was_there_before_a_drain_is_served(path: Path) -> Result<()> {
     before.write_all(rest)?;
     ensure!(read_greeting(&mut before)? == client, "another client");
     Ok(())
-}
-
-#[test]
-fn who_was_there_before_a_drain_is_served_directly() -> Result<()> {
-    who_was_there_before_a_drain_is_served(Path::Direct)
-}
-
-#[test]
-fn who_was_there_before_a_drain_is_served_by_the_daemon() -> Result<()> {
-    who_was_there_before_a_drain_is_served(Path::Daemon)
 }
 
 /// Also by one that is killed.

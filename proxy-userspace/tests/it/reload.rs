@@ -20,6 +20,25 @@ use crate::lab::stream::{expect_cut, read_greeting, round_trip};
 use crate::lab::{Lab, datagram, poll};
 use crate::steering::elsewhere::{BEHIND, container_behind};
 
+/// A row for each path.
+macro_rules! by_both_paths {
+    ($($name:ident;)*) => { $(
+        mod $name {
+            use crate::lab::path::Path;
+            #[test] fn direct() -> anyhow::Result<()> { super::$name(Path::Direct) }
+            #[test] fn daemon() -> anyhow::Result<()> { super::$name(Path::Daemon) }
+        }
+    )* };
+}
+pub(crate) use by_both_paths;
+
+by_both_paths! {
+    services_come_and_go;
+    a_service_changes;
+    a_target_moves_beyond_the_host;
+    datagrams_come_and_go;
+}
+
 impl Served {
     pub fn serves(self, lab: &Lab) -> Result<()> {
         both(BALANCER, |source| served_at(lab, source, self.port))
@@ -79,16 +98,6 @@ fn services_come_and_go(path: Path) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn services_come_and_go_directly() -> Result<()> {
-    services_come_and_go(Path::Direct)
-}
-
-#[test]
-fn services_come_and_go_by_the_daemon() -> Result<()> {
-    services_come_and_go(Path::Daemon)
-}
-
 /// Another target, at a port that another service's application has as well, so that it needs a steer address of its
 /// own; and headers of one version alone.
 fn a_service_changes(path: Path) -> Result<()> {
@@ -127,16 +136,6 @@ fn a_service_changes(path: Path) -> Result<()> {
     go_on(&mut talks)
 }
 
-#[test]
-fn a_service_changes_directly() -> Result<()> {
-    a_service_changes(Path::Direct)
-}
-
-#[test]
-fn a_service_changes_by_the_daemon() -> Result<()> {
-    a_service_changes(Path::Daemon)
-}
-
 /// Where no target has been beyond the host so far.
 fn a_target_moves_beyond_the_host(path: Path) -> Result<()> {
     let site = Site::new(path)?;
@@ -160,16 +159,6 @@ fn a_target_moves_beyond_the_host(path: Path) -> Result<()> {
     WEB.serves(lab)?;
     go_on(&mut others)?;
     go_on(&mut talks)
-}
-
-#[test]
-fn a_target_moves_beyond_the_host_directly() -> Result<()> {
-    a_target_moves_beyond_the_host(Path::Direct)
-}
-
-#[test]
-fn a_target_moves_beyond_the_host_by_the_daemon() -> Result<()> {
-    a_target_moves_beyond_the_host(Path::Daemon)
 }
 
 fn datagrams_come_and_go(path: Path) -> Result<()> {
@@ -212,16 +201,6 @@ fn datagrams_come_and_go(path: Path) -> Result<()> {
         plays(&balancer, game)?;
     }
     Ok(())
-}
-
-#[test]
-fn datagrams_come_and_go_directly() -> Result<()> {
-    datagrams_come_and_go(Path::Direct)
-}
-
-#[test]
-fn datagrams_come_and_go_by_the_daemon() -> Result<()> {
-    datagrams_come_and_go(Path::Daemon)
 }
 
 #[test]

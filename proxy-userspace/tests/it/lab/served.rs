@@ -114,8 +114,18 @@ impl Site {
 
     pub fn start(&self, services: &[Served]) -> Result<Proc> {
         self.write("", services)?;
+        self.run(&[])
+    }
+
+    /// By the file as it is.
+    pub fn run(&self, flags: &[&str]) -> Result<Proc> {
         let file = self.file.to_str().context("UTF-8")?;
-        self.lab.truepeer_daemon(&["run", "-c", file])
+        self.lab
+            .truepeer_daemon(&[&["run", "-c", file], flags].concat())
+    }
+
+    pub fn take_over(&self) -> Result<Proc> {
+        self.run(&["--take-over"])
     }
 
     /// What has changed, as it is told.
