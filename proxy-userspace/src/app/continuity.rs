@@ -23,6 +23,7 @@ use crate::{
 };
 
 const NAMESPACE: &str = "namespace";
+const SOCK_DIAG: &str = "sock_diag";
 const LISTENER: &str = "listener:";
 /// The last of all, as they are handed on in the order of their names: see [`Item::of`].
 const STEER_DEVICE: &str = "steer device";
@@ -187,6 +188,7 @@ pub async fn hold(
         return Ok(None);
     }
     items.insert(NAMESPACE.into(), Item::of(set_up.spoof.netns())?);
+    items.insert(SOCK_DIAG.into(), Item::of(set_up.spoof.sock_diag())?);
     for change in set_up.kernel.changes() {
         match change {
             Change::Hold(name, fd) => drop(items.insert(name, Item::new(fd)?)),

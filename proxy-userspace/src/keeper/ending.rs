@@ -43,3 +43,15 @@ pub async fn end_connections(steer: impl IntoIterator<Item: Into<Local>>) -> Res
 fn is_nearly_over(socket: &TcpSocket) -> bool {
     matches!(socket.state, SocketState::LastAck | SocketState::Closing)
 }
+
+/// Ends all connections of the namespace that `sockets` is of, however much its owner has left to send.
+/// The kernel keeps a namespace, and its devices, for as long as one of them waits to be acknowledged.
+pub fn end_all(sockets: &mut TcpSockets) -> Result<usize> {
+    let mut left = Vec::new();
+    sockets.for_each(&Local::ANY, |socket| left.push(socket))?;
+    let mut ended = 0;
+    for socket in &left {
+        ended += usize::from(sockets.destroy(socket)?);
+    }
+    Ok(ended)
+}

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, netlink, sockopt};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
@@ -22,6 +23,8 @@ pub enum Kind {
     Namespace(u64),
     /// A TUN device, by its name.
     Tun(String),
+    /// Asks sock_diag of a namespace's sockets.
+    SockDiag,
 }
 
 impl Kind {
@@ -39,6 +42,7 @@ impl Kind {
             ("anon_inode", "bpf-map") => Ok(Self::Map(shape(&info()?)?)),
             ("anon_inode", "bpf_link" | "bpf-link") => Ok(Self::Link(place(&info()?)?)),
             ("net", inode) => Ok(Self::Namespace(inode_of(inode)?)),
+            ("socket", _) if is_sock_diag(fd)? => Ok(Self::SockDiag),
             ("socket", _) => listener(fd),
             ("/dev/net/tun", _) => Ok(Self::Tun(info()?.word("iff")?.to_owned())),
             _ => bail!("{file} is nothing that a keeper holds"),
@@ -50,6 +54,11 @@ impl Kind {
 fn inode_of(text: &str) -> Result<u64> {
     let number = text.trim_start_matches('[').trim_end_matches(']');
     number.parse().context("a namespace without a number")
+}
+
+fn is_sock_diag(fd: BorrowedFd<'_>) -> Result<bool> {
+    let is_netlink = sockopt::socket_domain(fd)? == AddressFamily::NETLINK;
+    Ok(is_netlink && sockopt::socket_protocol(fd)? == Some(netlink::SOCK_DIAG))
 }
 
 fn listener(fd: BorrowedFd<'_>) -> Result<Kind> {

@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     LONGEST_ALONE, LONGEST_TAKE_OVER,
     channel::Channel,
-    ending::end_connections,
+    ending::{end_all, end_connections},
     item::{Items, lift, pack, store},
     kind::Kind,
     listener::Listener,
@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     admin, kernel,
+    netns::TcpSockets,
     privileges::{self, Role},
 };
 
@@ -259,6 +260,7 @@ impl Keeper {
         self.held
             .retain(|_, item| !matches!(item.kind, Kind::Listener(_)));
         let ended = end_connections(self.orders.steer.iter().copied()).await;
+        self.end_the_daemons();
         // The addresses before the programs, as for what can't be ended the programs are the last
         // ones between the application and the client.
         self.held
@@ -273,6 +275,19 @@ impl Keeper {
             count => tracing::warn!("{count} open connections were reset"),
         }
         Ok(())
+    }
+
+    /// The ends of the daemon's connections that face applications, as long as resets find their way.
+    fn end_the_daemons(&mut self) {
+        for (_, asks) in self
+            .held
+            .extract_if(.., |_, item| item.kind == Kind::SockDiag)
+        {
+            match end_all(&mut TcpSockets::by(asks.fd)) {
+                Ok(count) => tracing::debug!("{count} connections to applications were reset"),
+                Err(error) => tracing::warn!("connections to applications are left: {error:#}"),
+            }
+        }
     }
 
     /// Has the programs know how far its end is.

@@ -55,6 +55,7 @@ impl Device {
 
 pub struct SpoofNs {
     netns: File,
+    sockets: TcpSockets,
     pub device: Device,
     /// For IPv4 steer addresses, which are the veth's if it isn't there.
     steer_device: Option<SteerDevice>,
@@ -71,12 +72,13 @@ impl SpoofNs {
     /// to be had. The caller's thread is, and stays, on the host.
     pub async fn create(chosen: SteerNets, wants_steer_device: bool) -> Result<Self> {
         let host = sys::current_netns().context("opening the host's network namespace")?;
-        let (netns, device) = tokio::task::spawn_blocking(move || spoof::create(&host)).await??;
+        let (netns, device, sockets) =
+            tokio::task::spawn_blocking(move || spoof::create(&host)).await??;
         let steer_device = match wants_steer_device {
             true => SteerDevice::create(&device).await?,
             false => None,
         };
-        Self::with(netns, device, steer_device, chosen).await
+        Self::with(netns, sockets, device, steer_device, chosen).await
     }
 
     /// The one that a daemon before this one made, with its devices.
@@ -88,18 +90,19 @@ impl SpoofNs {
         let host = sys::current_netns().context("opening the host's network namespace")?;
         let netns = File::from(netns);
         let inside = netns.try_clone()?;
-        let index =
-            tokio::task::spawn_blocking(move || spoof::outside_of(&host, &inside)).await??;
+        let (index, sockets) =
+            tokio::task::spawn_blocking(move || spoof::look_into(&host, &inside)).await??;
         let device = host::device(index).await?;
         let steer_device = match steer_device {
             Some(fd) => Some(SteerDevice::adopt(fd, &device).await?),
             None => None,
         };
-        Self::with(netns, device, steer_device, chosen).await
+        Self::with(netns, sockets, device, steer_device, chosen).await
     }
 
     async fn with(
         netns: File,
+        sockets: TcpSockets,
         device: Device,
         steer_device: Option<SteerDevice>,
         chosen: SteerNets,
@@ -108,6 +111,7 @@ impl SpoofNs {
         let host::Configured { families, spoof_id } = host::configure(&device).await?;
         Ok(Self {
             netns,
+            sockets,
             device,
             steer_device,
             steer,
@@ -152,6 +156,11 @@ impl SpoofNs {
     }
 
     /// The same.
+    /// Asks sock_diag of the namespace's connections, wherever it is used.
+    pub fn sock_diag(&self) -> BorrowedFd<'_> {
+        self.sockets.as_fd()
+    }
+
     pub fn steer_device(&self) -> Option<BorrowedFd<'_>> {
         self.steer_device.as_ref().map(AsFd::as_fd)
     }

@@ -20,7 +20,7 @@ use rtnetlink::{
     },
 };
 
-use super::{Device, netlink, steer};
+use super::{Device, netlink, sockets::TcpSockets, steer};
 use crate::sys;
 
 /// The veth's end in here.
@@ -31,17 +31,20 @@ pub const MTU: u32 = 65535;
 const TABLE: u32 = 80;
 
 /// Runs on a thread of its own, which is in the new namespace from here on.
-pub fn create(host: &File) -> Result<(File, Device)> {
+pub fn create(host: &File) -> Result<(File, Device, TcpSockets)> {
     sys::unshare_netns().context("making a network namespace (needs CAP_SYS_ADMIN)")?;
     let netns = sys::current_netns().context("opening the new network namespace")?;
+    let sockets = TcpSockets::open()?;
     let device = here(host, furnish(host))?;
-    Ok((netns, device))
+    Ok((netns, device, sockets))
 }
 
-/// The host's end of the veth, by its index, of a namespace that is there already.
-pub fn outside_of(host: &File, netns: &File) -> Result<u32> {
+/// The host's end of the veth, by its index, of a namespace that is there already; and its sockets.
+pub fn look_into(host: &File, netns: &File) -> Result<(u32, TcpSockets)> {
     sys::enter_netns(netns.as_fd()).context("entering the spoof namespace")?;
-    here(host, async { peer_index(&netlink()?).await })
+    let sockets = TcpSockets::open();
+    let index = here(host, async { peer_index(&netlink()?).await })?;
+    Ok((index, sockets?))
 }
 
 fn here<T>(host: &File, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -15,13 +15,18 @@ use crate::lab::Lab;
 use crate::lab::addr::{
     APP_PORT, BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, TRUEPEER_PORT,
 };
-use crate::lab::app::Echo;
+use crate::lab::app::{App, Echo};
 use crate::lab::header::Version;
 use crate::lab::leaks::Leaks;
+use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::proc::Proc;
 use crate::lab::stream::{expect_reset, round_trip};
+use crate::lab::talk::{Side, Talk};
 use crate::lab::truepeer::{Truepeer, keeper_of};
+use crate::paths::closes::half_close;
+use crate::steering::elsewhere::{BEHIND, container_behind};
+use crate::steering::site::nft;
 
 /// Of `--orphan-timeout`.
 const DEFAULT: &str = "10s";
@@ -333,4 +338,31 @@ fn a_plain_start_beside_a_living_daemon_names_both() -> Result<()> {
     truepeer
         .run_to_end()?
         .expect(1, &[lab.instance(), &pid, "--take-over"])
+}
+
+/// The daemon's end of a connection waits minutes for the host of an application that is silent, and the
+/// kernel keeps its namespace as long.
+#[test]
+fn a_silent_application_keeps_no_device() -> Result<()> {
+    let lab = Lab::new()?;
+    let container = container_behind(&lab)?;
+    let [target, _] = BEHIND.map(|address| format!("{address}:{APP_PORT}"));
+    let app = App::listen(&container, target.parse()?)?;
+    let truepeer = lab.truepeer().no_targets().args(["--target4", &target]);
+    let mut daemon = truepeer.args(Path::Daemon.args()).start()?;
+    let talk = Talk::open(&lab, &app, CLIENT.v4(FIRST_PORT), Version::V2)?;
+    half_close(&talk, Side::App)?;
+    nft(
+        &container,
+        "add table ip silent
+        add chain ip silent in { type filter hook input priority 0 ; policy drop ; }",
+    )?;
+    drop(talk);
+    poll::until("the daemon to close both ends", || {
+        let open = lab.shown("status")?["connections"]["open"].take();
+        Ok((open == 0).then_some(()))
+    })?;
+    daemon.signal(Signal::KILL)?;
+    daemon.wait_exit()?;
+    lab.no_device_left()
 }

@@ -8,7 +8,11 @@ mod filter;
 mod listener;
 mod netlink;
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_sock_diag::{
@@ -63,6 +67,11 @@ pub enum SocketState {
 impl TcpSockets {
     pub fn open() -> Result<Self> {
         Ok(Self(Netlink::open().context("opening sock_diag")?))
+    }
+
+    /// By a socket that was another one's of these, in whatever namespace.
+    pub fn by(sock_diag: OwnedFd) -> Self {
+        Self(Netlink::by(sock_diag))
     }
 
     /// Tells of each connection whose own end is one of `local`. The kernel picks them, so that
@@ -170,6 +179,12 @@ impl TcpSockets {
                     .with_context(|| format!("ending {local} to {remote} (needs CAP_NET_ADMIN)"))
             }
         }
+    }
+}
+
+impl AsFd for TcpSockets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,18 +1,25 @@
 //! Questions to sock_diag, one at a time. The kernel has the answer ready when the question is sent,
 //! so that nothing here waits.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use netlink_packet_sock_diag::{
     SOCK_DIAG_BY_FAMILY, SockDiagMessage,
     inet::{InetRequest, InetResponse},
 };
-use rtnetlink::{
-    packet_core::{
-        DefaultNla, Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer,
-        NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+use rtnetlink::packet_core::{
+    DefaultNla, Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
+};
+use rustix::{
+    buffer::spare_capacity,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+        socket_with,
     },
-    sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG},
 };
 
 /// The longest that the kernel puts into one message of a list.
@@ -23,7 +30,7 @@ const ALIGNMENT: usize = 4;
 const BYTECODE: u16 = 1;
 
 pub struct Netlink {
-    socket: Socket,
+    socket: OwnedFd,
     message: Vec<u8>,
     /// Of the question, and of its answers: what is left of an earlier one doesn't count.
     number: u32,
@@ -37,11 +44,23 @@ pub struct Dump {
 
 impl Netlink {
     pub fn open() -> io::Result<Self> {
-        Ok(Self {
-            socket: Socket::new(NETLINK_SOCK_DIAG)?,
+        let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+        let protocol = Some(netlink::SOCK_DIAG);
+        Ok(Self::by(socket_with(
+            family,
+            kind,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )?))
+    }
+
+    /// By a socket for such questions, which nobody else asks any.
+    pub fn by(socket: OwnedFd) -> Self {
+        Self {
+            socket,
             message: Vec::with_capacity(MESSAGE),
             number: 0,
-        })
+        }
     }
 
     /// Has one thing done.
@@ -75,14 +94,18 @@ impl Netlink {
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
-        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        send(&self.socket, &bytes, SendFlags::empty())?;
         Ok(())
     }
 
     fn answers(&mut self, mut found: impl FnMut(InetResponse)) -> io::Result<()> {
         loop {
             self.message.clear();
-            self.socket.recv(&mut self.message, 0)?;
+            recv(
+                &self.socket,
+                spare_capacity(&mut self.message),
+                RecvFlags::empty(),
+            )?;
             let mut rest = &*self.message;
             while !rest.is_empty() {
                 let (answer, behind) = first(rest)?;
@@ -104,6 +127,12 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -9,7 +9,7 @@ mod aborts;
 mod accounts;
 mod blind;
 mod bound;
-mod closes;
+pub mod closes;
 pub mod counted;
 mod denied;
 mod devices;
