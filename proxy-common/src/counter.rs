@@ -30,6 +30,8 @@ counters! {
     DispatchAccepted => "dispatch_accepted",
     /// A SYN from outside the allowlist: the sender gets the RST of a port where nobody listens.
     DispatchRefused => "dispatch_refused",
+    /// A SYN from outside the allowlist went to what listens at the service's own address, as its outsiders may.
+    DispatchOutsider => "dispatch_outsider",
     /// An allowed SYN found no listener, as the service is starting or draining: RST.
     DispatchNoListener => "dispatch_no_listener",
     /// A packet of an application went back to its spoofed connection.

@@ -71,6 +71,8 @@ impl Listener {
     pub const BOUND: u32 = 32;
     /// Nobody new gets in.
     pub const DRAINED: u32 = 64;
+    /// Who is in no list of balancers reaches what listens there itself.
+    pub const OUTSIDERS_APP: u32 = 128;
 
     /// `target4` and `target6` are the service's applications on this host.
     #[must_use]

@@ -41,12 +41,16 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
         return Ok(None);
     };
     let service = listener.service();
+    let is_apps_too = listener.has(Listener::OUTSIDERS_APP);
     // A program asks for the listener at a target, with a port that nobody connects from: a spoofed
     // connection must not come to a service, this instance's or another's.
     if lookup.remote_port == 0 {
-        return Err(None);
+        return if is_apps_too { Ok(None) } else { Err(None) };
     }
     if !maps::allows(service, &remote) {
+        if is_apps_too {
+            return Ok(Some(Counter::DispatchOutsider));
+        }
         log_refusal(ctx, service, &remote);
         return Err(Some(Counter::DispatchRefused));
     }

@@ -15,7 +15,7 @@ use crate::{
     enter::enter,
     lookup::{
         kfunc::{self, Attrs},
-        socket::{Presence, listens, presence},
+        socket::{Presence, from_nobody, listens, presence},
     },
     maps::{self, Scratch},
     verdict::Verdict,
@@ -212,6 +212,11 @@ fn connect(
     }
     let steered = fit(version, scratch, listener).map_err(Reason::ToDaemon)?;
     let to_app = Tuple::new(scratch.proxy.source, steered.target);
+    // Where a service listens as well, a client may have a balancer's address.
+    let to_app = match maps::is_served(steered.target.port() as u16) {
+        true => from_nobody(&to_app),
+        false => to_app,
+    };
     if !listens(ctx, version, &to_app) {
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
     }

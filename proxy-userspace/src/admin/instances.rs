@@ -1,10 +1,10 @@
 //! What instances leave where the control sockets are.
 
-use std::{collections::BTreeSet, fs, io, net::SocketAddr};
+use std::{collections::BTreeSet, fs, io};
 
 use anyhow::{Context, Result};
 
-use super::{DIRECTORY, Request, Status, ask_if_running, path};
+use super::{DIRECTORY, Request, ServiceStatus, Status, ask_if_running, path};
 
 /// Those that have run since the machine was booted.
 pub fn known() -> Result<BTreeSet<String>> {
@@ -21,21 +21,19 @@ pub fn known() -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
-/// Where the running instances but this one listen, in the calling thread's network namespace.
-pub fn listeners_beside(instance: &str) -> Result<Vec<(String, SocketAddr)>> {
-    let mut listeners = Vec::new();
+/// What the running instances but this one serve, in the calling thread's network namespace.
+pub fn services_beside(instance: &str) -> Result<Vec<(String, ServiceStatus)>> {
+    let mut services = Vec::new();
     for other in known()?.into_iter().filter(|other| other != instance) {
         // One that is starting or ending, or of another version, can't be asked.
         let Ok(Some(status)) = ask_if_running::<Status>(&other, Request::Status) else {
             continue;
         };
         if is_beside(status.pid) {
-            let services = status.services.into_iter();
-            let listens = services.flat_map(|service| service.listen);
-            listeners.extend(listens.map(|listen| (other.clone(), listen)));
+            services.extend(status.services.into_iter().map(|it| (other.clone(), it)));
         }
     }
-    Ok(listeners)
+    Ok(services)
 }
 
 /// Whether that process is in the calling thread's network namespace.

@@ -10,7 +10,7 @@ mod socket;
 mod status;
 
 pub use connections::{ConnectionStatus, DatagramCounts, HeaderStatus, Table};
-pub use instances::{forget, known, listeners_beside};
+pub use instances::{forget, known, services_beside};
 pub use lock::{Lock, TakeOver};
 pub use socket::{Asked, Listener, Lists, Reply, Request, ask, ask_if_running, sockets};
 pub use status::{

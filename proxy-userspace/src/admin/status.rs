@@ -35,6 +35,9 @@ pub struct ServiceStatus {
     /// Nobody new gets in.
     #[serde(default)]
     pub drained: bool,
+    /// Who is no balancer reaches what listens there itself.
+    #[serde(default)]
+    pub shares_listen: bool,
     /// Which path its connections take, by IP family.
     pub paths: Vec<PathStatus>,
     /// Of UDP.
@@ -142,9 +145,13 @@ impl Display for Status {
             };
             let (listen, targets) = (list(&service.listen), list(&service.targets));
             let drained = if service.drained { ", drained" } else { "" };
+            let shares = match service.shares_listen {
+                true => " (outsiders go to the application)",
+                false => "",
+            };
             writeln!(
                 f,
-                "service {}{drained}: {listen} -> {targets}",
+                "service {}{drained}: {listen}{shares} -> {targets}",
                 service.name
             )?;
             for path in &service.paths {

@@ -63,6 +63,7 @@ impl Control<'_> {
             listen: service.listen.clone(),
             targets: service.targets().collect(),
             drained: service.drained,
+            shares_listen: service.shares_listen(),
             paths: self.direct.paths(service),
             clients: datagrams::clients(service, &flows),
             connections: match self.telemetry.counts(&service.name) {

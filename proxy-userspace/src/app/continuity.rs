@@ -117,7 +117,7 @@ impl Sorted {
             Kind::Link(place) if name.starts_with(LINK) => {
                 self.links.insert(name, (place, fd));
             }
-            Kind::Listener(address) if name.starts_with(LISTENER) => {
+            Kind::Listener(_) if let Some(address) = listens_at(&name) => {
                 self.listeners.entry(address).or_default().push(fd.into());
             }
             kind => tracing::debug!(?kind, name, "of no use"),
@@ -155,12 +155,12 @@ pub async fn end_forgotten(spoof: &SpoofNs) {
 pub fn listeners(listeners: &[Listeners]) -> Result<Items> {
     let mut items = Items::new();
     for (worker, listeners) in listeners.iter().enumerate() {
-        for (number, (_, listener)) in listeners.iter().enumerate() {
-            let of_address = name(listener.local_addr()?);
+        for (number, listening) in listeners.iter().enumerate() {
+            let of_address = name(listening.at);
             // A worker may have several at one address.
             items.insert(
                 format!("{of_address}{worker}.{number}"),
-                Item::of(listener)?,
+                Item::of(&listening.socket)?,
             );
         }
     }
@@ -169,6 +169,12 @@ pub fn listeners(listeners: &[Listeners]) -> Result<Items> {
 
 fn name(address: SocketAddr) -> String {
     format!("{LISTENER}{address}/")
+}
+
+/// Where balancers connect to, by a listener's name.
+fn listens_at(item: &str) -> Option<SocketAddr> {
+    let (address, _) = item.strip_prefix(LISTENER)?.split_once('/')?;
+    address.parse().ok()
 }
 
 /// Whether an item is a listener at this address.

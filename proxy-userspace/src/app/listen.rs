@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsRawFd,
     sync::Arc,
 };
@@ -18,12 +18,16 @@ use crate::{
     check,
     config::{self, Config, Protocol, Transport},
     kernel::{Claim, Kernel},
-    relay::{Service, tcp::Change, udp},
+    relay::{
+        Service,
+        tcp::{Change, Listening},
+        udp,
+    },
     sys,
 };
 
 /// What one worker listens at.
-pub type Listeners = Vec<(Arc<Service>, std::net::TcpListener)>;
+pub type Listeners = Vec<Listening>;
 
 /// The listen addresses of TCP that the programs know, and the workers who listen there.
 #[derive(Default)]
@@ -67,9 +71,9 @@ impl Claims {
         // Alone first: SO_REUSEPORT would let us in beside somebody else's shared listener. Nobody else's is
         // beside those that the daemon before this one has at the port, be it at another address.
         let ours: HashSet<u16> = left.keys().map(SocketAddr::port).collect();
-        for (_, listen) in addresses(config, services) {
+        for (service, listen) in addresses(config, &config.services) {
             if !ours.contains(&listen.port()) {
-                drop(open(config, listen, false)?);
+                probe(config, service, listen).map_err(|error| unusable(listen, error))?;
             }
         }
         let mut workers: Vec<Listeners> = (0..config.workers.get()).map(|_| Vec::new()).collect();
@@ -82,7 +86,7 @@ impl Claims {
             // There may be more of them than workers.
             for (number, socket) in sockets.into_iter().enumerate() {
                 let number = number % workers.len();
-                workers[number].push((service.clone(), socket.into()));
+                workers[number].push(listening(service, listen, socket));
             }
         }
         Ok(workers)
@@ -99,8 +103,17 @@ impl Claims {
             // One that hears no IPv4 never will.
             sockets.retain(|socket| socket.only_v6().is_ok_and(|only| !only));
         }
+        let is_shared = config.shares_listen(listen);
+        sockets.retain(|socket| (own(socket) == Some(listen)) != is_shared);
         while sockets.len() < config.workers.get() {
-            sockets.push(open(config, listen, true)?);
+            let at = match sockets.first().and_then(own) {
+                Some(others) => others,
+                None if is_shared => elsewhere(listen),
+                None => listen,
+            };
+            let only_v6 = listens_v4(config, Transport::Tcp, listen.port());
+            let socket = sys::listener(at, true, only_v6);
+            sockets.push(socket.map_err(|error| unusable(listen, error))?);
         }
         Ok(sockets)
     }
@@ -122,9 +135,11 @@ impl Claims {
         kernel: &mut Kernel,
     ) -> Result<Vec<Listeners>> {
         let ours: HashSet<u16> = self.claims.keys().map(SocketAddr::port).collect();
-        for listen in new.iter().filter(|at| !ours.contains(&at.port())) {
+        for (service, listen) in addresses(config, &config.services) {
             // Nothing is claimed that is somebody else's.
-            bound(config, *listen).map_err(|error| unusable(*listen, error))?;
+            if new.contains(&listen) && !ours.contains(&listen.port()) {
+                probe(config, service, listen).map_err(|error| unusable(listen, error))?;
+            }
         }
         let opened = self.try_add(config, (services, served), new, kernel);
         if opened.is_err() {
@@ -148,7 +163,7 @@ impl Claims {
             self.claims.insert(listen, kernel.claim(listen, served)?);
             let sockets = self.open(config, listen, Vec::new())?;
             for (worker, socket) in workers.iter_mut().zip(sockets) {
-                worker.push((service.clone(), socket.into()));
+                worker.push(listening(service, listen, socket));
             }
         }
         Ok(workers)
@@ -162,12 +177,12 @@ impl Claims {
         opened: Vec<Listeners>,
         kernel: &mut Kernel,
     ) -> Result<()> {
-        for (_, listener) in opened.first().into_iter().flatten() {
-            self.give(listener.local_addr()?, listener, kernel)?;
+        for listening in opened.first().into_iter().flatten() {
+            self.give(listening.at, &listening.socket, kernel)?;
         }
         for (worker, listeners) in self.workers.iter().zip(opened) {
-            for (service, listener) in listeners {
-                tell(worker, Change::Listen(service, listener));
+            for listening in listeners {
+                tell(worker, Change::Listen(listening));
             }
             for (service, listen) in addresses(config, services) {
                 tell(worker, Change::Serve(listen, service.clone()));
@@ -210,9 +225,26 @@ fn tell(worker: &UnboundedSender<Change>, change: Change) {
     }
 }
 
-fn open(config: &Config, listen: SocketAddr, shared: bool) -> Result<Socket> {
-    let only_v6 = listens_v4(config, Transport::Tcp, listen.port());
-    sys::listener(listen, shared, only_v6).map_err(|error| unusable(listen, error))
+fn listening(service: &Arc<Service>, at: SocketAddr, socket: Socket) -> Listening {
+    Listening {
+        service: service.clone(),
+        at,
+        socket: socket.into(),
+    }
+}
+
+fn own(socket: &Socket) -> Option<SocketAddr> {
+    socket.local_addr().ok()?.as_socket()
+}
+
+/// Any port, where nobody but this host itself can come. An address that is left to the application is none of ours to
+/// bind to: sk_lookup finds a socket wherever it is.
+fn elsewhere(listen: SocketAddr) -> SocketAddr {
+    let loopback: IpAddr = match listen {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(loopback, 0)
 }
 
 fn unusable(listen: SocketAddr, error: io::Error) -> anyhow::Error {
@@ -220,9 +252,11 @@ fn unusable(listen: SocketAddr, error: io::Error) -> anyhow::Error {
     anyhow::Error::from(error).context(what)
 }
 
-/// Whether the address is free, without ever listening there.
+/// Whether the address is free, without ever listening there; or whether it is one at all, if the application may
+/// listen there.
 pub fn probe(config: &Config, service: &config::Service, listen: SocketAddr) -> io::Result<()> {
     match service.protocol {
+        Protocol::Tcp if service.shares_listen() => bound(config, SocketAddr::new(listen.ip(), 0)),
         Protocol::Tcp => bound(config, listen),
         Protocol::Udp { .. } => {
             let only_v6 = listens_v4(config, Transport::Udp, listen.port());

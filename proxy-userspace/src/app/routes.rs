@@ -12,8 +12,8 @@ use proxy_common::{Listener, Steered};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    admin,
-    config::{self, Config, ConfigError, Protocol, Transport},
+    admin::{self, ServiceStatus},
+    config::{self, Beside, Config, ConfigError, Protocol, Transport},
     facts::{Bound, Facts},
     header::Versions,
     kernel::{AimedAt, Kernel},
@@ -266,7 +266,8 @@ pub async fn check(config: &Config) -> Result<()> {
     }
     let instance = config.instance.clone();
     // They may be asking this one.
-    let others = spawn_blocking(move || admin::listeners_beside(&instance)).await??;
+    let others = spawn_blocking(move || admin::services_beside(&instance)).await??;
+    let others: Vec<_> = others.iter().flat_map(beside).collect();
     let each = config.services.iter();
     let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
     for (service, target) in each {
@@ -276,12 +277,19 @@ pub async fn check(config: &Config) -> Result<()> {
                 way => matches!(way, Way::Here),
             };
         config.is_free(service.transport(), target, is_here)?;
-        let others = others
-            .iter()
-            .map(|(instance, listen)| (&**instance, *listen));
-        config.is_nobodys(target, is_here, others)?;
+        config.is_nobodys(target, is_here, &others)?;
     }
+    config.is_alone(&others)?;
     Ok(())
+}
+
+fn beside((instance, service): &(String, ServiceStatus)) -> impl Iterator<Item = Beside<'_>> {
+    service.listen.iter().map(move |listen| Beside {
+        instance,
+        listen: *listen,
+        is_tcp: service.clients.is_none(),
+        is_shared: service.shares_listen,
+    })
 }
 
 async fn is_here(target: IpAddr) -> Result<bool> {
@@ -308,6 +316,7 @@ fn served(service: &config::Service, routes: &Routes) -> Listener {
     let is_remote = applications.iter().flatten().any(|it| !it.is_here());
     served.set(Listener::REMOTE, is_remote);
     served.set(Listener::DRAINED, service.drained);
+    served.set(Listener::OUTSIDERS_APP, service.shares_listen());
     served
 }
 

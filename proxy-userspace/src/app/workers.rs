@@ -104,8 +104,8 @@ fn work(
     LocalSet::new().block_on(&runtime, async {
         let after = draining.clone();
         let mut serving = tcp::Listeners::new(shared, draining);
-        for (service, listener) in listeners {
-            serving.listen(service, listener, is_heir)?;
+        for listening in listeners {
+            serving.listen(listening, is_heir)?;
         }
         let _ = serves.send(());
         serving.serve(changes).await;

@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::sleep};
 
 use super::{Finding, routes::nobody, steering::Steering, targets::by_one_device};
 use crate::{
-    config::{CloseAfter, Config, Protocol, Service},
+    config::{CloseAfter, Config, Service},
     facts::Bound,
     kernel::{AimedAt, Datagrams, FlowEnds},
     netns::{Entrance, SpoofNs, UdpSockets, Way, has_route_by, way_to},
@@ -64,13 +64,7 @@ pub async fn check(
 
 /// Who hasn't chosen is told what there is to choose.
 async fn outsiders(service: &Service, target: SocketAddr) -> Result<Option<Finding>> {
-    let is_open = matches!(
-        service.protocol,
-        Protocol::Udp {
-            outsiders: None,
-            ..
-        }
-    );
+    let is_open = service.is_udp() && service.outsiders.is_none();
     if !is_open || target.ip().is_loopback() || !matches!(way_to(target.ip()).await?, Way::Here) {
         return Ok(None);
     }

@@ -17,6 +17,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     for service in &config.services {
         for listen in &service.listen {
             let found = match probe(config, service, *listen) {
+                Ok(()) if service.shares_listen() => shared(*listen),
                 Ok(()) => Finding::ok(SUBJECT, format!("{listen} is free")),
                 Err(error) => explain(*listen, service.transport(), &error, running.as_ref()),
             };
@@ -50,6 +51,18 @@ fn explain(
             "choose another address",
         ),
     }
+}
+
+/// Whose application may listen there itself.
+fn shared(listen: SocketAddr) -> Finding {
+    Finding::warn(
+        SUBJECT,
+        format!(
+            "{listen} is left to the application where outsiders are concerned: while truepeer is away, balancers' \
+             headers reach it as well"
+        ),
+        "see that truepeer is started before balancers send, or have it listen at a port of its own",
+    )
 }
 
 /// What a start says that can't listen there.

@@ -122,7 +122,8 @@ pub struct RunArgs {
     /// UDP: how long a client may be silent, and be answered to, before it is forgotten [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = close_after)]
     pub close_after: Option<CloseAfter>,
-    /// UDP: whom the application may answer besides balancers' clients and this host itself [default: refuse
+    /// Who is no balancer, at a listen address: refused, or the application's, which may listen there itself [default:
+    /// refuse]. UDP: whom the application may answer besides balancers' clients and this host itself [default: refuse
     /// for a target at a loopback address, app for others]
     #[arg(long, value_enum)]
     pub outsiders: Option<Outsiders>,

@@ -46,9 +46,6 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
 }
 
 fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
-    if args.protocol == args::Protocol::Tcp && args.outsiders.is_some() {
-        return Err(ConfigError::OutsidersOfTcp);
-    }
     if args.protocol == args::Protocol::Tcp && args.maxconn_per_balancer.is_some() {
         return Err(ConfigError::PerBalancerTcp);
     }
@@ -74,7 +71,6 @@ fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
     Ok(Protocol::Udp {
         framing,
         close_after: args.close_after.unwrap_or(CloseAfter::MINUTE),
-        outsiders: args.outsiders,
         limits: client_limits(args.maxconn, args.maxconn_per_balancer),
     })
 }
@@ -112,6 +108,7 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
     let service = Service {
         name: "default".into(),
         protocol,
+        outsiders: args.outsiders,
         id: 0,
         drained: false,
         listen: args.listen,

@@ -92,6 +92,14 @@ pub enum ConfigError {
         instance: String,
     },
     #[error(
+        "instance {instance} listens at {listen} as well, where one of both leaves outsiders to the application: serve \
+         both by one instance, or give it another port"
+    )]
+    OthersShare {
+        listen: SocketAddr,
+        instance: String,
+    },
+    #[error(
         "IPv6 is switched off on this host, and service {0} has no IPv4 target: switch it on, or give \
          --target4"
     )]
@@ -106,8 +114,6 @@ pub enum ConfigError {
         "{0} unspoofed is for TCP: with -p udp such a client's datagrams are dropped, so leave it out"
     )]
     UnspoofedUdp(&'static str),
-    #[error("--outsiders is for -p udp only so far: leave it out")]
-    OutsidersOfTcp,
     #[error("--maxconn-per-balancer is for UDP: add -p udp, or leave it out")]
     PerBalancerTcp,
 }

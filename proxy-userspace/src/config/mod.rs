@@ -61,17 +61,17 @@ pub enum Protocol {
         framing: Framing,
         /// Without a datagram either way, a client is forgotten after this.
         close_after: CloseAfter,
-        outsiders: Option<Outsiders>,
         limits: Limits,
     },
 }
 
-/// Whether anybody else than balancers' clients and this host itself is answered by an application.
+/// What becomes of those who are no balancers: who connects to a service of TCP's; of UDP, whether anybody else than
+/// balancers' clients and this host itself is answered by the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Outsiders {
-    /// Nobody: so nothing can get to a client that is forgotten
+    /// They are refused; UDP: nothing can get to a client that is forgotten
     Refuse,
-    /// Whoever could without truepeer
+    /// They reach the application as they could without truepeer
     App,
 }
 
@@ -123,6 +123,8 @@ impl CloseAfter {
 pub struct Service {
     pub name: String,
     pub protocol: Protocol,
+    /// As chosen.
+    pub outsiders: Option<Outsiders>,
     /// What its entries in the lists are filed under.
     pub id: u32,
     /// Whether nobody new gets in.
@@ -165,11 +167,16 @@ impl Service {
     pub fn is_exclusive(&self, target: SocketAddr) -> bool {
         match self.protocol {
             Protocol::Tcp => false,
-            Protocol::Udp { outsiders, .. } => match outsiders {
+            Protocol::Udp { .. } => match self.outsiders {
                 Some(outsiders) => outsiders == Outsiders::Refuse,
                 None => target.ip().is_loopback(),
             },
         }
+    }
+
+    /// Whether its listen addresses are those of applications as well, which hear who is no balancer there.
+    pub fn shares_listen(&self) -> bool {
+        !self.is_udp() && self.outsiders == Some(Outsiders::App)
     }
 
     pub fn targets(&self) -> impl Iterator<Item = SocketAddr> {
@@ -195,6 +202,15 @@ impl Service {
     }
 }
 
+/// Where another instance listens.
+pub struct Beside<'a> {
+    pub instance: &'a str,
+    pub listen: SocketAddr,
+    pub is_tcp: bool,
+    /// Whether what is no balancer's there is left to the application.
+    pub is_shared: bool,
+}
+
 /// Whether who listens at `listen` hears what is for `at`; `is_local`: an address of this host.
 fn hears(listen: SocketAddr, at: SocketAddr, is_local: bool) -> bool {
     let is_any = listen.ip().is_unspecified() && (listen.is_ipv6() || at.is_ipv4());
@@ -209,14 +225,29 @@ impl Config {
         services.flat_map(|service| service.listen.iter().copied())
     }
 
-    /// Whether no service listens where a target is; `is_local`: at an address of this host.
+    /// Whether a service of TCP's leaves this listen address to the application as well.
+    pub fn shares_listen(&self, listen: SocketAddr) -> bool {
+        let mut shared = self
+            .services
+            .iter()
+            .filter(|service| service.shares_listen());
+        shared.any(|service| service.listen.contains(&listen))
+    }
+
+    /// Whether no service listens where a target is, but for one that leaves it to the application; `is_local`: at an
+    /// address of this host.
     pub fn is_free(
         &self,
         transport: Transport,
         target: SocketAddr,
         is_local: bool,
     ) -> Result<(), ConfigError> {
-        let mut listens = self.listens(transport);
+        let alone = self
+            .services
+            .iter()
+            .filter(|service| !service.shares_listen());
+        let of_transport = alone.filter(|service| service.transport() == transport);
+        let mut listens = of_transport.flat_map(|service| service.listen.iter().copied());
         match listens.find(|listen| hears(*listen, target, is_local)) {
             Some(listen) => Err(ConfigError::ListensAtTarget { listen, target }),
             None => Ok(()),
@@ -224,20 +255,39 @@ impl Config {
     }
 
     /// Whether no listener of another instance is there; `is_local`: at an address of this host.
-    pub fn is_nobodys<'a>(
+    pub fn is_nobodys(
         &self,
         target: SocketAddr,
         is_local: bool,
-        others: impl IntoIterator<Item = (&'a str, SocketAddr)>,
+        others: &[Beside<'_>],
     ) -> Result<(), ConfigError> {
-        let mut others = others.into_iter();
-        match others.find(|(_, listen)| hears(*listen, target, is_local)) {
-            Some((instance, _)) => Err(ConfigError::OthersListen {
+        let mut others = others.iter().filter(|other| !other.is_shared);
+        match others.find(|other| hears(other.listen, target, is_local)) {
+            Some(other) => Err(ConfigError::OthersListen {
                 target,
-                instance: instance.into(),
+                instance: other.instance.into(),
             }),
             None => Ok(()),
         }
+    }
+
+    /// Whether no other instance has a say on who comes to an address that is left to the application, whose sockets
+    /// don't tell the kernel of it.
+    pub fn is_alone(&self, others: &[Beside<'_>]) -> Result<(), ConfigError> {
+        for service in self.services.iter().filter(|service| !service.is_udp()) {
+            for &listen in &service.listen {
+                let mut others = others.iter().filter(|other| other.is_tcp);
+                let meets = |at: SocketAddr| hears(at, listen, true) || hears(listen, at, true);
+                let is_one = |other: &&Beside<'_>| service.shares_listen() || other.is_shared;
+                if let Some(other) = others.find(|other| is_one(other) && meets(other.listen)) {
+                    return Err(ConfigError::OthersShare {
+                        listen,
+                        instance: other.instance.into(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn is_no_steer_address(&self, address: SocketAddr) -> Result<(), ConfigError> {

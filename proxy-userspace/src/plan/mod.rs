@@ -47,6 +47,7 @@ impl Difference {
             return Err(NeedsRestart(keys.join(", ")));
         }
         hears_ipv4_elsewhere(before, after)?;
+        is_left_to_the_application(before, after)?;
         let find = |config: &Config, name: &str| {
             let mut all = config.services.iter();
             all.find(|service| service.name == name).cloned()
@@ -138,6 +139,24 @@ fn hears_ipv4_elsewhere(before: &Config, after: &Config) -> Result<(), NeedsRest
     Ok(())
 }
 
+/// Whether a socket would have to be where the application's is, or had to make way for that one.
+fn is_left_to_the_application(before: &Config, after: &Config) -> Result<(), NeedsRestart> {
+    let shared = |config: &Config, shares: bool| {
+        let of_tcp = config.services.iter().filter(|service| !service.is_udp());
+        let these = of_tcp.filter(|service| service.shares_listen() == shares);
+        these
+            .flat_map(|service| service.listen.clone())
+            .collect::<BTreeSet<_>>()
+    };
+    for shares in [true, false] {
+        let (before, after) = (shared(before, shares), shared(after, !shares));
+        if let Some(at) = before.intersection(&after).next() {
+            return Err(NeedsRestart(format!("outsiders, at {at}")));
+        }
+    }
+    Ok(())
+}
+
 /// The keys that are another one's now.
 fn differ<const N: usize>(keys: [(&'static str, bool); N]) -> Vec<&'static str> {
     let keys = keys.into_iter().filter(|(_, is_same)| !is_same);
@@ -213,7 +232,7 @@ fn of_service(before: &Service, after: &Service) -> Vec<&'static str> {
         ),
         ("on_martian", clients.0.on_martian == clients.1.on_martian),
         ("close_after", udp.close_after == udp_after.close_after),
-        ("outsiders", udp.outsiders == udp_after.outsiders),
+        ("outsiders", before.outsiders == after.outsiders),
         ("maxconn", udp.maxconn == udp_after.maxconn),
         (
             "maxconn_per_balancer",
@@ -231,7 +250,6 @@ fn same_set<T: Ord>(one: &[T], other: &[T]) -> bool {
 struct Udp {
     framing: Option<Framing>,
     close_after: Option<u16>,
-    outsiders: Option<crate::config::Outsiders>,
     maxconn: Option<u32>,
     per_balancer: Option<u32>,
 }
@@ -243,12 +261,10 @@ impl Udp {
             Protocol::Udp {
                 framing,
                 close_after,
-                outsiders,
                 limits,
             } => Self {
                 framing: Some(framing),
                 close_after: Some(close_after.seconds()),
-                outsiders,
                 maxconn: Some(limits.service),
                 per_balancer: Some(limits.balancer),
             },

@@ -114,8 +114,6 @@ fn flags_of_one_protocol() -> Result<()> {
     let lab = Lab::new()?;
     for (flags, part) in [
         (&["--header", "spp"][..], "--header spp is for UDP"),
-        (&["--outsiders", "app"], "--outsiders is for -p udp only"),
-        (&["--outsiders", "refuse"], "--outsiders is for -p udp only"),
         (&["-p", "udp", "--header", "v1"], "v1 has no word for UDP"),
     ] {
         let line = ["run", "-l", "198.51.100.2:7000", "-4", "127.0.0.1:8080"];

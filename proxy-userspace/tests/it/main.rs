@@ -24,6 +24,7 @@ mod lab_tools;
 mod lifecycle;
 mod lists;
 mod operator;
+mod outsiders;
 mod paths;
 mod policy;
 mod privileges;

@@ -25,6 +25,7 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
 fn service() -> Service {
     Service {
         protocol: crate::config::Protocol::Tcp,
+        outsiders: None,
         name: "default".into(),
         id: 0,
         drained: false,

@@ -34,11 +34,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What becomes of a worker's listeners while it serves.
 #[derive(Debug)]
 pub enum Change {
-    Listen(Arc<Service>, std::net::TcpListener),
+    Listen(Listening),
     /// Who serves what is accepted at an address from here on.
     Serve(SocketAddr, Arc<Service>),
     /// Open connections go on. It is told when nothing listens there any more.
     Close(SocketAddr, oneshot::Sender<()>),
+}
+
+/// A listener, and what it is for.
+#[derive(Debug)]
+pub struct Listening {
+    pub service: Arc<Service>,
+    /// Where balancers connect to, wherever the socket itself is.
+    pub at: SocketAddr,
+    pub socket: std::net::TcpListener,
 }
 
 /// The listeners of one thread.
@@ -63,17 +72,19 @@ impl Listeners {
     }
 
     /// Has to run in a `LocalSet`.
-    pub fn listen(
-        &mut self,
-        service: Arc<Service>,
-        listener: std::net::TcpListener,
-        has_changed: bool,
-    ) -> io::Result<()> {
-        let listener = TcpListener::from_std(listener)?;
-        let services = self.services.entry(listener.local_addr()?);
+    pub fn listen(&mut self, listening: Listening, has_changed: bool) -> io::Result<()> {
+        let Listening {
+            service,
+            at,
+            socket,
+        } = listening;
+        let listener = TcpListener::from_std(socket)?;
+        let own = listener.local_addr()?;
+        let services = self.services.entry(at);
         let services = services.or_insert_with(|| watch::Sender::new(Some(service.clone())));
         let worker = Worker {
             services: services.subscribe(),
+            elsewhere: (own != at).then_some(own),
             has_changed,
             at: Rc::new(At {
                 service,
@@ -104,9 +115,9 @@ impl Listeners {
 
     fn change(&mut self, change: Change) {
         match change {
-            Change::Listen(service, listener) => {
-                let name = service.name.clone();
-                if let Err(error) = self.listen(service, listener, true) {
+            Change::Listen(listening) => {
+                let name = listening.service.name.clone();
+                if let Err(error) = self.listen(listening, true) {
                     tracing::error!(service = name, "a listener is lost: {error}");
                 }
             }
@@ -164,6 +175,8 @@ impl Opening {
 
 struct Worker {
     services: watch::Receiver<Option<Arc<Service>>>,
+    /// Where its socket is, if not where balancers connect to: nobody has any business there.
+    elsewhere: Option<SocketAddr>,
     /// Whether the programs may have let somebody in for another service, or by another list.
     has_changed: bool,
     at: Rc<At>,
@@ -269,7 +282,8 @@ impl Worker {
             service, shared, ..
         } = &*self.at;
         let balancer = Balancer(canonical(balancer));
-        if self.has_changed && !shared.admission.allows(service, balancer) {
+        let is_stray = self.elsewhere.is_some_and(|own| is_at(&stream, own));
+        if is_stray || self.has_changed && !shared.admission.allows(service, balancer) {
             // A reset, as for whoever comes now.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;
@@ -283,6 +297,10 @@ impl Worker {
         });
         self.at.opening.enter(task);
     }
+}
+
+fn is_at(stream: &TcpStream, own: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|at| canonical(at) == own)
 }
 
 fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {

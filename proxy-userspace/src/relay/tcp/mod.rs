@@ -12,5 +12,5 @@ mod splice;
 mod tests;
 mod upstream;
 
-pub use accept::{Change, Listeners};
+pub use accept::{Change, Listeners, Listening};
 pub use upstream::{HostSocketRequest, HostSockets, Neighbours, Spoofed};

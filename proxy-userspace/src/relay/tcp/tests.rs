@@ -107,7 +107,12 @@ impl Site {
             }
         });
         let mut listeners = Listeners::new(shared, draining);
-        listeners.listen(Arc::new(service(app.local_addr()?)), listener, false)?;
+        let listening = Listening {
+            service: Arc::new(service(app.local_addr()?)),
+            at,
+            socket: listener,
+        };
+        listeners.listen(listening, false)?;
         let (_, changes) = mpsc::unbounded_channel();
         Ok(Self {
             app,

@@ -111,15 +111,6 @@ impl Proc {
         Ok(kib.context("/proc has VmRSS")?.parse::<u64>()? * 1024)
     }
 
-    /// The CPU time that it has used, in the kernel's hundredths of a second.
-    pub fn ticks(&self) -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // Behind the name, which may have blanks, the twelfth and the thirteenth: in user mode, and in the kernel's.
-        let (_, fields) = stat.rsplit_once(") ").context("/proc has a stat")?;
-        let times = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
-        Ok(times.sum::<Result<u64, _>>()?)
-    }
-
     /// How often its threads have gone to sleep.
     pub fn switches(&self) -> Result<u64> {
         let mut count = 0;
