@@ -22,9 +22,9 @@ const PEERS: &str = "TRUEPEER_PEERS";
 
 /// How many tests run at once, for libtest.
 const THREADS: &str = "RUST_TEST_THREADS";
-/// For each CPU. A test in a lab waits for half of its time, for the kernel to be done with what
+/// For each CPU. A test in a lab waits for most of its time, for the kernel to be done with what
 /// others may still look at: devices, namespaces, attached programs.
-const THREADS_PER_CPU: usize = 2;
+const THREADS_PER_CPU: usize = 3;
 
 /// In names of tests that look at what happens while programs and devices go or are handed on. Short
 /// grace periods would leave them little to look at.
