@@ -10,11 +10,12 @@ mod job;
 mod machine;
 
 use std::ffi::OsString;
+use std::fs::File;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::proc::step;
+use crate::proc::{step, target_dir};
 use crate::{build, setup, test};
 use cards::Cards;
 use debian::{Flavour, Kernel};
@@ -61,15 +62,27 @@ impl Options {
 
 /// All of the kernels, even if the first fails: one run tells which do.
 pub fn run(options: &Options, filter: &[String], all: bool) -> Result<()> {
+    let alone = alone()?;
     let qemu = setup::for_kernels()?;
     build::run()?;
     let job = options.job(filter, all)?;
+    let kernels = options.kernels.iter();
+    let kernels = kernels.map(|version| debian::fetch(version, options.flavour()));
+    let kernels = kernels.collect::<Result<Vec<_>>>()?;
+    drop(alone);
     let mut done = Ok(());
-    for version in &options.kernels {
-        let kernel = debian::fetch(version, options.flavour())?;
-        done = done.and(under(&kernel, &qemu, &job, options.cards));
+    for kernel in &kernels {
+        done = done.and(under(kernel, &qemu, &job, options.cards));
     }
     done
+}
+
+/// Machines may run side by side, but what they need is installed and unpacked by one at a time: until the file is closed.
+fn alone() -> Result<File> {
+    let path = target_dir().join("kernels.lock");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.lock().context("cannot wait for another run")?;
+    Ok(file)
 }
 
 fn under(kernel: &Kernel, qemu: &[OsString], job: &Job, cards: Option<Cards>) -> Result<()> {
