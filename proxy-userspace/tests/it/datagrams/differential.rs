@@ -111,6 +111,8 @@ impl Stage {
         let plan = Plan {
             framing,
             both: true,
+            // Between two turns of a socket, the one path's clock may forget a client that the other still knows.
+            args: &["--close-after", "1h"],
             set_up: &everybody_is_behind_the_balancer,
             ..Plan::new(path, own)
         };
