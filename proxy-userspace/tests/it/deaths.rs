@@ -29,24 +29,24 @@ use crate::steering::elsewhere::{BEHIND, container_behind};
 use crate::steering::site::nft;
 
 /// Of `--orphan-timeout`.
-const DEFAULT: &str = "10s";
+pub const DEFAULT: &str = "10s";
 /// Of each family.
 const COUNT: u16 = 100;
-const FIRST_PORT: u16 = 20_300;
+pub const FIRST_PORT: u16 = 20_300;
 /// How many at a time have something to say.
 const TALKERS: usize = 4;
 
-struct Site {
-    open: Vec<TcpStream>,
-    daemon: Proc,
+pub struct Site {
+    pub open: Vec<TcpStream>,
+    pub daemon: Proc,
     truepeer: Truepeer,
     _apps: [Echo; 2],
-    lab: Lab,
+    pub lab: Lab,
 }
 
 impl Site {
     /// With its connections open, and all of them direct.
-    fn new(orphan_timeout: &'static str) -> Result<Self> {
+    pub fn new(orphan_timeout: &'static str) -> Result<Self> {
         let lab = Lab::new()?;
         let [v4, v6] = LOOPBACK.both(APP_PORT);
         let apps = [Echo::start(&lab.host, v4)?, Echo::start(&lab.host, v6)?];
@@ -78,7 +78,7 @@ impl Site {
     }
 
     /// How many connections the daemon lists as direct.
-    fn direct(&self) -> Result<usize> {
+    pub fn direct(&self) -> Result<usize> {
         let shown = self.lab.shown("connections")?;
         let all = shown.as_array().context("an array")?;
         Ok(all.iter().filter(|one| one["path"] == "direct").count())
@@ -102,7 +102,7 @@ impl Site {
     }
 
     /// Each of them says something again and again while `work` is done, and afterwards once more.
-    fn under_load(&mut self, work: impl FnOnce(&Lab, &Truepeer) -> Result<()>) -> Result<()> {
+    pub fn under_load(&mut self, work: impl FnOnce(&Lab, &Truepeer) -> Result<()>) -> Result<()> {
         let (lab, truepeer) = (&self.lab, &self.truepeer);
         let done = &AtomicBool::new(false);
         let rounds = &AtomicUsize::new(0);
@@ -211,7 +211,7 @@ fn a_take_over_cuts_and_refuses_nothing() -> Result<()> {
 }
 
 /// Connections that come, say something and go.
-fn newcomers(lab: &Lab, going: &AtomicBool) -> Result<usize> {
+pub fn newcomers(lab: &Lab, going: &AtomicBool) -> Result<usize> {
     let mut came = 0;
     let ports = (FIRST_PORT + COUNT + 1..u16::MAX).take_while(|_| going.load(Ordering::Relaxed));
     for port in ports {

@@ -39,3 +39,4 @@ mod services;
 mod steering;
 mod take_over;
 mod untouched;
+mod upgrades;
