@@ -32,6 +32,10 @@ counters! {
     DispatchRefused => "dispatch_refused",
     /// A SYN from outside the allowlist went to what listens at the service's own address, as its outsiders may.
     DispatchOutsider => "dispatch_outsider",
+    /// A SYN from outside the allowlist was dropped at the driver of a guarded device.
+    GuardSyn => "guard_syn",
+    /// The same of a datagram.
+    GuardDatagram => "guard_datagram",
     /// An allowed SYN found no listener, as the service is starting or draining: RST.
     DispatchNoListener => "dispatch_no_listener",
     /// A packet of an application went back to its spoofed connection.

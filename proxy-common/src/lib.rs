@@ -34,8 +34,8 @@ pub mod spoken;
 pub use counter::Counter;
 pub use names::{global, kfunc, map, program};
 pub use service::{
-    Host, LAYOUT, Life, Links, Listener, PORT_WORDS, Steered, datagram_port_bit,
-    exclusive_port_bit, keep_alive, port_bit,
+    Guarded, Host, LAYOUT, Life, Links, Listener, PORT_WORDS, Steered, datagram_port_bit,
+    exclusive_port_bit, keep_alive, mac_word, port_bit,
 };
 
 /// The MAC of both ends of the veth pair. On a NOARP device the kernel writes the sender's own
@@ -63,6 +63,8 @@ pub const fn mark(device: u32) -> u32 {
 
 /// Upper bound of listen addresses of all services together.
 pub const MAX_LISTENERS: u32 = 1024;
+/// Upper bound of devices of services that are guarded there.
+pub const MAX_GUARDED: u32 = 4096;
 /// Upper bound of addresses that the host has.
 pub const MAX_LOCALS: u32 = 1 << 14;
 /// Upper bound of target addresses of all services together.
@@ -256,6 +258,7 @@ layout! {
     Endpoint = 20,
     Steered = 40,
     Listener = 100,
+    Guarded = 8,
     Host = 16,
     Steer = 20,
 }

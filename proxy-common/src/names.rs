@@ -24,6 +24,7 @@ pub mod program {
     pub const PLACE: &str = "place";
     pub const CATCH: &str = "catch";
     pub const HEARD: &str = "heard";
+    pub const GUARD: &str = "guard";
 }
 
 /// Names of the maps in the object file; those of the lists also name the pins.
@@ -35,6 +36,7 @@ pub mod map {
     pub const DENY6: &str = "deny6";
     pub const LIST_CHANGES: &str = "list_changes";
     pub const LISTENERS: &str = "listeners";
+    pub const GUARDED: &str = "guarded";
     pub const SOCKETS: &str = "sockets";
     pub const TARGETS: &str = "targets";
     pub const BOUND: &str = "bound";

@@ -152,6 +152,21 @@ impl Listener {
     }
 }
 
+/// A service at a device where its driver drops who is on no list of the service's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Guarded {
+    /// Its index.
+    pub device: u32,
+    pub service: u32,
+}
+
+/// A device's address in a word, as an Ethernet header has it.
+#[must_use]
+pub const fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+
 /// What this host's TCP would offer in a handshake, and how many direct connections there may be.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

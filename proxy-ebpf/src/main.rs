@@ -29,10 +29,13 @@ use aya_ebpf::{
     bindings::{
         BPF_F_INGRESS, sk_action,
         tcx_action_base::{TCX_DROP, TCX_NEXT, TCX_PASS},
+        xdp_action,
     },
     helpers::{bpf_redirect, bpf_redirect_neigh},
-    macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops},
-    programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
+    macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops, xdp},
+    programs::{
+        SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext, XdpContext,
+    },
 };
 use maps::{count, link_of};
 use proxy_common::{Counter, Life};
@@ -151,6 +154,17 @@ pub fn inject(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn deliver(ctx: TcContext) -> i32 {
     act(steer::deliver::deliver(&ctx))
+}
+
+#[xdp(frags)]
+pub fn guard(ctx: XdpContext) -> u32 {
+    match admit::guard::guard(&ctx) {
+        Some(why) => {
+            count(why);
+            xdp_action::XDP_DROP
+        }
+        None => xdp_action::XDP_PASS,
+    }
 }
 
 #[sk_lookup]

@@ -7,7 +7,7 @@ use aya_log_ebpf::warn;
 use network_types::ip::IpProto;
 use proxy_common::{Addr, Counter, Endpoint, LO, Listener};
 
-use super::guard::daemon_is_up;
+use super::serving::daemon_is_up;
 use crate::maps;
 
 const AF_INET: u32 = 2;

@@ -1,91 +1,129 @@
-//! A SYN to a service is refused where it comes in if nobody is there to serve it, so that a
-//! balancer's plain check of the port sees what a client would.
+//! At a device's driver: who is on no list of a guarded service's gets no further. What can't be read in one look goes
+//! on, and is refused later.
 
-use aya_ebpf::programs::TcContext;
-use proxy_common::{Addr, Counter, Endpoint, Life, Listener, flow::Tuple};
+use aya_ebpf::programs::XdpContext;
+use network_types::ip::IpProto;
+use proxy_common::{Addr, Counter, Endpoint, Guarded, mac_word};
 
-use crate::{clock, ctx::Version, lookup::socket::listens, maps};
+use crate::maps;
 
-/// The listener of a SYN that is to be served, or why it is refused. None: it is no SYN to a service from
-/// one of its balancers, and what becomes of it is for others to say.
+const ETHERNET_LEN: usize = 14;
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+const IPV6_LEN: usize = 40;
+/// More fragments, or an offset.
+const IN_PIECES: u16 = 0x3fff_u16.to_be();
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+/// Of TCP's header, behind the ports.
+const FLAGS: usize = 13;
+
+/// What a packet is dropped as.
 #[inline(always)]
-pub fn guard(
-    ctx: &TcContext,
-    version: Version,
-    tuple: &Tuple,
-) -> Result<Option<&'static Listener>, Counter> {
-    let Some(listener) = listener(&tuple.destination()) else {
-        return Ok(None);
+pub fn guard(ctx: &XdpContext) -> Option<Counter> {
+    let packet = Packet::read(ctx)?;
+    let (service, what) = match packet.protocol {
+        IpProto::Tcp => (packet.opened()?, Counter::GuardSyn),
+        _ => (packet.received()?, Counter::GuardDatagram),
     };
-    let [balancer, _] = tuple.addresses();
-    if !maps::allows(listener.service(), balancer) {
-        return Ok(None);
-    }
-    if !daemon_is_up() {
-        return Err(Counter::DaemonDown);
-    }
-    if listener.has(Listener::DRAINED) {
-        return Err(Counter::Drained);
-    }
-    if !app_is_up(ctx, listener, &from(version, tuple)) {
-        return Err(Counter::AppDown);
-    }
-    Ok(Some(listener))
+    // SAFETY: the kernel hands every program a valid context.
+    let device = unsafe { (*ctx.ctx).ingress_ifindex };
+    let is_guarded = maps::guarded(&Guarded { device, service }) == Some(packet.mac);
+    let is_dropped = is_guarded
+        && maps::is_local(&packet.to.addr()) == Some(true)
+        && !maps::allows(service, &packet.from);
+    is_dropped.then_some(what)
 }
 
-/// The sockets are asked once in a tick of the kernel's clock.
-#[inline(always)]
-fn app_is_up(ctx: &TcContext, listener: &Listener, from: &Sources) -> bool {
-    let now = clock::nanoseconds();
-    let last = maps::last_up(listener);
-    if listener.has(Listener::REMOTE | Listener::BOUND) || last == now {
-        return true;
-    }
-    let is_up = any_listens(ctx, listener, from);
-    if is_up {
-        maps::set_up(listener, now);
-    }
-    is_up
+/// A SYN or a datagram in one piece.
+struct Packet {
+    /// The device that it is for.
+    mac: u64,
+    protocol: IpProto,
+    from: Addr,
+    to: Endpoint,
 }
 
-/// What listens at `at`, an address that is this namespace's own.
+impl Packet {
+    #[inline(always)]
+    fn read(ctx: &XdpContext) -> Option<Self> {
+        let mac = mac_word(at(ctx, 0)?);
+        let (protocol, from, to, behind) = match at::<u16>(ctx, ETHERNET_LEN - 2)? {
+            IPV4 => ipv4(ctx)?,
+            IPV6 => ipv6(ctx)?,
+            _ => return None,
+        };
+        let protocol = match protocol {
+            6 if at::<u8>(ctx, behind + FLAGS)? & (SYN | ACK) == SYN => IpProto::Tcp,
+            17 => IpProto::Udp,
+            _ => return None,
+        };
+        let port = u16::from_be(at(ctx, behind + 2)?);
+        Some(Self {
+            mac,
+            protocol,
+            from,
+            to: Endpoint::new(to, port),
+        })
+    }
+
+    /// The service that a SYN is for.
+    #[inline(always)]
+    fn opened(&self) -> Option<u32> {
+        if !maps::is_served(self.to.port() as u16) {
+            return None;
+        }
+        maps::listener_at(&self.to).map(|listener| listener.service())
+    }
+
+    /// The service that a datagram is for.
+    #[inline(always)]
+    fn received(&self) -> Option<u32> {
+        if !maps::is_receiving(self.to.port() as u16) {
+            return None;
+        }
+        maps::receiver_at(&self.to).map(|receiver| receiver.service())
+    }
+}
+
+/// A protocol, from whom, to whom, and where the protocol's header is.
+type Ip = (u8, Addr, Addr, usize);
+
 #[inline(always)]
-pub fn listener(at: &Endpoint) -> Option<&'static Listener> {
-    if maps::is_local(&at.addr()) != Some(true) {
+fn ipv4(ctx: &XdpContext) -> Option<Ip> {
+    if at::<u16>(ctx, ETHERNET_LEN + 6)? & IN_PIECES != 0 {
         return None;
     }
-    maps::listener_at(at)
+    let words = at::<u8>(ctx, ETHERNET_LEN)? & 0xf;
+    let address = |offset| Some(Addr::from_v4(at(ctx, ETHERNET_LEN + offset)?));
+    let behind = ETHERNET_LEN + usize::from(words) * size_of::<u32>();
+    Some((
+        at(ctx, ETHERNET_LEN + 9)?,
+        address(12)?,
+        address(16)?,
+        behind,
+    ))
 }
 
 #[inline(always)]
-pub fn daemon_is_up() -> bool {
-    let now = clock::nanoseconds();
-    maps::life(Life::Closing) == 0 && now.saturating_sub(maps::life(Life::Beat)) < Life::PATIENCE
+fn ipv6(ctx: &XdpContext) -> Option<Ip> {
+    let address = |offset| Some(Addr::from_v6(at(ctx, ETHERNET_LEN + offset)?));
+    let behind = ETHERNET_LEN + IPV6_LEN;
+    Some((
+        at(ctx, ETHERNET_LEN + 6)?,
+        address(8)?,
+        address(24)?,
+        behind,
+    ))
 }
 
-/// Sources to ask for listeners with, of IPv4 and of IPv6. Which client there will be, nobody knows
-/// yet: any address that is no one else's will do.
-type Sources = [Endpoint; 2];
-
-const SOMEBODY: Sources = {
-    let [v4, v6] = Addr::NOBODY;
-    [Endpoint::new(v4, 1), Endpoint::new(v6, 1)]
-};
-
-/// The balancer itself, in its own family: listeners that share an address are picked by it.
+/// What is there, if the packet is that long in one piece of memory.
 #[inline(always)]
-const fn from(version: Version, tuple: &Tuple) -> Sources {
-    let [v4, v6] = SOMEBODY;
-    match version {
-        Version::V4 => [tuple.source(), v6],
-        Version::V6 => [v4, tuple.source()],
+fn at<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
     }
-}
-
-/// A function of its own, as a program's stack has 512 bytes.
-#[inline(never)]
-fn any_listens(ctx: &TcContext, listener: &Listener, [from4, from6]: &Sources) -> bool {
-    let (v4, v6) = (listener.target4(), listener.target6());
-    v4.is_set() && listens(ctx, Version::V4, &Tuple::new(*from4, v4.target))
-        || v6.is_set() && listens(ctx, Version::V6, &Tuple::new(*from6, v6.target))
+    // SAFETY: inside the packet, as was just asked; any bytes are a value of these types.
+    Some(unsafe { (start as *const T).read_unaligned() })
 }

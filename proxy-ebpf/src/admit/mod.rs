@@ -2,3 +2,4 @@
 
 pub mod dispatch;
 pub mod guard;
+pub mod serving;

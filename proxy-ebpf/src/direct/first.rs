@@ -9,7 +9,7 @@ use proxy_common::{
 
 use super::{FAILED, sweep, to_daemon};
 use crate::{
-    admit::guard,
+    admit::serving,
     clock,
     ctx::{self, Link, Unreadable, Version},
     enter::enter,
@@ -93,7 +93,7 @@ fn addressed(segment: &Segment) -> Option<&'static Listener> {
     if !segment.acks() {
         return None;
     }
-    let listener = guard::listener(&segment.tuple.destination())?;
+    let listener = serving::listener(&segment.tuple.destination())?;
     maps::allows(listener.service(), segment.tuple.addresses()[0]).then_some(listener)
 }
 

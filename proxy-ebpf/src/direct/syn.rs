@@ -14,7 +14,7 @@ use super::{
     to_daemon,
 };
 use crate::{
-    admit::guard::guard,
+    admit::serving::serving,
     clock,
     ctx::{self, Link, Unreadable, Version},
     lookup::{
@@ -59,7 +59,7 @@ fn admitted(
     version: Version,
     scratch: &mut Scratch,
 ) -> Result<&'static Listener, Verdict> {
-    match guard(ctx, version, &scratch.segment.tuple) {
+    match serving(ctx, version, &scratch.segment.tuple) {
         Ok(Some(listener)) => Ok(listener),
         Ok(None) => Err(Verdict::FOREIGN),
         Err(why) => Err(reset(ctx, version, scratch, why)?),

@@ -8,8 +8,8 @@ use aya_ebpf::{
     programs::SkLookupContext,
 };
 use proxy_common::{
-    Addr, Endpoint, Listed, Listener, MAX_LISTED, MAX_LISTENERS, MAX_LOCALS, PORT_WORDS, datagram,
-    port_bit,
+    Addr, Endpoint, Guarded, Listed, Listener, MAX_GUARDED, MAX_LISTED, MAX_LISTENERS, MAX_LOCALS,
+    PORT_WORDS, datagram, port_bit,
 };
 
 use super::{load_word, store_word};
@@ -31,6 +31,9 @@ static DENY6: List<4> = LpmTrie::pinned(MAX_LISTED, 0);
 static LIST_CHANGES: Array<u32> = Array::pinned(1, 0);
 #[map(name = "listeners")]
 static LISTENERS: HashMap<Endpoint, Listener> = HashMap::with_max_entries(MAX_LISTENERS, 0);
+/// The address of each device that a service is guarded at.
+#[map(name = "guarded")]
+static GUARDED: HashMap<Guarded, u64> = HashMap::with_max_entries(MAX_GUARDED, 0);
 #[map(name = "sockets")]
 static SOCKETS: SockMap = SockMap::with_max_entries(MAX_LISTENERS, 0);
 /// A bit for each port that a service listens at.
@@ -56,6 +59,13 @@ static LAST_LOG: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 pub fn listener_at(local: &Endpoint) -> Option<&'static Listener> {
     // SAFETY: nothing writes a listener in place; a replaced value is a new element.
     at_or_any(local, |at| unsafe { LISTENERS.get(at) })
+}
+
+/// The address of a device where a service is guarded.
+#[inline(always)]
+pub fn guarded(at: &Guarded) -> Option<u64> {
+    // SAFETY: one word, which the daemon replaces whole.
+    unsafe { GUARDED.get(at) }.copied()
 }
 
 /// What is right there, or at the wildcard of its family.

@@ -11,8 +11,8 @@ use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use proxy_common::{Addr, Counter, Life, Steer, counter, datagram::Receiver, offsets::Offsets};
 
 pub use admit::{
-    allows, assign, denies, is_local, is_own, is_reached, is_served, last_up, listener_at, may_log,
-    set_up, stamp,
+    allows, assign, denies, guarded, is_local, is_own, is_reached, is_served, last_up, listener_at,
+    may_log, set_up, stamp,
 };
 pub use datagrams::{
     Sent, admitted, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,

@@ -14,7 +14,8 @@ pub use instances::{forget, known, services_beside};
 pub use lock::{Lock, TakeOver};
 pub use socket::{Asked, Listener, Lists, Reply, Request, ask, ask_if_running, sockets};
 pub use status::{
-    Clients, LastReload, Limits, Moved, PathStatus, ReasonStatus, Reloaded, ServiceStatus, Status,
+    Clients, GuardStatus, LastReload, Limits, Moved, PathStatus, ReasonStatus, Reloaded,
+    ServiceStatus, Status,
 };
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,9 @@ pub struct Status {
     /// The host's end of the veth.
     pub device: String,
     pub services: Vec<ServiceStatus>,
+    /// Devices that drop who is no balancer.
+    #[serde(default)]
+    pub guards: Vec<GuardStatus>,
     /// None: there was none since its start.
     pub last_reload: Option<LastReload>,
     pub limits: Limits,
@@ -44,6 +47,13 @@ pub struct ServiceStatus {
     pub clients: Option<Clients>,
     /// Counts of both paths, nested ones under their own names.
     pub connections: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GuardStatus {
+    pub device: String,
+    /// Of XDP: `native`, by the driver, or `generic`.
+    pub mode: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -113,6 +123,18 @@ pub struct LastReload {
     pub outcome: Reloaded,
 }
 
+impl Display for LastReload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "last reload {}: ", self.at)?;
+        match &self.outcome {
+            Reloaded::Done { changes, .. } => {
+                write!(f, "done, {} services changed", changes.len())
+            }
+            Reloaded::Refused(why) => write!(f, "refused: {why}"),
+        }
+    }
+}
+
 impl Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -126,17 +148,11 @@ impl Display for Status {
             f,
             "truepeer {version}, instance {instance}, pid {pid}, device {device}"
         )?;
-        if let Some(LastReload { at, outcome }) = &self.last_reload {
-            match outcome {
-                Reloaded::Done { changes, .. } => {
-                    writeln!(
-                        f,
-                        "last reload {at}: done, {} services changed",
-                        changes.len()
-                    )?;
-                }
-                Reloaded::Refused(why) => writeln!(f, "last reload {at}: refused: {why}")?,
-            }
+        for GuardStatus { device, mode } in &self.guards {
+            writeln!(f, "guard at {device}: {mode} XDP")?;
+        }
+        if let Some(last) = &self.last_reload {
+            writeln!(f, "{last}")?;
         }
         for service in &self.services {
             let list = |addrs: &[SocketAddr]| {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{connections, control::Control, datagrams, reloads::What};
 use crate::{
-    admin::{self, Asked, ConnectionStatus, Request, ServiceStatus, Status},
+    admin::{self, Asked, ConnectionStatus, GuardStatus, Request, ServiceStatus, Status},
     config::Service,
     telemetry::Counts,
 };
@@ -77,12 +77,20 @@ impl Control<'_> {
             pid: process::id(),
             device: self.spoof.device.name.clone(),
             services: self.config.services.iter().map(service).collect(),
+            guards: self.kernel.guarded().into_iter().map(guard).collect(),
             last_reload: self.reloads.last.clone(),
             limits: self.direct.limits(),
             connections: counts(self.telemetry.total()),
             kernel: BTreeMap::from_iter(kernel),
             log_lines_dropped: self.log.dropped(),
         }
+    }
+}
+
+fn guard((device, mode): (String, &str)) -> GuardStatus {
+    GuardStatus {
+        device,
+        mode: mode.into(),
     }
 }
 

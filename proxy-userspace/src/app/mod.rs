@@ -240,6 +240,7 @@ async fn start(
         set_up.attach(config)?;
     }
     set_up.follow(&mut host.links, None);
+    set_up.guard(config)?;
     let held = continuity::hold(config, set_up, items, predecessor).await?;
     Ok((held, workers))
 }

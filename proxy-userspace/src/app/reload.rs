@@ -155,6 +155,7 @@ impl Control<'_> {
             Ok(opened) => opened,
             Err(error) => {
                 routes.withdraw(&self.routes, &mut self.kernel)?;
+                self.kernel.guard(self.config.guarded())?;
                 return Err(error);
             }
         };
@@ -176,6 +177,7 @@ impl Control<'_> {
             .serve(&config, &services, opened.listeners, kernel)?;
         self.datagrams.follow(&config, &services, opened.receivers);
         self.close(&difference).await?;
+        self.kernel.guard(config.guarded())?;
         self.withheld
             .set_patience(super::longest_header_timeout(&config));
         self.watch(list_files);
@@ -194,6 +196,7 @@ impl Control<'_> {
         let (new, kernel) = (&difference.tcp.new, &mut self.kernel);
         self.claims.close(new, kernel).await?;
         routes.withdraw(&self.routes, kernel)?;
+        kernel.guard(self.config.guarded())?;
         let config = self.config.clone();
         let listed = lists::read_all(&config, |_| false)?;
         self.set_lists(&config, listed, &[])
@@ -208,6 +211,7 @@ impl Control<'_> {
         difference: &Difference,
     ) -> Result<Opened> {
         let (tcp, udp) = (&difference.tcp, &difference.udp);
+        self.guard_as_well(config)?;
         has_room(config, difference)?;
         routes.fill(&mut self.kernel)?;
         let served = routes.served(config);
@@ -222,6 +226,15 @@ impl Control<'_> {
             listeners,
             receivers,
         })
+    }
+
+    /// Where a new configuration guards services, besides where they are guarded: there may be somebody else's program.
+    fn guard_as_well(&mut self, config: &Config) -> Result<()> {
+        let mut guarded = self.config.guarded();
+        for (device, services) in config.guarded() {
+            guarded.entry(device).or_default().extend(services);
+        }
+        self.kernel.guard(guarded)
     }
 
     /// Has the keeper hold them.

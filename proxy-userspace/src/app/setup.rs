@@ -108,7 +108,13 @@ impl SetUp {
             events.push(event);
         }
         self.kernel.follow_all(events, &self.spoof.device, routed);
+    }
+
+    /// At the drivers, too. All that a daemon before this one has left and is still needed is taken by then.
+    pub fn guard(&mut self, config: &Config) -> Result<()> {
+        self.kernel.guard(config.guarded())?;
         self.kernel.drop_left();
+        Ok(())
     }
 }
 

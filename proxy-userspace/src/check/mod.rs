@@ -5,6 +5,7 @@ mod datagrams;
 mod features;
 mod filters;
 mod finding;
+mod guards;
 mod holder;
 mod listen;
 mod path;
@@ -41,6 +42,7 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     let bound = facts::bound(config).await?;
     findings.extend(Filters::read(config, &bound).await?.check(config.steer));
     findings.extend(listen::check(config));
+    findings.extend(guards::check(config).await);
     for service in tcp(config) {
         findings.extend(targets::plainly(service, &bound).await);
     }

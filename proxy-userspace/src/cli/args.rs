@@ -127,6 +127,9 @@ pub struct RunArgs {
     /// for a target at a loopback address, app for others]
     #[arg(long, value_enum)]
     pub outsiders: Option<Outsiders>,
+    /// A device whose driver drops who is no balancer, by XDP: SYNs, and datagrams
+    #[arg(long, value_name = "DEVICE", num_args = 1.., value_delimiter = ',')]
+    pub guard: Vec<String>,
     /// How long a balancer may take for the whole header, from accept on
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub header_timeout: Duration,
@@ -195,7 +198,7 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// Flags that a file has keys for instead; it may name the instance, too.
-    pub const KEYS: [&str; 27] = [
+    pub const KEYS: [&str; 28] = [
         "allow",
         "allow_file",
         "allow_state",
@@ -205,6 +208,7 @@ impl RunArgs {
         "deny_file",
         "direct",
         "drain_timeout",
+        "guard",
         "header",
         "header_max_len",
         "header_timeout",

@@ -111,6 +111,7 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
         outsiders: args.outsiders,
         id: 0,
         drained: false,
+        guard: args.guard,
         listen: args.listen,
         target4: args.target4,
         target6: args.target6,

@@ -100,6 +100,10 @@ pub enum ConfigError {
         instance: String,
     },
     #[error(
+        "--guard drops whom --outsiders app lets through to the application: leave one of both out"
+    )]
+    GuardsOutsiders,
+    #[error(
         "IPv6 is switched off on this host, and service {0} has no IPv4 target: switch it on, or give \
          --target4"
     )]

@@ -5,7 +5,7 @@ mod limits;
 mod prefixes;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     num::NonZeroUsize,
     path::PathBuf,
@@ -129,6 +129,8 @@ pub struct Service {
     pub id: u32,
     /// Whether nobody new gets in.
     pub drained: bool,
+    /// Devices whose drivers drop who is no balancer.
+    pub guard: Vec<String>,
     pub listen: Vec<SocketAddr>,
     pub target4: Option<SocketAddrV4>,
     pub target6: Option<SocketAddrV6>,
@@ -234,6 +236,20 @@ impl Config {
         shared.any(|service| service.listen.contains(&listen))
     }
 
+    /// The services that are guarded at a device, by its name.
+    pub fn guarded(&self) -> BTreeMap<String, BTreeSet<u32>> {
+        let mut guarded = BTreeMap::<_, BTreeSet<_>>::new();
+        for service in &self.services {
+            for device in &service.guard {
+                guarded
+                    .entry(device.clone())
+                    .or_default()
+                    .insert(service.id);
+            }
+        }
+        guarded
+    }
+
     /// Whether no service listens where a target is, but for one that leaves it to the application; `is_local`: at an
     /// address of this host.
     pub fn is_free(
@@ -324,6 +340,9 @@ impl Config {
         self.keep_lists_apart()?;
         let mut seen = HashSet::new();
         for service in &self.services {
+            if service.shares_listen() && !service.guard.is_empty() {
+                return Err(ConfigError::GuardsOutsiders);
+            }
             for target in service.targets() {
                 if target.port() == 0 {
                     return Err(ConfigError::NoPort(target));

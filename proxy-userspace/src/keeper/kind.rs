@@ -117,7 +117,8 @@ fn place(info: &Info) -> Result<LinkPlace> {
     Ok(LinkPlace {
         link_type: info.word("link_type")?.to_owned(),
         target: number(target.context("a link to an unknown place")?)?,
-        attach_type: info.small("attach_type")?,
+        // XDP has one alone, and doesn't tell.
+        attach_type: info.find("attach_type").map_or(Ok(0), number)?.try_into()?,
     })
 }
 

@@ -21,7 +21,7 @@ use super::{
     LowFds, Placement, cgroup,
     clsact::Clsact,
     features::{Feature, has_tcx},
-    link::{CgroupHook, Hook, Link as HookLink, LinkPlace},
+    link::{CgroupHook, Hook, Link as HookLink, LinkPlace, XdpMode},
     share::{self, Change},
 };
 use crate::{netns::Device, sys};
@@ -83,6 +83,14 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
         attached.push(deliver.context("attaching deliver to lo")?);
     }
     Ok(attached)
+}
+
+/// Whether a device has somebody else's program of XDP.
+pub fn is_taken(error: &anyhow::Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| matches!(cause.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)))
 }
 
 /// To all of the host's sockets: the program picks those of direct connections.
@@ -233,6 +241,30 @@ impl Tc {
         let duplicate = link.as_fd().try_clone_to_owned()?;
         self.changes.push(Change::Hold(name.clone(), duplicate));
         Ok(Attachment::Link { name, link })
+    }
+
+    /// At a device's driver, or where the stack does it instead; where a daemon before this one had it, there.
+    pub fn attach_xdp(
+        &mut self,
+        program: impl AsFd + Copy,
+        device: u32,
+    ) -> Result<(XdpMode, Attachment)> {
+        let name = |mode: XdpMode| format!("{} xdp", mode.name());
+        let mut modes = [XdpMode::Native, XdpMode::Generic];
+        let is_left = |mode: &XdpMode| {
+            let left = share::link_name(&name(*mode), device);
+            self.left.contains_key(&left)
+        };
+        modes.sort_by_key(|mode| !is_left(mode));
+        let [first, second] = modes;
+        let attached = self.link(&name(first), device, Hook::Xdp(device, first), program);
+        match attached {
+            Ok(attachment) => return Ok((first, attachment)),
+            Err(error) if is_taken(&error) => return Err(error),
+            Err(error) => tracing::debug!("no {} XDP: {error:#}", first.name()),
+        }
+        let attached = self.link(&name(second), device, Hook::Xdp(device, second), program);
+        attached.map(|attachment| (second, attachment))
     }
 
     /// In front of other programs: one of them may end the chain with a verdict of its own. Ours

@@ -20,11 +20,34 @@ const CONNECT6: u32 = 11;
 const SENDMSG4: u32 = 14;
 const SENDMSG6: u32 = 15;
 const SK_LOOKUP: u32 = 36;
+const XDP: u32 = 37;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 
 /// BPF_F_BEFORE: without saying whom, before all.
 const FIRST: u32 = 1 << 3;
+
+/// XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE.
+const GENERIC: u32 = 1 << 1;
+const NATIVE: u32 = 1 << 2;
+
+/// Who runs a program of XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// The driver, before there is a packet for the stack.
+    Native,
+    /// The stack, for drivers that can't.
+    Generic,
+}
+
+impl XdpMode {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
 
 /// Where a program can be.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +55,7 @@ pub enum Hook<'a> {
     /// A device, by its index. Ours is the first program: others may end the chain.
     TcxIngress(u32),
     TcxEgress(u32),
+    Xdp(u32, XdpMode),
     /// A network namespace.
     SkLookup(BorrowedFd<'a>),
     /// A cgroup's sockets.
@@ -65,6 +89,14 @@ impl Hook<'_> {
         let inode = |fd: &BorrowedFd<'_>| Ok::<_, io::Error>(fstat(fd)?.st_ino);
         let (link_type, target) = match self {
             Self::TcxIngress(device) | Self::TcxEgress(device) => ("tcx", (*device).into()),
+            // Its holder isn't told more.
+            Self::Xdp(device, _) => {
+                return Ok(LinkPlace {
+                    link_type: "xdp".into(),
+                    target: (*device).into(),
+                    attach_type: 0,
+                });
+            }
             Self::SkLookup(netns) => ("netns", inode(netns)?),
             // Its number is its id.
             Self::Cgroup(_, cgroup) => ("cgroup", inode(cgroup)?),
@@ -80,6 +112,7 @@ impl Hook<'_> {
         match self {
             Self::TcxIngress(_) => TCX_INGRESS,
             Self::TcxEgress(_) => TCX_EGRESS,
+            Self::Xdp(..) => XDP,
             Self::SkLookup(_) => SK_LOOKUP,
             Self::Cgroup(hook, _) => match hook {
                 CgroupHook::SockOps => SOCK_OPS,
@@ -103,6 +136,8 @@ impl Link {
         let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
         let (target, flags) = match hook {
             Hook::TcxIngress(device) | Hook::TcxEgress(device) => (device, FIRST),
+            Hook::Xdp(device, XdpMode::Native) => (device, NATIVE),
+            Hook::Xdp(device, XdpMode::Generic) => (device, GENERIC),
             Hook::SkLookup(fd) | Hook::Cgroup(_, fd) => (number(fd), 0),
         };
         let attach_type = hook.attach_type();

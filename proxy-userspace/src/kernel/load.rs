@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as MapOf, MapData, SockMap},
-    programs::{CgroupSockAddr, SchedClassifier, SkLookup},
+    programs::{CgroupSockAddr, SchedClassifier, SkLookup, Xdp},
 };
 use aya_log::EbpfLogger;
 use proxy_common::{Endpoint, Listener, datagram::Receiver, global, map, program};
@@ -24,6 +24,7 @@ use super::{
     direct::Direct,
     features::{Feature, has_tcx},
     firsts::Firsts,
+    guards::Guards,
     heart::Heart,
     kfunc,
     last_resort::LastResort,
@@ -87,6 +88,7 @@ impl Protocols {
 pub struct Kernel {
     pub(super) ebpf: Ebpf,
     pub(super) devices: Devices,
+    pub(super) guards: Guards,
     /// On devices that stay.
     attached: Vec<Attachment>,
     /// Whether maps are those of a daemon before this one.
@@ -158,6 +160,7 @@ impl Kernel {
             ports: take(&mut ebpf, map::PORTS)?.try_into()?,
             taken_sockets: HashSet::new(),
             devices: Devices::new(&mut ebpf, placement)?,
+            guards: Guards::new(&mut ebpf)?,
             tc: Tc::new(instance, low, links, changes),
             ebpf,
         })
@@ -199,6 +202,7 @@ impl Kernel {
         routed: Option<&HashSet<u32>>,
     ) {
         let (ebpf, tc) = (&mut self.ebpf, &mut self.tc);
+        events.iter().for_each(|event| self.guards.note(event));
         self.devices.follow_all(ebpf, tc, events, own, routed);
     }
 
@@ -214,8 +218,10 @@ impl Kernel {
 
     /// Keeps programs on the host's devices.
     pub fn follow(&mut self, event: LinkEvent, own: &Device) {
-        self.devices
-            .follow(&mut self.ebpf, &mut self.tc, event, own);
+        let (ebpf, tc) = (&mut self.ebpf, &mut self.tc);
+        self.guards.note(&event);
+        self.guards.follow(ebpf, tc);
+        self.devices.follow(ebpf, tc, event, own);
     }
 
     /// Has clients of a steer address come in by a device. What has entered by it goes on to.
@@ -331,6 +337,8 @@ fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
         let program: &mut CgroupSockAddr = super::attach::program(ebpf, name)?;
         program.load().with_context(|| context(name))?;
     }
+    let guard: &mut Xdp = super::attach::program(ebpf, program::GUARD)?;
+    guard.load().with_context(|| context(program::GUARD))?;
     let lookups = [(true, program::DISPATCH), (udp, program::CATCH)];
     for (_, name) in lookups.into_iter().filter(|(is_needed, _)| *is_needed) {
         let lookup: &mut SkLookup = super::attach::program(ebpf, name)?;

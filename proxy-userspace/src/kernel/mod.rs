@@ -14,6 +14,7 @@ mod devices;
 mod direct;
 mod features;
 mod firsts;
+mod guards;
 mod heart;
 mod kfunc;
 mod last_resort;

@@ -12,6 +12,7 @@ mod steer;
 mod tun;
 mod upkeep;
 mod watch;
+mod xdp;
 
 use std::{
     fs::File,
@@ -28,6 +29,7 @@ pub use sockets::{Entrance, Local, SocketState, TcpSocket, TcpSockets, UdpSocket
 pub use steer::{Families, SteerNet, SteerNets, is_unicast};
 pub use upkeep::Upkeep;
 pub use watch::{Addresses, Host, Link, LinkEvent, watch};
+pub use xdp::{Driver, driver};
 
 use crate::sys;
 use tun::SteerDevice;

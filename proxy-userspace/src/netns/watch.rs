@@ -134,6 +134,8 @@ pub struct Link {
     pub index: u32,
     /// Whether its packets carry an Ethernet header.
     pub ethernet: bool,
+    /// Its address, if it is an Ethernet device's.
+    pub mac: Option<[u8; 6]>,
     /// Whether it is a port of another device: a bridge's, a bond's.
     pub is_port: bool,
 }
@@ -282,10 +284,16 @@ fn present(message: &LinkMessage) -> Option<LinkEvent> {
             LinkAttribute::IfName(name) => Some(name.clone()),
             _ => None,
         })?;
+    let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+    let mac = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
+        _ => None,
+    };
     Some(LinkEvent::Present(Link {
         name,
         index: message.header.index,
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        ethernet,
+        mac: message.attributes.iter().find_map(mac).filter(|_| ethernet),
         is_port: message
             .attributes
             .iter()

@@ -232,6 +232,7 @@ fn of_service(before: &Service, after: &Service) -> Vec<&'static str> {
         ),
         ("on_martian", clients.0.on_martian == clients.1.on_martian),
         ("close_after", udp.close_after == udp_after.close_after),
+        ("guard", same_set(&before.guard, &after.guard)),
         ("outsiders", before.outsiders == after.outsiders),
         ("maxconn", udp.maxconn == udp_after.maxconn),
         (

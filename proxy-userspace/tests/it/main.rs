@@ -15,6 +15,7 @@ mod deaths_of_both;
 mod diagnosis;
 mod drain;
 mod facts;
+mod guard;
 mod handover;
 mod header;
 mod interop;

@@ -29,6 +29,9 @@ by_both_paths! {
     sshd_at_its_own_port;
 }
 
+/// What others than balancers are counted as.
+pub const COUNTED: &str = "dispatch_outsider";
+
 const PORT: u16 = 22;
 
 /// Its application is at the host's address, or at every one.
@@ -88,7 +91,7 @@ fn each_comes_as_who_they_are(path: Path) -> Result<()> {
         go_on(&mut talks)?;
         go_on(&mut direct)?;
         let kernel = lab.shown("status")?["kernel"].take();
-        ensure!(kernel["dispatch_outsider"] == 4, "{kernel}");
+        ensure!(kernel[COUNTED] == 4, "{kernel}");
         site.asked(&["status"], "outsiders go to the application")?;
         drop(truepeer);
         go_on(&mut direct)?;

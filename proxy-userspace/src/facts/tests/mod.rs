@@ -26,6 +26,7 @@ fn service() -> Service {
     Service {
         protocol: crate::config::Protocol::Tcp,
         outsiders: None,
+        guard: Vec::new(),
         name: "default".into(),
         id: 0,
         drained: false,

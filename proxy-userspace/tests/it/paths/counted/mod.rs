@@ -17,11 +17,13 @@ use super::site::{Plan, Site};
 use super::{CLIENT_PORT, only};
 use crate::datagrams;
 use crate::drain;
+use crate::guard;
 use crate::lab::addr::Pair;
 use crate::lab::lossy::Nature;
 use crate::lab::mangle;
 use crate::lab::tuntap::Layer;
 use crate::lab::{Lab, poll};
+use crate::outsiders;
 
 only! {
     direct:
@@ -227,7 +229,10 @@ fn rows() -> impl Iterator<Item = &'static str> {
         .chain([apart::STARTING, apart::ENDING]);
     let by_daemon = names(by_daemon::ROWS).chain(names(by_daemon::V4));
     let tcp = direct.chain(by_daemon).chain(apart);
-    tcp.chain(datagrams::counted::names()).chain(drain::COUNTED)
+    tcp.chain(datagrams::counted::names())
+        .chain(drain::COUNTED)
+        .chain(guard::COUNTED)
+        .chain([outsiders::COUNTED])
 }
 
 #[test]

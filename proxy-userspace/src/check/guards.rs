@@ -1,0 +1,48 @@
+//! Whether devices can be guarded.
+
+use super::Finding;
+use crate::{
+    admin::{self, Request},
+    config::Config,
+    netns::{Driver, driver},
+};
+
+pub async fn check(config: &Config) -> Vec<Finding> {
+    let running = admin::ask::<admin::Status>(&config.instance, Request::Status).ok();
+    let ours = running.map_or_else(Vec::new, |status| status.guards);
+    let mut findings = Vec::new();
+    for device in config.guarded().keys() {
+        let is_ours = ours.iter().any(|guard| guard.device == *device);
+        findings.push(of(device, is_ours).await);
+    }
+    findings
+}
+
+async fn of(device: &str, is_ours: bool) -> Finding {
+    const SUBJECT: &str = "guard";
+    match driver(device).await {
+        Ok(Some(Driver {
+            is_ethernet: false, ..
+        })) => Finding::fail(
+            SUBJECT,
+            format!("{device} has no Ethernet header"),
+            format!("leave {device} out of --guard"),
+        ),
+        Ok(Some(Driver {
+            has_program: true, ..
+        })) if !is_ours => Finding::fail(
+            SUBJECT,
+            format!("{device} has a program of XDP already, somebody else's"),
+            format!(
+                "`ip link set {device} xdp off` if it isn't needed, or leave {device} out of --guard"
+            ),
+        ),
+        Ok(Some(_)) => Finding::ok(SUBJECT, format!("{device} can be guarded")),
+        Ok(None) => Finding::warn(
+            SUBJECT,
+            format!("there is no device {device}: it is guarded once it is there"),
+            "see `ip link` for its name",
+        ),
+        Err(error) => Finding::warn(SUBJECT, format!("unknown: {error:#}"), "see `ip link`"),
+    }
+}
