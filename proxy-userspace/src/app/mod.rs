@@ -223,14 +223,7 @@ async fn start(
     let left = left.unwrap_or_default();
     let listeners = claims.listen(config, &services, &mut set_up.kernel, left)?;
     let items = continuity::listeners(&listeners)?;
-    let (mut workers, changes) = workers::start(
-        listeners,
-        &set_up.spoof,
-        shared,
-        draining,
-        predecessor.is_some(),
-    )
-    .await?;
+    let (mut workers, changes) = workers::start(listeners, &set_up.spoof, shared, draining).await?;
     claims.served_by(changes);
     datagrams
         .serve(receivers, &set_up.spoof, shared, draining, &mut workers)

@@ -35,7 +35,6 @@ pub async fn start(
     spoof: &Arc<SpoofNs>,
     shared: &Arc<Shared>,
     draining: &Draining,
-    is_heir: bool,
 ) -> Result<(Workers, Vec<UnboundedSender<Change>>)> {
     let mut workers = Workers::new();
     let mut started = Vec::new();
@@ -47,13 +46,7 @@ pub async fn start(
         let (sender, changes) = unbounded_channel();
         tell.push(sender);
         let (serving, end) = on_thread(name, move |serves| {
-            work(
-                (listeners, changes, is_heir),
-                &spoof,
-                shared,
-                draining,
-                serves,
-            )
+            work((listeners, changes), &spoof, shared, draining, serves)
         })?;
         workers.spawn(end);
         started.push(serving);
@@ -89,7 +82,7 @@ pub fn on_thread(
 }
 
 fn work(
-    (listeners, changes, is_heir): (Listeners, UnboundedReceiver<Change>, bool),
+    (listeners, changes): (Listeners, UnboundedReceiver<Change>),
     spoof: &SpoofNs,
     shared: Arc<Shared>,
     draining: Draining,
@@ -105,7 +98,7 @@ fn work(
         let after = draining.clone();
         let mut serving = tcp::Listeners::new(shared, draining);
         for listening in listeners {
-            serving.listen(listening, is_heir)?;
+            serving.listen(listening)?;
         }
         let _ = serves.send(());
         serving.serve(changes).await;

@@ -100,6 +100,13 @@ pub enum ConfigError {
         instance: String,
     },
     #[error(
+        "outsiders are the application's at {shared}, and not at {alone}: give both services the same, or other ports"
+    )]
+    SharedAndNot {
+        shared: SocketAddr,
+        alone: SocketAddr,
+    },
+    #[error(
         "--guard drops whom --outsiders app lets through to the application: leave one of both out"
     )]
     GuardsOutsiders,

@@ -2,6 +2,7 @@
 
 mod error;
 mod limits;
+mod listens;
 mod prefixes;
 
 use std::{
@@ -18,6 +19,7 @@ use proxy_common::shares::Limits;
 
 pub use error::ConfigError;
 pub use limits::{MAX_CLIENTS, client_limits};
+pub use listens::{Beside, meet};
 pub use prefixes::{PrefixSource, misread, parse_prefix, read_kept};
 
 use crate::{
@@ -204,38 +206,7 @@ impl Service {
     }
 }
 
-/// Where another instance listens.
-pub struct Beside<'a> {
-    pub instance: &'a str,
-    pub listen: SocketAddr,
-    pub is_tcp: bool,
-    /// Whether what is no balancer's there is left to the application.
-    pub is_shared: bool,
-}
-
-/// Whether who listens at `listen` hears what is for `at`; `is_local`: an address of this host.
-fn hears(listen: SocketAddr, at: SocketAddr, is_local: bool) -> bool {
-    let is_any = listen.ip().is_unspecified() && (listen.is_ipv6() || at.is_ipv4());
-    listen.port() == at.port() && (listen.ip() == at.ip() || is_local && is_any)
-}
-
 impl Config {
-    /// Where services of this transport listen.
-    pub fn listens(&self, transport: Transport) -> impl Iterator<Item = SocketAddr> {
-        let services = self.services.iter();
-        let services = services.filter(move |service| service.transport() == transport);
-        services.flat_map(|service| service.listen.iter().copied())
-    }
-
-    /// Whether a service of TCP's leaves this listen address to the application as well.
-    pub fn shares_listen(&self, listen: SocketAddr) -> bool {
-        let mut shared = self
-            .services
-            .iter()
-            .filter(|service| service.shares_listen());
-        shared.any(|service| service.listen.contains(&listen))
-    }
-
     /// The services that are guarded at a device, by its name.
     pub fn guarded(&self) -> BTreeMap<String, BTreeSet<u32>> {
         let mut guarded = BTreeMap::<_, BTreeSet<_>>::new();
@@ -248,62 +219,6 @@ impl Config {
             }
         }
         guarded
-    }
-
-    /// Whether no service listens where a target is, but for one that leaves it to the application; `is_local`: at an
-    /// address of this host.
-    pub fn is_free(
-        &self,
-        transport: Transport,
-        target: SocketAddr,
-        is_local: bool,
-    ) -> Result<(), ConfigError> {
-        let alone = self
-            .services
-            .iter()
-            .filter(|service| !service.shares_listen());
-        let of_transport = alone.filter(|service| service.transport() == transport);
-        let mut listens = of_transport.flat_map(|service| service.listen.iter().copied());
-        match listens.find(|listen| hears(*listen, target, is_local)) {
-            Some(listen) => Err(ConfigError::ListensAtTarget { listen, target }),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether no listener of another instance is there; `is_local`: at an address of this host.
-    pub fn is_nobodys(
-        &self,
-        target: SocketAddr,
-        is_local: bool,
-        others: &[Beside<'_>],
-    ) -> Result<(), ConfigError> {
-        let mut others = others.iter().filter(|other| !other.is_shared);
-        match others.find(|other| hears(other.listen, target, is_local)) {
-            Some(other) => Err(ConfigError::OthersListen {
-                target,
-                instance: other.instance.into(),
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether no other instance has a say on who comes to an address that is left to the application, whose sockets
-    /// don't tell the kernel of it.
-    pub fn is_alone(&self, others: &[Beside<'_>]) -> Result<(), ConfigError> {
-        for service in self.services.iter().filter(|service| !service.is_udp()) {
-            for &listen in &service.listen {
-                let mut others = others.iter().filter(|other| other.is_tcp);
-                let meets = |at: SocketAddr| hears(at, listen, true) || hears(listen, at, true);
-                let is_one = |other: &&Beside<'_>| service.shares_listen() || other.is_shared;
-                if let Some(other) = others.find(|other| is_one(other) && meets(other.listen)) {
-                    return Err(ConfigError::OthersShare {
-                        listen,
-                        instance: other.instance.into(),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     fn is_no_steer_address(&self, address: SocketAddr) -> Result<(), ConfigError> {
@@ -337,6 +252,7 @@ impl Config {
     /// What can't work whatever the host looks like.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.datagram_targets_differ()?;
+        self.is_shared_or_not()?;
         self.keep_lists_apart()?;
         let mut seen = HashSet::new();
         for service in &self.services {

@@ -250,21 +250,19 @@ impl Tc {
         device: u32,
     ) -> Result<(XdpMode, Attachment)> {
         let name = |mode: XdpMode| format!("{} xdp", mode.name());
-        let mut modes = [XdpMode::Native, XdpMode::Generic];
-        let is_left = |mode: &XdpMode| {
-            let left = share::link_name(&name(*mode), device);
-            self.left.contains_key(&left)
+        let generic = share::link_name(&name(XdpMode::Generic), device);
+        let (first, second) = match self.left.contains_key(&generic) {
+            true => (XdpMode::Generic, XdpMode::Native),
+            false => (XdpMode::Native, XdpMode::Generic),
         };
-        modes.sort_by_key(|mode| !is_left(mode));
-        let [first, second] = modes;
-        let attached = self.link(&name(first), device, Hook::Xdp(device, first), program);
-        match attached {
-            Ok(attachment) => return Ok((first, attachment)),
-            Err(error) if is_taken(&error) => return Err(error),
-            Err(error) => tracing::debug!("no {} XDP: {error:#}", first.name()),
+        let mut attach = |mode| {
+            let link = self.link(&name(mode), device, Hook::Xdp(device, mode), program);
+            link.map(|attachment| (mode, attachment))
+        };
+        match attach(first) {
+            Err(error) if !is_taken(&error) => attach(second),
+            done => done,
         }
-        let attached = self.link(&name(second), device, Hook::Xdp(device, second), program);
-        attached.map(|attachment| (second, attachment))
     }
 
     /// In front of other programs: one of them may end the chain with a verdict of its own. Ours

@@ -34,9 +34,9 @@ const TABLE: u32 = 80;
 pub fn create(host: &File) -> Result<(File, Device, TcpSockets)> {
     sys::unshare_netns().context("making a network namespace (needs CAP_SYS_ADMIN)")?;
     let netns = sys::current_netns().context("opening the new network namespace")?;
-    let sockets = TcpSockets::open()?;
+    let sockets = TcpSockets::open();
     let device = here(host, furnish(host))?;
-    Ok((netns, device, sockets))
+    Ok((netns, device, sockets?))
 }
 
 /// The host's end of the veth, by its index, of a namespace that is there already; and its sockets.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr};
 use thiserror::Error;
 
 use crate::{
-    config::{Config, Protocol, Service, Transport},
+    config::{Config, Protocol, Service, Transport, meet},
     relay::udp::Framing,
 };
 
@@ -141,17 +141,12 @@ fn hears_ipv4_elsewhere(before: &Config, after: &Config) -> Result<(), NeedsRest
 
 /// Whether a socket would have to be where the application's is, or had to make way for that one.
 fn is_left_to_the_application(before: &Config, after: &Config) -> Result<(), NeedsRestart> {
-    let shared = |config: &Config, shares: bool| {
-        let of_tcp = config.services.iter().filter(|service| !service.is_udp());
-        let these = of_tcp.filter(|service| service.shares_listen() == shares);
-        these
-            .flat_map(|service| service.listen.clone())
-            .collect::<BTreeSet<_>>()
-    };
     for shares in [true, false] {
-        let (before, after) = (shared(before, shares), shared(after, !shares));
-        if let Some(at) = before.intersection(&after).next() {
-            return Err(NeedsRestart(format!("outsiders, at {at}")));
+        for at in before.listens_shared(shares) {
+            let mut others = after.listens_shared(!shares);
+            if others.any(|other| meet(at, other)) {
+                return Err(NeedsRestart(format!("outsiders, at {at}")));
+            }
         }
     }
     Ok(())

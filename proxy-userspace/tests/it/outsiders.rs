@@ -1,6 +1,7 @@
 //! Services of TCP at the application's own port: balancers' connections are unwrapped, and everybody else's are the
 //! application's as before.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 
@@ -275,4 +276,35 @@ fn is_told_what_becomes_of_headers_without_truepeer() -> Result<()> {
         .expect(0, &[left, "headers reach it"])?;
     let nowhere = at(BALANCER.both(PORT)).check()?;
     nowhere.expect(1, &["198.51.100.1:22 is not an address of this host"])
+}
+
+#[test]
+fn a_port_is_left_to_the_application_at_all_addresses_or_none() -> Result<()> {
+    let site = Site::new(Path::Direct)?;
+    let service = |name: &str, listen: &str, outsiders: &str| {
+        format!(
+            "[[service]]\nname = \"{name}\"\nlisten = [\"{listen}:22\"]\ntarget4 = \"127.0.0.1:8080\"\n\
+             allow = [\"198.51.100.1\"]\noutsiders = \"{outsiders}\"\n"
+        )
+    };
+    let everywhere = |outsiders| service("all", "0.0.0.0", outsiders);
+    let here = |outsiders| service("here", "198.51.100.2", outsiders);
+    let check = |text: String| {
+        fs::write(&site.file, text)?;
+        let file = site.file.to_str().context("UTF-8")?;
+        site.lab
+            .truepeer_raw(&["check", "--config-only", "-c", file])
+    };
+    check(everywhere("app") + &here("app"))?.expect(0, &[])?;
+    for (all, one) in [("app", "refuse"), ("refuse", "app")] {
+        let said = check(everywhere(all) + &here(one))?;
+        said.expect(
+            2,
+            &[
+                "outsiders are the application's at ",
+                "give both services the same",
+            ],
+        )?;
+    }
+    Ok(())
 }

@@ -72,7 +72,7 @@ impl Listeners {
     }
 
     /// Has to run in a `LocalSet`.
-    pub fn listen(&mut self, listening: Listening, has_changed: bool) -> io::Result<()> {
+    pub fn listen(&mut self, listening: Listening) -> io::Result<()> {
         let Listening {
             service,
             at,
@@ -85,7 +85,6 @@ impl Listeners {
         let worker = Worker {
             services: services.subscribe(),
             elsewhere: (own != at).then_some(own),
-            has_changed,
             at: Rc::new(At {
                 service,
                 shared: self.shared.clone(),
@@ -117,7 +116,7 @@ impl Listeners {
         match change {
             Change::Listen(listening) => {
                 let name = listening.service.name.clone();
-                if let Err(error) = self.listen(listening, true) {
+                if let Err(error) = self.listen(listening) {
                     tracing::error!(service = name, "a listener is lost: {error}");
                 }
             }
@@ -177,8 +176,6 @@ struct Worker {
     services: watch::Receiver<Option<Arc<Service>>>,
     /// Where its socket is, if not where balancers connect to: nobody has any business there.
     elsewhere: Option<SocketAddr>,
-    /// Whether the programs may have let somebody in for another service, or by another list.
-    has_changed: bool,
     at: Rc<At>,
     /// Of those that are opening as well.
     open: JoinSet<()>,
@@ -221,7 +218,6 @@ impl Worker {
         }
         let service = self.services.borrow_and_update().clone();
         if let Some(service) = service {
-            self.has_changed = true;
             let at = At::clone(&self.at);
             self.at = Rc::new(At { service, ..at });
         }
@@ -283,7 +279,8 @@ impl Worker {
         } = &*self.at;
         let balancer = Balancer(canonical(balancer));
         let is_stray = self.elsewhere.is_some_and(|own| is_at(&stream, own));
-        if is_stray || self.has_changed && !shared.admission.allows(service, balancer) {
+        // The programs may have let it in for another service, by another list, or to what listened there then.
+        if is_stray || !shared.admission.allows(service, balancer) {
             // A reset, as for whoever comes now.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;

@@ -112,7 +112,7 @@ impl Site {
             at,
             socket: listener,
         };
-        listeners.listen(listening, false)?;
+        listeners.listen(listening)?;
         let (_, changes) = mpsc::unbounded_channel();
         Ok(Self {
             app,
