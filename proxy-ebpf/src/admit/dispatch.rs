@@ -47,6 +47,10 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
     if lookup.remote_port == 0 {
         return if is_apps_too { Ok(None) } else { Err(None) };
     }
+    // From this host itself come the daemon's own connections, to the application.
+    if is_apps_too && maps::is_own(&remote) {
+        return Ok(Some(Counter::DispatchOutsider));
+    }
     if !maps::allows(service, &remote) {
         if is_apps_too {
             return Ok(Some(Counter::DispatchOutsider));

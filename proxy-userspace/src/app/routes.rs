@@ -287,6 +287,7 @@ fn beside((instance, service): &(String, ServiceStatus)) -> impl Iterator<Item =
     service.listen.iter().map(move |listen| Beside {
         instance,
         listen: *listen,
+        targets: &service.targets,
         is_tcp: service.clients.is_none(),
         is_shared: service.shares_listen,
     })

@@ -34,7 +34,7 @@ async fn of(device: &str, is_ours: bool) -> Finding {
             SUBJECT,
             format!("{device} has a program of XDP already, somebody else's"),
             format!(
-                "`ip link set {device} xdp off` if it isn't needed, or leave {device} out of --guard"
+                "take it off if it isn't needed (`bpftool net` tells whose it is), or leave {device} out of --guard"
             ),
         ),
         Ok(Some(_)) => Finding::ok(SUBJECT, format!("{device} can be guarded")),

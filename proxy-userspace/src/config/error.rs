@@ -92,8 +92,8 @@ pub enum ConfigError {
         instance: String,
     },
     #[error(
-        "instance {instance} listens at {listen} as well, where one of both leaves outsiders to the application: serve \
-         both by one instance, or give it another port"
+        "instance {instance} listens at {listen} as well, or has its target there, where one of both leaves outsiders to \
+         the application: serve both by one instance, or give it another port"
     )]
     OthersShare {
         listen: SocketAddr,

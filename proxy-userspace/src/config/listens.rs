@@ -8,6 +8,7 @@ use super::{Config, ConfigError, Transport};
 pub struct Beside<'a> {
     pub instance: &'a str,
     pub listen: SocketAddr,
+    pub targets: &'a [SocketAddr],
     pub is_tcp: bool,
     /// Whether what is no balancer's there is left to the application.
     pub is_shared: bool,
@@ -82,7 +83,7 @@ impl Config {
         is_local: bool,
         others: &[Beside<'_>],
     ) -> Result<(), ConfigError> {
-        let mut others = others.iter().filter(|other| !other.is_shared);
+        let mut others = others.iter();
         match others.find(|other| hears(other.listen, target, is_local)) {
             Some(other) => Err(ConfigError::OthersListen {
                 target,
@@ -98,10 +99,14 @@ impl Config {
         for service in self.services.iter().filter(|service| !service.is_udp()) {
             for &listen in &service.listen {
                 let mut others = others.iter().filter(|other| other.is_tcp);
-                let is_one = |other: &&Beside<'_>| service.shares_listen() || other.is_shared;
-                if let Some(other) =
-                    others.find(|other| is_one(other) && meet(other.listen, listen))
-                {
+                let is_one = |other: &&Beside<'_>| {
+                    let is_shared = service.shares_listen();
+                    // Its clients come to a steer address of its own, which is any address to us.
+                    let has_target = || other.targets.iter().any(|target| meet(listen, *target));
+                    (is_shared || other.is_shared) && meet(other.listen, listen)
+                        || is_shared && has_target()
+                };
+                if let Some(other) = others.find(is_one) {
                     return Err(ConfigError::OthersShare {
                         listen,
                         instance: other.instance.into(),

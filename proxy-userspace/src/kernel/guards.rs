@@ -33,7 +33,12 @@ impl Kernel {
     /// Has these services guarded, and no others. A device that isn't there is guarded when it comes.
     pub fn guard(&mut self, wanted: GuardedServices) -> Result<()> {
         self.guards.wanted = wanted;
-        self.guards.settle(&mut self.ebpf, &mut self.tc)
+        self.guards.settle(&mut self.ebpf, &mut self.tc)?;
+        let present = |name: &String| self.guards.devices.values().any(|link| link.name == *name);
+        for name in self.guards.wanted.keys().filter(|name| !present(name)) {
+            tracing::warn!("there is no device {name}: it is guarded once it is there");
+        }
+        Ok(())
     }
 
     /// The devices that are guarded, and how.

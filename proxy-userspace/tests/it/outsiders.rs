@@ -2,7 +2,7 @@
 //! application's as before.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,7 +18,7 @@ use crate::lab::header::Version;
 use crate::lab::path::Path;
 use crate::lab::served::{SSH, Served, Site, WEB, go_on};
 use crate::lab::server::Sshd;
-use crate::lab::stream::{expect_cut, read_greeting};
+use crate::lab::stream::{expect, expect_cut, read_greeting};
 use crate::reload::by_both_paths;
 
 by_both_paths! {
@@ -26,6 +26,7 @@ by_both_paths! {
     a_take_over_cuts_neither;
     a_drain_is_for_balancers;
     a_client_may_have_a_balancer_s_address;
+    this_host_is_no_balancer;
     nobody_gets_to_the_daemon_s_own_socket;
     sshd_at_its_own_port;
 }
@@ -163,6 +164,32 @@ fn a_client_may_have_a_balancer_s_address(path: Path) -> Result<()> {
     })
 }
 
+fn this_host_is_no_balancer(path: Path) -> Result<()> {
+    let site = Site::new(path)?;
+    let lab = &site.lab;
+    let _app = everywhere(lab)?;
+    let _truepeer = site.start(&[ON_LOOPBACK])?;
+    both(HOST, |own| {
+        let address = own.ip().to_string();
+        lab.allow(&["add", &address, "--service", "ssh"])?
+            .expect(0, &[])?;
+        let to = HOST.like(own, PORT);
+        let mut plain = lab.host.connect_from(own, to)?;
+        ensure!(
+            read_greeting(&mut plain)? == plain.local_addr()?,
+            "as another one"
+        );
+        // The daemon connects for it as itself, and who is behind it can't name another one.
+        let header = |client| Version::V2.header(client, FRONT.like(own, FRONT_PORT));
+        let named = SocketAddr::new(own.ip(), 1000);
+        let mut balancer = lab.balancer_to(to, &header(named))?;
+        let seen = read_greeting(&mut balancer)?;
+        ensure!(seen.ip() == own.ip(), "the application sees {seen}");
+        balancer.write_all(&header(CLIENT.like(own, 1)))?;
+        expect(&mut balancer, &header(CLIENT.like(own, 1)))
+    })
+}
+
 fn nobody_gets_to_the_daemon_s_own_socket(path: Path) -> Result<()> {
     let site = Site::new(path)?;
     let lab = &site.lab;
@@ -247,7 +274,7 @@ fn two_instances_at_one_address_are_refused() -> Result<()> {
         truepeer.args(["--target4", target, "--on-no-target", "unspoofed"])
     };
     let first = at(HOST.both(PORT), "127.0.0.1:22");
-    let _truepeer = first.args(["--outsiders", "app"]).start()?;
+    let truepeer = first.args(["--outsiders", "app"]).start()?;
     for flags in [&["--outsiders", "app"][..], &[]] {
         let second = at(WILDCARD.both(PORT), "127.0.0.1:8080").args(flags);
         let second = second.instance_suffix("b").run_to_end()?;
@@ -258,7 +285,14 @@ fn two_instances_at_one_address_are_refused() -> Result<()> {
         ];
         second.expect(2, &says)?;
     }
-    Ok(())
+    // A target of one's, where the other one listens.
+    let elsewhere = || at(HOST.both(7009), "198.51.100.2:22").instance_suffix("b");
+    let said = elsewhere().run_to_end()?;
+    said.expect(2, &[lab.instance(), "at target 198.51.100.2:22"])?;
+    drop(truepeer);
+    let _first = elsewhere().start()?;
+    let second = at(WILDCARD.both(PORT), "127.0.0.1:8080").args(["--outsiders", "app"]);
+    second.run_to_end()?.expect(2, &["or has its target there"])
 }
 
 #[test]
