@@ -4,22 +4,22 @@ use std::{io, net::SocketAddr};
 
 use super::{Finding, holder};
 use crate::{
-    admin::{self, Request},
+    admin,
     app::listen::probe,
     config::{Config, Transport},
 };
 
 const SUBJECT: &str = "listen";
 
-pub fn check(config: &Config) -> Vec<Finding> {
-    let running = admin::ask(&config.instance, Request::Status).ok();
+/// `running`: what the instance says of itself, if it runs.
+pub fn check(config: &Config, running: Option<&admin::Status>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in &config.services {
         for listen in &service.listen {
             let found = match probe(config, service, *listen) {
                 Ok(()) if service.shares_listen() => shared(*listen),
                 Ok(()) => Finding::ok(SUBJECT, format!("{listen} is free")),
-                Err(error) => explain(*listen, service.transport(), &error, running.as_ref()),
+                Err(error) => explain(*listen, service.transport(), &error, running),
             };
             findings.push(found.of(&service.name, None));
         }

@@ -25,6 +25,7 @@ pub use listen::unusable;
 use steering::Steering;
 
 use crate::{
+    admin::{self, Request},
     app,
     config::{Config, ConfigError, Service},
     facts::{self, Bound},
@@ -41,8 +42,9 @@ pub async fn full(config: &Config, clients: &[IpAddr]) -> Result<Vec<Finding>> {
     findings.extend(routes::routers(config).await);
     let bound = facts::bound(config).await?;
     findings.extend(Filters::read(config, &bound).await?.check(config.steer));
-    findings.extend(listen::check(config));
-    findings.extend(guards::check(config).await);
+    let running = admin::ask(&config.instance, Request::Status).ok();
+    findings.extend(listen::check(config, running.as_ref()));
+    findings.extend(guards::check(config, running.as_ref()).await);
     for service in tcp(config) {
         findings.extend(targets::plainly(service, &bound).await);
     }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    mem,
+    io, mem,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -87,10 +87,16 @@ pub fn attach(ebpf: &mut Ebpf, tc: &mut Tc, placement: &Placement<'_>) -> Result
 
 /// Whether a device has somebody else's program of XDP.
 pub fn is_taken(error: &anyhow::Error) -> bool {
-    let mut causes = error
+    is_by_one_of(error, &[libc::EBUSY, libc::EEXIST])
+}
+
+/// Whether the kernel gave one of these as the reason.
+pub fn is_by_one_of(error: &anyhow::Error, reasons: &[i32]) -> bool {
+    let causes = error
         .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    causes.any(|cause| matches!(cause.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)))
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let mut said = causes.filter_map(io::Error::raw_os_error);
+    said.any(|said| reasons.contains(&said))
 }
 
 /// To all of the host's sockets: the program picks those of direct connections.

@@ -1,9 +1,6 @@
 //! Programs on the host's devices, as these come and go.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
-    io,
-};
+use std::collections::{HashMap, HashSet, VecDeque, hash_map::Entry};
 
 use anyhow::Result;
 use aya::{
@@ -14,7 +11,7 @@ use aya::{
 use proxy_common::{Endpoint, LO, map, program as name};
 
 use super::{
-    attach::{Attachment, On, Tc, attach_unsteered},
+    attach::{Attachment, On, Tc, attach_unsteered, is_by_one_of},
     bare::BareDevices,
     load::{Placement, Protocols, take},
 };
@@ -303,8 +300,5 @@ impl Devices {
 
 /// The device: its end is told as well.
 fn is_gone(error: &anyhow::Error) -> bool {
-    let mut causes = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>());
-    causes.any(|cause| cause.raw_os_error() == Some(libc::ENODEV))
+    is_by_one_of(error, &[libc::ENODEV])
 }

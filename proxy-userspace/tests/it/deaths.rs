@@ -1,14 +1,14 @@
 //! Daemons that die, hang or are replaced, and keepers that do: open direct connections go on as long as
 //! anybody may come who continues them, and else every end hears of it.
 
-use std::fs;
 use std::io::ErrorKind;
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::lab::Lab;
@@ -20,7 +20,7 @@ use crate::lab::header::Version;
 use crate::lab::leaks::Leaks;
 use crate::lab::path::Path;
 use crate::lab::poll;
-use crate::lab::proc::Proc;
+use crate::lab::proc::{Proc, entries};
 use crate::lab::stream::{expect_reset, round_trip};
 use crate::lab::talk::{Side, Talk};
 use crate::lab::truepeer::{Truepeer, keeper_of};
@@ -102,7 +102,7 @@ impl Site {
     }
 
     /// Each of them says something again and again while `work` is done, and afterwards once more.
-    pub fn under_load(&mut self, work: impl FnOnce(&Lab, &Truepeer) -> Result<()>) -> Result<()> {
+    fn under_load(&mut self, work: impl FnOnce(&Lab, &Truepeer) -> Result<()>) -> Result<()> {
         let (lab, truepeer) = (&self.lab, &self.truepeer);
         let done = &AtomicBool::new(false);
         let rounds = &AtomicUsize::new(0);
@@ -122,12 +122,59 @@ impl Site {
         })
     }
 
+    /// In two pieces, a header is the daemon's to read.
+    pub fn through_the_daemon(&self, port: u16) -> Result<TcpStream> {
+        let client = CLIENT.v4(port);
+        let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
+        let mut relayed = self.lab.balancer(&header[..7])?;
+        std::io::Write::write_all(&mut relayed, &header[7..])?;
+        round_trip(&mut relayed, b"through the daemon")?;
+        Ok(relayed)
+    }
+
+    /// Another daemon takes over while others come, whom nobody refuses: how many. Returns the one before.
+    pub fn take_over(&mut self) -> Result<(Proc, usize)> {
+        let mut next = None;
+        let mut came = 0;
+        self.under_load(|lab, truepeer| {
+            let taking = &AtomicBool::new(true);
+            thread::scope(|scope| {
+                let comers = scope.spawn(move || newcomers(lab, taking));
+                next = Some(truepeer.clone().args(["--take-over"]).start()?);
+                taking.store(false, Ordering::Relaxed);
+                came = comers.join().expect("no panic on the way")?;
+                Ok(())
+            })
+        })?;
+        let next = next.context("it was started")?;
+        Ok((mem::replace(&mut self.daemon, next), came))
+    }
+
+    /// Another daemon is started after kill -9.
+    pub fn follow_a_killed_one(&mut self) -> Result<()> {
+        let pid = self.daemon.pid();
+        let mut next = None;
+        self.under_load(|_, truepeer| {
+            kill_process(pid, Signal::KILL)?;
+            next = Some(truepeer.start()?);
+            Ok(())
+        })?;
+        self.daemon = next.context("it was started")?;
+        Ok(())
+    }
+
     /// An orderly end, with the connections closed before.
-    fn end(self, mut daemon: Proc) -> Result<()> {
-        drop(self.open);
+    pub fn end(self) -> Result<()> {
+        let Self {
+            lab,
+            open,
+            mut daemon,
+            ..
+        } = self;
+        drop(open);
         daemon.signal(Signal::TERM)?;
         ensure!(daemon.wait_exit()?.code() == Some(0), "{:?}", daemon.log());
-        self.lab.no_device_left()
+        lab.no_device_left()
     }
 }
 
@@ -158,14 +205,7 @@ fn a_start_after_kill_9_cuts_nothing() -> Result<()> {
     let count = site.open.len();
     site.wait_counts("accepted", count, count)?;
     let capture = Leaks::watch(&site.lab.edge)?;
-    let pid = site.daemon.pid();
-    let mut next = None;
-    site.under_load(|_, truepeer| {
-        kill_process(pid, Signal::KILL)?;
-        next = Some(truepeer.start()?);
-        Ok(())
-    })?;
-    let next = next.context("it was started")?;
+    site.follow_a_killed_one()?;
     ensure!(site.direct()? == count, "some are forgotten");
     site.wait_counts("taken_over", count, count)?;
     site.open.clear();
@@ -174,44 +214,27 @@ fn a_start_after_kill_9_cuts_nothing() -> Result<()> {
         round_trip(&mut site.connect(client)?, b"new")?;
     }
     capture.saw_none()?;
-    site.end(next)
+    site.end()
 }
 
 #[test]
 fn a_take_over_cuts_and_refuses_nothing() -> Result<()> {
     let mut site = Site::new(DEFAULT)?;
     let capture = Leaks::watch(&site.lab.edge)?;
-    // In two pieces: it goes through the daemon.
-    let client = CLIENT.v4(FIRST_PORT - 1);
-    let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
-    let mut relayed = site.lab.balancer(&header[..7])?;
-    std::io::Write::write_all(&mut relayed, &header[7..])?;
-    round_trip(&mut relayed, b"through the daemon")?;
-
-    let mut next = None;
-    site.under_load(|lab, truepeer| {
-        let taking = &AtomicBool::new(true);
-        thread::scope(|scope| {
-            let comers = scope.spawn(move || newcomers(lab, taking));
-            next = Some(truepeer.clone().args(["--take-over"]).start()?);
-            taking.store(false, Ordering::Relaxed);
-            let came = comers.join().expect("no panic on the way")?;
-            ensure!(came > 10, "{came} connections are too few to tell");
-            Ok(())
-        })
-    })?;
-    let next = next.context("it was started")?;
-    site.daemon.wait_line("replaced by another daemon")?;
+    let mut relayed = site.through_the_daemon(FIRST_PORT - 1)?;
+    let (mut old, came) = site.take_over()?;
+    ensure!(came > 10, "{came} connections are too few to tell");
+    old.wait_line("replaced by another daemon")?;
     round_trip(&mut relayed, b"still through the old one")?;
     drop(relayed);
-    ensure!(site.daemon.wait_exit()?.code() == Some(0));
+    ensure!(old.wait_exit()?.code() == Some(0));
     ensure!(site.direct()? >= site.open.len(), "some are forgotten");
     capture.saw_none()?;
-    site.end(next)
+    site.end()
 }
 
 /// Connections that come, say something and go.
-pub fn newcomers(lab: &Lab, going: &AtomicBool) -> Result<usize> {
+fn newcomers(lab: &Lab, going: &AtomicBool) -> Result<usize> {
     let mut came = 0;
     let ports = (FIRST_PORT + COUNT + 1..u16::MAX).take_while(|_| going.load(Ordering::Relaxed));
     for port in ports {
@@ -246,26 +269,21 @@ fn if_nobody_comes_every_end_hears_a_reset() -> Result<()> {
     capture.saw_none()
 }
 
-fn descriptors(pid: Pid) -> Result<usize> {
-    let path = format!("/proc/{}/fd", pid.as_raw_nonzero());
-    Ok(fs::read_dir(path)?.count())
-}
-
 #[test]
 fn a_keeper_that_dies_is_followed_by_another() -> Result<()> {
     let mut site = Site::new(DEFAULT)?;
     let keeper = keeper_of(&site.daemon)?;
-    let held = descriptors(keeper)?;
+    let held = entries(keeper, "fd")?;
     kill_process(keeper, Signal::KILL)?;
     site.daemon.wait_line("starting another")?;
     poll::until("another keeper to hold as much", || {
         let other = keeper_of(&site.daemon)?;
-        Ok((other != keeper && descriptors(other)? >= held).then_some(()))
+        Ok((other != keeper && entries(other, "fd")? >= held).then_some(()))
     })?;
     site.kill()?;
-    let next = site.truepeer.start()?;
+    site.daemon = site.truepeer.start()?;
     site.under_load(|_, _| Ok(()))?;
-    site.end(next)
+    site.end()
 }
 
 /// As of one that hangs: it holds all that it has, and answers nobody.
@@ -325,8 +343,8 @@ fn takers_that_die_do_no_harm() -> Result<()> {
         next = Some(truepeer.start()?);
         Ok(())
     })?;
-    let next = next.context("it was started")?;
-    site.end(next)
+    site.daemon = next.context("it was started")?;
+    site.end()
 }
 
 #[test]

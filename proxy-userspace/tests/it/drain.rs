@@ -28,7 +28,7 @@ impl Site {
             .collect())
     }
 
-    fn counted(&self, name: &str) -> Result<u64> {
+    pub fn counted(&self, name: &str) -> Result<u64> {
         Ok(self.lab.shown("status")?["kernel"][name]
             .as_u64()
             .unwrap_or_default())

@@ -41,11 +41,6 @@ const GAME_GUARDED: Served = Served {
 const SILENCE: Duration = Duration::from_millis(1500);
 
 impl Site {
-    fn kernel(&self, name: &str) -> Result<u64> {
-        let kernel = self.lab.shown("status")?["kernel"].take();
-        Ok(kernel[name].as_u64().unwrap_or_default())
-    }
-
     /// The devices that are guarded, as `status` has it.
     fn guards(&self) -> Result<Vec<String>> {
         let status = self.lab.shown("status")?;
@@ -90,9 +85,9 @@ fn drops_who_is_no_balancer(path: Path) -> Result<()> {
 
     SSH.serves(lab)?;
     both(NEIGHBOUR, |source| hears_nothing(lab, source, SSH.port))?;
-    let syns = site.kernel("guard_syn")?;
+    let syns = site.counted("guard_syn")?;
     ensure!(syns >= 2, "{syns} SYNs");
-    ensure!(site.kernel("dispatch_refused")? == 0, "one came further");
+    ensure!(site.counted("dispatch_refused")? == 0, "one came further");
     // A service that isn't guarded resets.
     both(NEIGHBOUR, |source| {
         let to = HOST.like(source, web.port);
@@ -104,7 +99,7 @@ fn drops_who_is_no_balancer(path: Path) -> Result<()> {
     for (source, game) in BALANCER.both(0).into_iter().zip(&games) {
         plays(&player(lab, source, GAME)?, game)?;
     }
-    let before = site.kernel("datagram_refused")?;
+    let before = site.counted("datagram_refused")?;
     for source in NEIGHBOUR.both(0) {
         let other = player(lab, source, GAME)?;
         let header = datagram::v2(CLIENT.like(source, 1000), HOST.like(source, 1), &[]);
@@ -113,10 +108,10 @@ fn drops_who_is_no_balancer(path: Path) -> Result<()> {
         }
     }
     poll::until("datagrams to be dropped", || {
-        Ok((site.kernel("guard_datagram")? == 16).then_some(()))
+        Ok((site.counted("guard_datagram")? == 16).then_some(()))
     })?;
     ensure!(
-        site.kernel("datagram_refused")? == before,
+        site.counted("datagram_refused")? == before,
         "some came further"
     );
     Ok(())

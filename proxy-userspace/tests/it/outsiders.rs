@@ -19,6 +19,7 @@ use crate::lab::path::Path;
 use crate::lab::served::{SSH, Served, Site, WEB, go_on};
 use crate::lab::server::Sshd;
 use crate::lab::stream::{expect, expect_cut, read_greeting};
+use crate::lab::truepeer::Truepeer;
 use crate::reload::by_both_paths;
 
 by_both_paths! {
@@ -35,13 +36,14 @@ by_both_paths! {
 pub const COUNTED: &str = "dispatch_outsider";
 
 const PORT: u16 = 22;
+const APP: &str = "outsiders = \"app\"";
 
 /// Its application is at the host's address, or at every one.
 const AT_THE_HOST: Served = Served {
     port: PORT,
     target: HOST,
     target_port: PORT,
-    keys: "outsiders = \"app\"",
+    keys: APP,
     ..SSH
 };
 const ON_LOOPBACK: Served = Served {
@@ -68,6 +70,20 @@ fn outsiders(lab: &Lab) -> Result<[TcpStream; 2]> {
 /// Applications that hear every address, as most do.
 fn everywhere(lab: &Lab) -> Result<Echo> {
     Echo::greeting(&lab.host, WILDCARD.v6(PORT))
+}
+
+/// On the list of balancers, or off it.
+fn listed(lab: &Lab, verb: &str, who: SocketAddr) -> Result<()> {
+    let address = who.ip().to_string();
+    lab.allow(&[verb, &address, "--service", "ssh"])?
+        .expect(0, &[])
+}
+
+/// By flags, with an application on loopback.
+fn by_flags(lab: &Lab, listen: [SocketAddr; 2]) -> Truepeer {
+    let [v4, v6] = LOOPBACK.both(PORT).map(|at| at.to_string());
+    let truepeer = lab.truepeer().no_targets().listen(listen);
+    truepeer.args(["--target4", &v4, "--target6", &v6, "--outsiders", "app"])
 }
 
 fn each_comes_as_who_they_are(path: Path) -> Result<()> {
@@ -148,9 +164,7 @@ fn a_client_may_have_a_balancer_s_address(path: Path) -> Result<()> {
     let _truepeer = site.start(&[ON_LOOPBACK])?;
     both(NEIGHBOUR, |client| {
         let client = SocketAddr::new(client.ip(), 1000);
-        let address = client.ip().to_string();
-        lab.allow(&["add", &address, "--service", "ssh"])?
-            .expect(0, &[])?;
+        listed(lab, "add", client)?;
         let header = Version::V2.header(client, FRONT.like(client, FRONT_PORT));
         let mut balancer = lab.balancer_to(HOST.like(client, PORT), &header)?;
         let seen = read_greeting(&mut balancer)?;
@@ -159,8 +173,7 @@ fn a_client_may_have_a_balancer_s_address(path: Path) -> Result<()> {
         let connections = lab.shown("connections")?;
         let by = &connections[0]["path"];
         ensure!(*by == path.name(), "by {by}");
-        lab.allow(&["remove", &address, "--service", "ssh"])?
-            .expect(0, &[])
+        listed(lab, "remove", client)
     })
 }
 
@@ -170,9 +183,7 @@ fn this_host_is_no_balancer(path: Path) -> Result<()> {
     let _app = everywhere(lab)?;
     let _truepeer = site.start(&[ON_LOOPBACK])?;
     both(HOST, |own| {
-        let address = own.ip().to_string();
-        lab.allow(&["add", &address, "--service", "ssh"])?
-            .expect(0, &[])?;
+        listed(lab, "add", own)?;
         let to = HOST.like(own, PORT);
         let mut plain = lab.host.connect_from(own, to)?;
         ensure!(
@@ -218,14 +229,8 @@ fn nobody_gets_to_the_daemon_s_own_socket(path: Path) -> Result<()> {
 fn sshd_at_its_own_port(path: Path) -> Result<()> {
     let lab = Lab::new()?;
     let sshd = Sshd::start(&lab.host, WILDCARD.v6(PORT))?;
-    let [v4, v6] = LOOPBACK.both(PORT).map(|at| at.to_string());
-    let _truepeer = lab
-        .truepeer()
-        .no_targets()
-        .listen(WILDCARD.both(PORT))
-        .args(["--target4", &v4, "--target6", &v6, "--outsiders", "app"])
-        .args(path.args())
-        .start()?;
+    let truepeer = by_flags(&lab, WILDCARD.both(PORT));
+    let _truepeer = truepeer.args(path.args()).start()?;
     let _edge = HaProxy::start(&lab.edge, "send-proxy-v2", HOST.v4(PORT))?;
     both(CLIENT, |client| {
         let front = FRONT.like(client, FRONT_PORT);
@@ -247,10 +252,7 @@ fn the_port_that_is_given_up_is_the_application_s() -> Result<()> {
     let _apps = WEB.echoes(lab)?;
     let mut before = site.start(&[WEB])?;
     let mut talks = site.talks(WEB)?;
-    let shared = Served {
-        keys: "outsiders = \"app\"",
-        ..WEB
-    };
+    let shared = Served { keys: APP, ..WEB };
     site.write("", &[shared])?;
     let stays = "outsiders, at 198.51.100.2:443: that can't change while it runs";
     site.asks(&[], 1, &[stays, "run --take-over"])?;
@@ -299,16 +301,11 @@ fn two_instances_at_one_address_are_refused() -> Result<()> {
 fn is_told_what_becomes_of_headers_without_truepeer() -> Result<()> {
     let lab = Lab::new()?;
     let _app = everywhere(&lab)?;
-    let [v4, v6] = LOOPBACK.both(PORT).map(|at| at.to_string());
-    let at = |listen: [SocketAddr; 2]| {
-        let truepeer = lab.truepeer().no_targets().listen(listen);
-        truepeer.args(["--target4", &v4, "--target6", &v6, "--outsiders", "app"])
-    };
     let left = "198.51.100.2:22 is left to the application";
-    at(HOST.both(PORT))
+    by_flags(&lab, HOST.both(PORT))
         .check()?
         .expect(0, &[left, "headers reach it"])?;
-    let nowhere = at(BALANCER.both(PORT)).check()?;
+    let nowhere = by_flags(&lab, BALANCER.both(PORT)).check()?;
     nowhere.expect(1, &["198.51.100.1:22 is not an address of this host"])
 }
 

@@ -13,7 +13,7 @@ use crate::allowlist::{both, refused_at, served_at};
 use crate::lab::addr::{BALANCER, CLIENT, HOST, NEIGHBOUR, Pair};
 use crate::lab::app::Echo;
 use crate::lab::path::Path;
-use crate::lab::proc::Proc;
+use crate::lab::proc::{Proc, entries};
 use crate::lab::scale::scaled;
 use crate::lab::served::{GAME, SSH, Served, Site, WEB, go_on, player, plays};
 use crate::lab::stream::{expect_cut, read_greeting, round_trip};
@@ -282,7 +282,7 @@ fn many_reloads_leave_nothing_and_cut_nothing() -> Result<()> {
     let lab = &site.lab;
     let (_ssh, _web) = (SSH.echoes(lab)?, WEB.echoes(lab)?);
     let truepeer = site.start(&[SSH, GAME])?;
-    let threads = in_proc(&truepeer, "task")?;
+    let threads = entries(truepeer.pid(), "task")?;
     let mut talks = site.talks(SSH)?;
     let elsewhere = Served { port: 7005, ..WEB };
     let mut before = None;
@@ -311,12 +311,8 @@ fn many_reloads_leave_nothing_and_cut_nothing() -> Result<()> {
 /// another configuration.
 fn held(truepeer: &Proc, threads: usize) -> Result<(usize, BTreeSet<u64>, BTreeSet<u64>)> {
     poll::until("threads to end", || {
-        Ok((in_proc(truepeer, "task")? == threads).then_some(()))
+        Ok((entries(truepeer.pid(), "task")? == threads).then_some(()))
     })?;
     let (maps, programs) = (truepeer.fd_info("map_id")?, truepeer.fd_info("prog_id")?);
-    Ok((in_proc(truepeer, "fd")?, maps, programs))
-}
-
-fn in_proc(truepeer: &Proc, what: &str) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{}/{what}", truepeer.pid()))?.count())
+    Ok((entries(truepeer.pid(), "fd")?, maps, programs))
 }

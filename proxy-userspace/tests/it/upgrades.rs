@@ -1,21 +1,13 @@
 //! Daemons that follow each other, again and again, some after the sudden death of the one before.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::mem;
-use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 
-use crate::deaths::{DEFAULT, FIRST_PORT, Site, newcomers};
-use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT};
-use crate::lab::header::Version;
+use crate::deaths::{DEFAULT, FIRST_PORT, Site};
 use crate::lab::leaks::Leaks;
 use crate::lab::poll;
-use crate::lab::proc::Proc;
+use crate::lab::proc::{Proc, entries};
 use crate::lab::scale::scaled;
 use crate::lab::stream::{expect_reset, round_trip};
 use crate::lab::truepeer::keeper_of;
@@ -29,12 +21,14 @@ fn many_in_a_row_cut_nothing_and_leave_nothing() -> Result<()> {
     let capture = Leaks::watch(&site.lab.edge)?;
     let mut before = None;
     for round in 1..=scaled(6, 100) {
-        let mut relayed = through_the_daemon(&site, round)?;
+        let port = FIRST_PORT - 1 - u16::try_from(round)?;
+        let mut relayed = site.through_the_daemon(port)?;
         if round % 10 == 5 {
-            killed(&mut site)?;
+            site.follow_a_killed_one()?;
             expect_reset(&mut relayed)?;
         } else {
-            let mut old = taken_over(&mut site)?;
+            // It has a connection to carry still.
+            let (mut old, _) = site.take_over()?;
             round_trip(&mut relayed, b"still through the old one")?;
             drop(relayed);
             ensure!(old.wait_exit()?.code() == Some(0), "round {round}");
@@ -56,54 +50,7 @@ fn many_in_a_row_cut_nothing_and_leave_nothing() -> Result<()> {
     })
     .with_context(|| format!("{before:?}, and then {now:?}"))?;
     capture.saw_none()?;
-    let Site {
-        lab,
-        open,
-        mut daemon,
-        ..
-    } = site;
-    drop(open);
-    daemon.signal(Signal::TERM)?;
-    ensure!(daemon.wait_exit()?.code() == Some(0));
-    lab.no_device_left()
-}
-
-/// In two pieces, the header can't be read by a program.
-fn through_the_daemon(site: &Site, round: usize) -> Result<TcpStream> {
-    let client = CLIENT.v4(FIRST_PORT - 1 - u16::try_from(round)?);
-    let header = Version::V2.header(client, FRONT.v4(FRONT_PORT));
-    let mut relayed = site.lab.balancer(&header[..7])?;
-    std::io::Write::write_all(&mut relayed, &header[7..])?;
-    round_trip(&mut relayed, b"through the daemon")?;
-    Ok(relayed)
-}
-
-/// Nobody is refused meanwhile. The old one has a connection to carry still.
-fn taken_over(site: &mut Site) -> Result<Proc> {
-    let mut next = None;
-    site.under_load(|lab, truepeer| {
-        let taking = &AtomicBool::new(true);
-        thread::scope(|scope| {
-            let comers = scope.spawn(move || newcomers(lab, taking));
-            next = Some(truepeer.clone().args(["--take-over"]).start()?);
-            taking.store(false, Ordering::Relaxed);
-            comers.join().expect("no panic on the way").map(drop)
-        })
-    })?;
-    let next = next.context("it was started")?;
-    Ok(mem::replace(&mut site.daemon, next))
-}
-
-fn killed(site: &mut Site) -> Result<()> {
-    let pid = site.daemon.pid();
-    let mut next = None;
-    site.under_load(|_, truepeer| {
-        kill_process(pid, Signal::KILL)?;
-        next = Some(truepeer.start()?);
-        Ok(())
-    })?;
-    site.daemon = next.context("it was started")?;
-    Ok(())
+    site.end()
 }
 
 /// What a daemon has open, and its keeper.
@@ -129,8 +76,4 @@ impl Held {
             by_the_keeper: entries(keeper_of(daemon)?, "fd")?,
         })
     }
-}
-
-fn entries(pid: Pid, what: &str) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{}/{what}", pid.as_raw_nonzero()))?.count())
 }

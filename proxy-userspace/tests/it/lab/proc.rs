@@ -160,6 +160,11 @@ impl Proc {
     }
 }
 
+/// How many of `what` a process has, of the directories in /proc: `fd`, `task`.
+pub fn entries(process: Pid, what: &str) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{}/{what}", process.as_raw_nonzero()))?.count())
+}
+
 impl Drop for Proc {
     fn drop(&mut self) {
         self.output.lock().is_unread = false;
