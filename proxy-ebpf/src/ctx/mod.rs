@@ -55,6 +55,15 @@ impl Version {
         }
     }
 
+    /// The wildcard address.
+    #[inline(always)]
+    pub const fn any(self) -> Addr {
+        match self {
+            Self::V4 => Addr::from_v4(0),
+            Self::V6 => Addr::from_v6([0; 4]),
+        }
+    }
+
     #[inline(always)]
     const fn ether_type(self) -> EtherType {
         match self {

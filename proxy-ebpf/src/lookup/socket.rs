@@ -86,6 +86,25 @@ pub fn hears<R>(
     with(ctx, version, tuple, HERE, bpf_sk_lookup_udp, f)
 }
 
+/// Whether the UDP socket of this namespace that hears a datagram of this tuple is at a wildcard address.
+#[inline(always)]
+pub fn hears_at_any(ctx: &TcContext, version: Version, tuple: &Tuple) -> bool {
+    let is_at_any = hears(ctx, version, tuple, |socket| {
+        // SAFETY: the reference that the lookup just took. Each word for itself, as the verifier wants it.
+        unsafe {
+            match version {
+                Version::V4 => (*socket).src_ip4 == 0,
+                Version::V6 => {
+                    let words = (&raw const (*socket).src_ip6).cast::<u32>();
+                    let word = |at| words.add(at).read_volatile();
+                    word(0) | word(1) | word(2) | word(3) == 0
+                }
+            }
+        }
+    });
+    is_at_any.unwrap_or(false)
+}
+
 type LookUp = unsafe fn(*mut c_void, *mut bpf_sock_tuple, u32, u64, u64) -> *mut bpf_sock;
 
 #[inline(always)]

@@ -3,8 +3,8 @@
 use aya_ebpf::programs::TcContext;
 use network_types::ip::IpProto;
 use proxy_common::{
-    Addr, Counter, LO,
-    datagram::{Aim, Flow, Receiver, Way, spp},
+    Addr, Counter, Endpoint, LO,
+    datagram::{Flow, Receiver, Way, spp},
     flow::{Piece, Tuple},
 };
 
@@ -12,6 +12,7 @@ use super::{error, failed, first, orphan::is_orphan, way};
 use crate::{
     clock,
     ctx::{self, Link, Unreadable, Version},
+    lookup::socket::hears_at_any,
     maps::{self, Scratch, Sent},
     segmenter::{self, Hook},
     steer::{deliver::is_entrance, neighbour, reply},
@@ -232,19 +233,44 @@ fn put_spp(
     datagram::put_spp(ctx, version, scratch, &header)
 }
 
-/// Where an application of this host is that has sent the packet. What comes from a container may have a socket too,
-/// which means nothing here.
-#[inline(always)]
-fn aim_of_sender(ctx: &TcContext, version: Version) -> Option<Aim> {
-    match ctx::is_forwarded(ctx) {
-        true => None,
-        false => maps::aim(&ctx::socket_endpoint(ctx, version)?),
+/// Whether an application of this host has sent the packet; `scratch.rewrite.to` is as it should be then. What comes
+/// from a container may have a socket too, which means nothing here.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_of_application(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
+    if ctx::is_forwarded(ctx) {
+        return false;
     }
+    let Some(mut at) = ctx::socket_endpoint(ctx, version) else {
+        return false;
+    };
+    let mut aim = maps::aim(&at);
+    let is_known = aim.is_some();
+    if !is_known {
+        at = Endpoint::new(version.any(), at.port() as u16);
+        aim = maps::aim(&at);
+    }
+    let Some(aim) = aim else {
+        return false;
+    };
+    scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
+    is_known || is_connected(ctx, version, scratch)
 }
 
-/// Whether the host's nat has given a reply another source (masquerade); `scratch.rewrite.to` is what it was before.
-/// Conntrack had forgotten the client by then, and took the reply for a beginning. The socket that has sent it
-/// still says where the application is.
+/// An application at a wildcard address may connect a socket to each client, whose own address the kernel picks.
+///
+/// A function of its own, as a program's stack has 512 bytes.
+#[inline(never)]
+fn is_connected(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
+    let to = &scratch.rewrite.to;
+    let peer = ctx::socket_addresses(ctx, version).map(|[_, peer]| peer);
+    peer.as_ref() == Some(to.addresses()[1]) && hears_at_any(ctx, version, &to.reversed())
+}
+
+/// Whether a reply has another source than its client sent to, be it by the host's nat (masquerade) or the kernel's
+/// choice; `scratch.rewrite.to` is what it should be. Conntrack had forgotten the client by then, and took the reply
+/// for a beginning. The socket that has sent it still says where the application is.
 ///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
@@ -254,13 +280,11 @@ fn is_renamed(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool 
     if maps::is_steer(scratch.segment.tuple.addresses()[0]) || ctx::mark(ctx) != 0 {
         return false;
     }
-    let Some(aim) = aim_of_sender(ctx, version) else {
-        return false;
-    };
-    if *aim.at() == scratch.segment.tuple.source() {
+    if !is_of_application(ctx, version, scratch)
+        || scratch.rewrite.to.source() == scratch.segment.tuple.source()
+    {
         return false;
     }
-    scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
     find(&scratch.rewrite.to, clock::seconds()).is_some() || is_orphan(ctx, &scratch.rewrite.to)
 }
 
@@ -293,7 +317,14 @@ fn undo_nat_of_piece(
     link: Link,
     scratch: &mut Scratch,
 ) -> Result<Link, Unreadable> {
-    if !is_renamed_piece(ctx, version, scratch) {
+    let Some(id) = piece_of(ctx, version, scratch) else {
+        return Ok(link);
+    };
+    let is_renamed = match scratch.segment.at {
+        0 => is_later_piece(ctx, version, scratch, id),
+        _ => is_renamed(ctx, version, scratch),
+    };
+    if !is_renamed {
         return Ok(link);
     }
     ctx::ensure_ethernet(ctx, link, version)?;
@@ -301,32 +332,27 @@ fn undo_nat_of_piece(
     Ok(Link::ETHERNET)
 }
 
+/// A piece, whose number this is, is described in `scratch.segment`: where its ports are, or 0 if they are in an
+/// earlier one, and its tuple.
+///
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
-fn is_renamed_piece(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> bool {
-    let Some(piece) = fragment::read(ctx, version, IpProto::Udp) else {
-        return false;
-    };
-    scratch.segment.at = if piece.is_first { piece.at } else { 0 };
-    if piece.is_first {
-        let Ok(tuple) = piece.tuple(ctx) else {
-            return false;
-        };
-        scratch.segment.tuple = tuple;
-        return is_renamed(ctx, version, scratch);
-    }
+fn piece_of(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Option<u32> {
+    let piece = fragment::read(ctx, version, IpProto::Udp)?;
     let [from, to] = piece.piece.addresses;
-    scratch.segment.tuple = Tuple::from_wire(from, to, [0, 0]);
-    is_later_piece(ctx, version, scratch, piece.piece.id)
+    (scratch.segment.at, scratch.segment.tuple) = match piece.is_first {
+        true => (piece.at, piece.tuple(ctx).ok()?),
+        false => (0, Tuple::from_wire(from, to, [0, 0])),
+    };
+    Some(piece.piece.id)
 }
 
 /// A function of its own, as a program's stack has 512 bytes.
 #[inline(never)]
 fn is_later_piece(ctx: &TcContext, version: Version, scratch: &mut Scratch, id: u32) -> bool {
-    let Some(aim) = aim_of_sender(ctx, version) else {
+    if !is_of_application(ctx, version, scratch) {
         return false;
-    };
-    scratch.rewrite.to = Tuple::new(*aim.at(), scratch.segment.tuple.destination());
+    }
     let addresses = *scratch.rewrite.to.both_addresses();
     addresses[0] != *scratch.segment.tuple.addresses()[0]
         && maps::sent_in_pieces(&Piece { addresses, id }).is_some()

@@ -111,6 +111,11 @@ async fn of_target(
         return Ok(vec![beyond_answer(client, &device, answered)]);
     }
     let has_lost = sockets.lost_at(target)?.iter().sum::<u32>() > before.iter().sum();
+    let own = sockets.connected_to(client, target.port())?;
+    let reply = || match own.filter(|own| *own != aim.ip()) {
+        Some(own) => of_another(target, own),
+        None => reply(target, answered),
+    };
     let may_answer = may_answer(client.ip(), entrance).await;
     let spoofed = match entrance {
         Some(entrance) if !heard || !may_answer => by_one_device(entrance, client.ip()).await,
@@ -119,7 +124,7 @@ async fn of_target(
     Ok([listens(entrance), spoofed]
         .into_iter()
         .chain(heard.then(|| room(has_lost)))
-        .chain((heard && may_answer).then(|| reply(target, answered)))
+        .chain((heard && may_answer).then(reply))
         .collect())
 }
 
@@ -189,17 +194,37 @@ fn room(has_lost: bool) -> Finding {
     Finding::ok(SUBJECT, "it took the datagram, and has lost none meanwhile")
 }
 
+const REPLY: &str = "reply";
+
+/// Of an application that has connected a socket to the client, at `own`, which isn't what clients are sent to.
+fn of_another(target: SocketAddr, own: IpAddr) -> Finding {
+    let own = SocketAddr::new(own, target.port());
+    let next = match own.ip().is_loopback() {
+        true => {
+            "have it listen at an address of the host's, and give that as the target".to_owned()
+        }
+        false => format!("give {own} as the target"),
+    };
+    Finding::warn(
+        REPLY,
+        format!(
+            "the application has connected a socket to the client, at {own}: its answer goes back, but the client's \
+             next datagrams don't come to that socket"
+        ),
+        next,
+    )
+}
+
 fn reply(target: SocketAddr, answered: bool) -> Finding {
-    const SUBJECT: &str = "reply";
     if answered {
-        return Finding::ok(SUBJECT, "its answer came back");
+        return Finding::ok(REPLY, "its answer came back");
     }
     let none = "none came to a datagram without a byte, which may well be right";
     // The kernel refuses it in IPv4 alone.
     match target.is_ipv4() && target.ip().is_loopback() {
-        false => Finding::ok(SUBJECT, none),
+        false => Finding::ok(REPLY, none),
         true => Finding::ok(
-            SUBJECT,
+            REPLY,
             format!(
                 "{none}; an application that connects a socket to each client can't do so at {}",
                 target.ip()

@@ -1,6 +1,6 @@
 //! The kernel's UDP sockets, by sock_diag.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use netlink_packet_sock_diag::{
@@ -42,7 +42,28 @@ impl UdpSockets {
         Ok(devices.into_iter().min().map(|(.., device)| device))
     }
 
+    /// The own address of a socket at this port that hears `peer` alone.
+    pub fn connected_to(&mut self, peer: SocketAddr, port: u16) -> Result<Option<IpAddr>> {
+        let mut own = None;
+        self.at_port(port, |found| {
+            let id = &found.header.socket_id;
+            let address = id.destination_address.to_canonical();
+            if SocketAddr::new(address, id.destination_port) == peer {
+                own = Some(id.source_address.to_canonical());
+            }
+        })?;
+        Ok(own)
+    }
+
     fn hearing(&mut self, local: SocketAddr, mut found: impl FnMut(&InetResponse)) -> Result<()> {
+        self.at_port(local.port(), |socket| {
+            if hears(socket, local) {
+                found(socket);
+            }
+        })
+    }
+
+    fn at_port(&mut self, port: u16, mut found: impl FnMut(&InetResponse)) -> Result<()> {
         for family in [AF_INET, AF_INET6] {
             let dump = Dump {
                 request: InetRequest {
@@ -52,14 +73,10 @@ impl UdpSockets {
                     states: StateFlags::all(),
                     socket_id: SocketId::new_v6(),
                 },
-                filter: local_is_one_of(&[Local::Port(local.port())]),
+                filter: local_is_one_of(&[Local::Port(port)]),
             };
             self.0
-                .dump(dump, |socket| {
-                    if hears(&socket, local) {
-                        found(&socket);
-                    }
-                })
+                .dump(dump, |socket| found(&socket))
                 .or_else(|error| if_there_is(family, error))
                 .context("listing UDP sockets (kernel module udp_diag)")?;
         }

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::addr::{APP_PORT, HOST, LATER, LOOPBACK, WILDCARD};
-use crate::lab::datagram::{Echo, Kind};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, LATER, LOOPBACK, WILDCARD};
+use crate::lab::datagram::{self, Echo, Kind};
 use crate::lab::netns::Netns;
 use crate::lab::poll;
 use crate::steering::site::own_by_a_route;
@@ -20,6 +20,9 @@ rows! {
     on_a_wildcard_address_by_the_host_s;
     on_a_wildcard_address_by_one_of_a_route_alone;
     with_a_socket_for_each_client;
+    with_a_socket_for_each_client_by_loopback;
+    with_a_socket_for_each_client_by_one_of_a_route_alone;
+    a_socket_of_somebody_else;
     with_sockets_that_share_a_port;
 }
 
@@ -83,6 +86,21 @@ pub fn with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
     }
 }
 
+/// The kernel picks another address than what clients are sent to.
+fn with_a_socket_for_each_client_by_loopback(plan: Plan<'_>) -> Result<()> {
+    let bind = WILDCARD;
+    connected(Plan { bind, ..plan })
+}
+
+fn with_a_socket_for_each_client_by_one_of_a_route_alone(plan: Plan<'_>) -> Result<()> {
+    connected(Plan {
+        target: LATER,
+        bind: WILDCARD,
+        set_up: &own_by_a_route,
+        ..plan
+    })
+}
+
 fn connected(plan: Plan<'_>) -> Result<()> {
     let kind = Kind::Connected;
     let plan = Plan { kind, ..plan };
@@ -90,12 +108,31 @@ fn connected(plan: Plan<'_>) -> Result<()> {
         let site = Plan { framing, ..plan }.start()?;
         // All stay open, lest one gets the port of another.
         let balancers = [site.balancer()?, site.balancer()?, site.balancer()?];
-        for (port, balancer) in (1000..).zip(&balancers) {
-            site.exchange(balancer, port, b"hello")?;
+        let each = [&b"hello"[..], b"hello again", &[7; 4000]];
+        for ((port, balancer), words) in (1000..).zip(&balancers).zip(each) {
+            site.exchange(balancer, port, words)?;
         }
         site.end()?;
     }
     Ok(())
+}
+
+/// One that has the app's port at another address, and a peer of its own.
+fn a_socket_of_somebody_else(plan: Plan<'_>) -> Result<()> {
+    let site = plan.start()?;
+    let peer = datagram::socket(&site.lab.edge, site.of(BALANCER, 0))?;
+    let other = datagram::socket(&site.lab.host, site.of(HOST, APP_PORT))?;
+    other.connect(peer.local_addr()?)?;
+    peer.connect(other.local_addr()?)?;
+    for words in [&b"hello"[..], &[7; 4000]] {
+        other.send(words)?;
+        let mut heard = [0; 4001];
+        let length = peer.recv(&mut heard).context("the peer hears it")?;
+        ensure!(heard[..length] == *words, "{length} bytes");
+    }
+    let balancer = site.balancer()?;
+    site.exchange(&balancer, 1000, b"hello")?;
+    site.end()
 }
 
 /// Each client stays with one of them (SO_REUSEPORT), and with the other once that has closed. No program can

@@ -6,7 +6,7 @@ use socket2::SockRef;
 use super::rows;
 use super::site::Plan;
 use crate::lab::Lab;
-use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT};
+use crate::lab::addr::{APP_PORT, BALANCER, HOST, LOOPBACK, TRUEPEER_PORT, WILDCARD};
 use crate::lab::datagram::{self, Echo, Kind};
 use crate::lab::leaks::Watched;
 use crate::lab::path::Path;
@@ -24,6 +24,7 @@ rows! {
     an_app_that_is_silent;
     an_app_that_does_not_read;
     an_app_with_a_socket_for_each_client;
+    an_app_with_a_socket_for_each_client_elsewhere;
     a_strict_reverse_path_filter;
     a_listen_address_that_is_taken;
 }
@@ -250,13 +251,23 @@ fn an_app_with_a_socket_for_each_client(plan: Plan<'_>) -> Result<()> {
         .text
         .contains("connects a socket to each client can't do so");
     ensure!(refused == (plan.family)(HOST, 0).is_ipv4(), "{said:?}");
-    ensure!(
-        said.text.contains("its answer came back") != refused,
-        "{said:?}"
-    );
+    let next = "give that as the target";
+    ensure!(said.text.contains(next) != refused, "{said:?}");
     let at_host = at_loopback.app_at(HOST);
     let _app = app(&at_host, &lab)?;
     checked(&at_host, &lab)?.expect(0, &["ok socket", "its answer came back"])
+}
+
+/// Where clients are sent to isn't what the kernel picks for it.
+fn an_app_with_a_socket_for_each_client_elsewhere(plan: Plan<'_>) -> Result<()> {
+    let kind = Kind::Connected;
+    let plan = Plan { kind, ..plan };
+    let lab = Watched::new()?;
+    let _app = Echo::listen(&lab.host, (plan.family)(WILDCARD, APP_PORT), kind)?;
+    let host = (plan.family)(HOST, APP_PORT);
+    let next = format!("give {host} as the target");
+    checked(&plan, &lab)?.expect(0, &["ok socket", "warn reply", &next])?;
+    checked(&plan.app_at(HOST), &lab)?.expect(0, &["ok socket", "its answer came back"])
 }
 
 /// Nothing gets in by `lo` then, and by no other device does the firewall let it in. Either step that check says is
