@@ -24,6 +24,7 @@ mod lab_itself;
 mod lab_tools;
 mod lifecycle;
 mod lists;
+mod one_file;
 mod operator;
 mod outsiders;
 mod paths;

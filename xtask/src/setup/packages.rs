@@ -49,6 +49,9 @@ pub const TESTS: &[Package<'static>] = &[
     package("openssl", "openssl", "certificates for those, and a TLS client"),
     package("openssh-server", "sshd", "an app that logs its client"),
     package("openssh-client", "ssh", "talks to that app"),
+    package("postfix", "postfix", "a mail server, an app that logs its client"),
+    package("mariadb-server-core", "mariadbd", "a database, an app that tells its client"),
+    package("mariadb-client-core", "mariadb", "talks to that app"),
     package("fail2ban", "fail2ban-server", "reads that log, and bans whom it finds there"),
     package("iptables", "iptables", "one of its ways to do so"),
 ];

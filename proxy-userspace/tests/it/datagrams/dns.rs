@@ -55,7 +55,7 @@ fn dnsdist_before(start: Start, plan: Plan<'_>) -> Result<()> {
 }
 
 /// The whole answer and nothing else.
-fn asked(lab: &Lab, client: SocketAddr, front: SocketAddr, record: &Record) -> Result<()> {
+pub fn asked(lab: &Lab, client: SocketAddr, front: SocketAddr, record: &Record) -> Result<()> {
     let client = datagram::socket(&lab.client, client)?;
     client.send_to(&record.query(), front)?;
     let (answer, _) = datagram::receive(&client)?;

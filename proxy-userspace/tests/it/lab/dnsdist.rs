@@ -19,19 +19,24 @@ pub struct Dnsdist {
 impl Dnsdist {
     /// Ready when its first health check, over TCP too, has found the server up.
     pub fn start(netns: &Netns, to: SocketAddr) -> Result<Self> {
-        Self::start_with(netns, to, "tcpOnly=true, checkTCP=true")
+        Self::start_with(netns, FRONT_PORT, to, "tcpOnly=true, checkTCP=true")
     }
 
     /// The same over UDP, where the server has to know of `name`, a TXT record.
     pub fn start_udp(netns: &Netns, to: SocketAddr, name: &str) -> Result<Self> {
-        let how = format!("checkName=\"{name}\", checkType=\"TXT\"");
-        Self::start_with(netns, to, &how)
+        Self::start_udp_at(netns, FRONT_PORT, to, name)
     }
 
-    fn start_with(netns: &Netns, to: SocketAddr, how: &str) -> Result<Self> {
+    /// The same at another port, for which it needs that of TCP as well.
+    pub fn start_udp_at(netns: &Netns, port: u16, to: SocketAddr, name: &str) -> Result<Self> {
+        let how = format!("checkName=\"{name}\", checkType=\"TXT\"");
+        Self::start_with(netns, port, to, &how)
+    }
+
+    fn start_with(netns: &Netns, port: u16, to: SocketAddr, how: &str) -> Result<Self> {
         let dir = TempDir::new()?;
         let config = dir.path().join("dnsdist.conf");
-        let [v4, v6] = FRONT.both(FRONT_PORT);
+        let [v4, v6] = FRONT.both(port);
         // the empty suffix: it would ask the internet whether it is up to date
         fs::write(
             &config,
@@ -49,7 +54,7 @@ addAction(AllRule(), SetProxyProtocolValuesAction({{[\"240\"]=\"lab\"}}))
         command.args(["--supervised", "--disable-syslog", "--verbose"]);
         command.arg("-C").arg(&config);
         let mut proc = netns.spawn(command)?;
-        netns.wait_listening(&mut proc, FRONT_PORT)?;
+        netns.wait_listening(&mut proc, port)?;
         proc.wait_line("as 'up'")?;
         Ok(Self { proc, _dir: dir })
     }
