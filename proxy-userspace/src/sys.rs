@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod inq;
+pub mod memory;
 pub mod tun;
 
 use std::{

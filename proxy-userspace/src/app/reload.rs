@@ -20,7 +20,7 @@ use crate::{
     kernel,
     plan::Difference,
     relay::{self, udp::Receiver},
-    sys::Process,
+    sys::{Process, memory},
 };
 
 /// Sockets of new listen addresses.
@@ -62,6 +62,8 @@ impl Control<'_> {
         };
         let outcome = outcome.unwrap_or_else(|error| Reloaded::Refused(format!("{error:#}")));
         say(what, &outcome);
+        // What was read and compared is gone, and was much with long lists.
+        memory::trim();
         if let Some(reply) = reply {
             reply.send_json(&outcome);
         }

@@ -316,9 +316,9 @@ pub struct ListArgs {
 pub enum AllowVerb {
     /// Print each prefix and where it comes from
     List(ListFormat),
-    /// Let balancers in, from the next connection on
+    /// Let balancers in, from the next connection or datagram on
     Add(Prefixes),
-    /// Let balancers in no longer, from the next connection on
+    /// Let balancers in no longer, from the next connection or datagram on
     Remove(Fewer),
     /// Make these the only ones: whoever is on both lists, or on neither, notices nothing
     Replace(Fewer),

@@ -202,6 +202,13 @@ fn what_a_removed_balancer_has_open_is_ended_over_udp() -> Result<()> {
             sockets.push(balancer);
         }
         let [neighbour] = [NEIGHBOUR.v4.to_string()];
+        lab.allow(&["remove", &neighbour])?
+            .expect(0, &["removed"])?;
+        sockets[1].send(&datagram::v2(CLIENT.v4(1001), HOST.v4(80), &[]))?;
+        lab.allow(&["add", &neighbour])?.expect(0, &["added"])?;
+        app.say(CLIENT.v4(1001), b"no more of him")?;
+        let (heard, _) = datagram::receive(&sockets[1])?;
+        ensure!(heard == b"no more of him", "{heard:?}");
         lab.allow(&["remove", &neighbour, "--and-close"])?
             .expect(0, &["ended 1 open connections"])?;
         app.say(CLIENT.v4(1001), b"to nobody")?;

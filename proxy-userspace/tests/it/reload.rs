@@ -300,19 +300,37 @@ fn many_reloads_leave_nothing_and_cut_nothing() -> Result<()> {
         before.context("over ten rounds")?,
         held(&truepeer, threads)?,
     );
+    let memory = [before.memory, after.memory];
     ensure!(
-        before == after,
-        "{before:?} files, maps and programs, and then {after:?}"
+        before
+            == Held {
+                memory: before.memory,
+                ..after.clone()
+            },
+        "{before:?}, and then {after:?}"
     );
+    // What lies scattered for a moment more or less.
+    ensure!(memory[1] < memory[0] * 6 / 5, "{memory:?} bytes");
     Ok(())
 }
 
-/// How many files it has open, and which maps and programs, once those threads have ended that looked at the host for
-/// another configuration.
-fn held(truepeer: &Proc, threads: usize) -> Result<(usize, BTreeSet<u64>, BTreeSet<u64>)> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    files: usize,
+    maps: BTreeSet<u64>,
+    programs: BTreeSet<u64>,
+    memory: u64,
+}
+
+/// Once those threads have ended that looked at the host for another configuration.
+fn held(truepeer: &Proc, threads: usize) -> Result<Held> {
     poll::until("threads to end", || {
         Ok((entries(truepeer.pid(), "task")? == threads).then_some(()))
     })?;
-    let (maps, programs) = (truepeer.fd_info("map_id")?, truepeer.fd_info("prog_id")?);
-    Ok((entries(truepeer.pid(), "fd")?, maps, programs))
+    Ok(Held {
+        files: entries(truepeer.pid(), "fd")?,
+        maps: truepeer.fd_info("map_id")?,
+        programs: truepeer.fd_info("prog_id")?,
+        memory: truepeer.memory()?,
+    })
 }
