@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::grace::Short;
+use crate::knobs::{BACKLOG, SHORT_GRACE_PERIODS};
 use crate::privilege::{require, run_as_root};
 use crate::proc::{cargo, step, succeed};
 use crate::traces::Traces;
@@ -57,11 +57,12 @@ pub fn run(filter: &[String], all: bool) -> Result<()> {
         run_as_root(daemon.envs(full).env(PEERS, &peers));
         succeed(daemon.arg("--").args(args), "tests of the daemon failed")
     };
+    let _backlog = BACKLOG.hold()?;
     leaving_no_trace(|| match filter {
         [] if !all => {
             let paced = daemon(&AT_THE_KERNELS_PACE.map(str::to_owned));
             let others = AT_THE_KERNELS_PACE.map(|name| format!("--skip={name}"));
-            let _short = Short::hold()?;
+            let _short = SHORT_GRACE_PERIODS.hold()?;
             paced.and(daemon(&others))
         }
         _ => daemon(filter),

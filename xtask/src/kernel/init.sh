@@ -13,6 +13,8 @@ mount -t tmpfs tmpfs /run
 echo /bin/modprobe > /proc/sys/kernel/modprobe
 # The kernel would load most of these when asked, but not always in time for two who ask at once.
 modprobe -a 8021q bridge cls_bpf sch_ingress tun veth wireguard
+# What comes beside those of a test that sends many at once isn't to be lost.
+echo 100000 > /proc/sys/net/core/netdev_max_backlog
 # Cards, if it has them: the drivers, and names that they keep wherever they are. The shell would
 # take its own `ip`, which knows none.
 for device in /sys/bus/pci/devices/*; do
