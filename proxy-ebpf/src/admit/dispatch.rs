@@ -48,10 +48,8 @@ pub fn dispatch(ctx: &SkLookupContext) -> Result<Option<Counter>, Option<Counter
         return if is_apps_too { Ok(None) } else { Err(None) };
     }
     // From this host itself come the daemon's own connections, to the application.
-    if is_apps_too && maps::is_own(&remote) {
-        return Ok(Some(Counter::DispatchOutsider));
-    }
-    if !maps::allows(service, &remote) {
+    let is_apps = is_apps_too && maps::is_own(&remote);
+    if is_apps || !maps::allows(service, &remote) {
         if is_apps_too {
             return Ok(Some(Counter::DispatchOutsider));
         }

@@ -52,8 +52,27 @@ pub struct ServiceStatus {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct GuardStatus {
     pub device: String,
-    /// Of XDP: `native`, by the driver, or `generic`.
+    /// Of XDP: `native`, by the driver, or `generic`; `none` if it isn't guarded.
     pub mode: String,
+    /// Why it isn't.
+    #[serde(default)]
+    pub problem: Option<String>,
+}
+
+impl GuardStatus {
+    pub const fn is_guarded(&self) -> bool {
+        self.problem.is_none()
+    }
+}
+
+impl Display for GuardStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (device, mode) = (&self.device, &self.mode);
+        match &self.problem {
+            None => write!(f, "guard at {device}: {mode} XDP"),
+            Some(problem) => write!(f, "guard at {device}: none: {problem}"),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -148,8 +167,8 @@ impl Display for Status {
             f,
             "truepeer {version}, instance {instance}, pid {pid}, device {device}"
         )?;
-        for GuardStatus { device, mode } in &self.guards {
-            writeln!(f, "guard at {device}: {mode} XDP")?;
+        for guard in &self.guards {
+            writeln!(f, "{guard}")?;
         }
         if let Some(last) = &self.last_reload {
             writeln!(f, "{last}")?;

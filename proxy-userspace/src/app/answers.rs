@@ -87,10 +87,11 @@ impl Control<'_> {
     }
 }
 
-fn guard((device, mode): (String, &str)) -> GuardStatus {
+fn guard((device, guarded): (String, Result<&str, String>)) -> GuardStatus {
     GuardStatus {
         device,
-        mode: mode.into(),
+        mode: guarded.as_deref().unwrap_or("none").into(),
+        problem: guarded.err(),
     }
 }
 

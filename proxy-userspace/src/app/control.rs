@@ -223,10 +223,13 @@ impl Control<'_> {
             held,
             drain,
             connections,
+            heart,
             lists,
             mut host_requests,
             ..
         } = self;
+        // The other one has its own: should it die, nobody is to be let in for this one's sake.
+        drop(heart);
         tracing::info!("replaced by another daemon: connections that go through this one go on");
         // Its file goes before the other one makes its own, which waits for the lock.
         drop(asked);
@@ -297,9 +300,7 @@ impl Control<'_> {
         if mem::take(&mut self.lists.have_changed) {
             self.end_listed_denied()?;
         }
-        if let Err(error) = self.lists.keep_changes() {
-            tracing::error!("{error:#}");
-        }
+        self.lists.keep_changes();
         Ok(())
     }
 

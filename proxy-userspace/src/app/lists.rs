@@ -107,6 +107,8 @@ pub struct Lists {
     kept: Vec<Keeping>,
     /// So many changes of lists are in the files.
     changes_kept: u32,
+    /// Why there aren't more, once that was told.
+    unkept: Option<String>,
 }
 
 impl Lists {
@@ -125,6 +127,7 @@ impl Lists {
             have_changed: true,
             kept: Vec::new(),
             changes_kept: 0,
+            unkept: None,
         };
         lists.change(config, (&listed, kept), new, !has_lists)?;
         Ok(lists)
@@ -195,12 +198,27 @@ impl Lists {
         Ok(())
     }
 
-    /// The same, if there have been any.
-    pub fn keep_changes(&mut self) -> Result<()> {
-        if self.kept.is_empty() || self.allow.changes()? == self.changes_kept {
-            return Ok(());
+    /// The same, if there have been any. What goes wrong is told once, and tried again each time.
+    pub fn keep_changes(&mut self) {
+        let unkept = self.keep_if_changed().err();
+        let unkept = unkept.map(|error| format!("{error:#}"));
+        match &unkept {
+            Some(error) if self.unkept != unkept => {
+                tracing::error!("{error}: what `truepeer allow` has changed isn't kept");
+            }
+            None if self.unkept.is_some() => {
+                tracing::info!("what `truepeer allow` has changed is kept again");
+            }
+            _ => {}
         }
-        self.keep()
+        self.unkept = unkept;
+    }
+
+    fn keep_if_changed(&mut self) -> Result<()> {
+        match self.kept.is_empty() || self.allow.changes()? == self.changes_kept {
+            true => Ok(()),
+            false => self.keep(),
+        }
     }
 
     /// Forgets services that nothing is open of any more.

@@ -12,7 +12,9 @@ pub async fn check(config: &Config, running: Option<&admin::Status>) -> Vec<Find
     let ours = running.map_or(&[][..], |status| &status.guards);
     let mut findings = Vec::new();
     for device in config.guarded().keys() {
-        let is_ours = ours.iter().any(|guard| guard.device == *device);
+        let is_ours = ours
+            .iter()
+            .any(|guard| guard.device == *device && guard.is_guarded());
         findings.push(of(device, is_ours).await);
     }
     findings

@@ -1,6 +1,9 @@
 //! Programs at the drivers of devices, which drop there what tc and sk_lookup would refuse later.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    mem,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -27,31 +30,48 @@ pub struct Guards {
     /// The host's, by their indices.
     devices: HashMap<u32, Link>,
     attached: HashMap<u32, (XdpMode, Attachment)>,
+    /// Why a device isn't guarded that is there.
+    unguarded: HashMap<u32, String>,
 }
 
 impl Kernel {
     /// Has these services guarded, and no others. A device that isn't there is guarded when it comes.
     pub fn guard(&mut self, wanted: GuardedServices) -> Result<()> {
-        self.guards.wanted = wanted;
-        self.guards.settle(&mut self.ebpf, &mut self.tc)?;
-        let present = |name: &String| self.guards.devices.values().any(|link| link.name == *name);
-        for name in self.guards.wanted.keys().filter(|name| !present(name)) {
-            tracing::warn!("there is no device {name}: it is guarded once it is there");
+        let before = mem::replace(&mut self.guards.wanted, wanted);
+        let failed = self.guards.settle(&mut self.ebpf, &mut self.tc)?;
+        if let Some(error) = failed.into_iter().next() {
+            bail!(error);
+        }
+        let new = self.guards.wanted.keys();
+        let new = new.filter(|name| !before.contains_key(*name));
+        for name in new.filter(|name| self.guards.present(name).is_none()) {
+            tracing::warn!("{}", absent(name));
         }
         Ok(())
     }
 
-    /// The devices that are guarded, and how.
-    pub fn guarded(&self) -> Vec<(String, &'static str)> {
-        let attached = self.guards.attached.iter();
-        let named = attached.filter_map(|(index, (mode, _))| {
-            let link = self.guards.devices.get(index)?;
-            Some((link.name.clone(), mode.name()))
-        });
-        let mut named: Vec<_> = named.collect();
-        named.sort();
-        named
+    /// The devices that are to be guarded, and how they are, or why they aren't.
+    pub fn guarded(&self) -> Vec<(String, Result<&'static str, String>)> {
+        let Guards {
+            wanted,
+            attached,
+            unguarded,
+            ..
+        } = &self.guards;
+        let guarded = |name: &str| {
+            let index = self.guards.present(name).ok_or_else(|| absent(name))?;
+            match (attached.get(&index), unguarded.get(&index)) {
+                (Some((mode, _)), _) => Ok(mode.name()),
+                (None, why) => Err(why.cloned().unwrap_or_default()),
+            }
+        };
+        let each = wanted.keys().map(|name| (name.clone(), guarded(name)));
+        each.collect()
     }
+}
+
+fn absent(name: &str) -> String {
+    format!("there is no device {name}: it is guarded once it is there")
 }
 
 impl Guards {
@@ -61,7 +81,14 @@ impl Guards {
             wanted: GuardedServices::new(),
             devices: HashMap::new(),
             attached: HashMap::new(),
+            unguarded: HashMap::new(),
         })
+    }
+
+    /// The index of a device that is there.
+    fn present(&self, name: &str) -> Option<u32> {
+        let mut all = self.devices.values();
+        Some(all.find(|link| link.name == name)?.index)
     }
 
     pub fn note(&mut self, event: &LinkEvent) {
@@ -73,13 +100,15 @@ impl Guards {
 
     /// As [`Self::settle`], where nobody waits for the result.
     pub fn follow(&mut self, ebpf: &mut Ebpf, tc: &mut Tc) {
-        if let Err(error) = self.settle(ebpf, tc) {
-            tracing::error!("{error:#}");
+        match self.settle(ebpf, tc) {
+            Ok(failed) => failed.iter().for_each(|error| tracing::error!("{error}")),
+            Err(error) => tracing::error!("{error:#}"),
         }
     }
 
-    /// Programs and entries where they are wanted, and nowhere else.
-    fn settle(&mut self, ebpf: &mut Ebpf, tc: &mut Tc) -> Result<()> {
+    /// Programs and entries where they are wanted, and nowhere else. Why it can't be so at devices where that wasn't known
+    /// before.
+    fn settle(&mut self, ebpf: &mut Ebpf, tc: &mut Tc) -> Result<Vec<String>> {
         let present = self.devices.values();
         let wanted = present.filter_map(|link| Some((link, self.wanted.get(&link.name)?)));
         let wanted: Vec<(Link, &BTreeSet<u32>)> = wanted
@@ -96,13 +125,13 @@ impl Guards {
             tc.release(attachment.into_iter().collect());
         }
         let mut entries = HashMap::new();
-        let mut done = Ok(());
+        let known = mem::take(&mut self.unguarded);
         for (link, services) in &wanted {
             if let Entry::Vacant(free) = self.attached.entry(link.index) {
                 match attach(ebpf, tc, link) {
                     Ok(attached) => drop(free.insert(attached)),
                     Err(error) => {
-                        done = Err(error);
+                        self.unguarded.insert(link.index, format!("{error:#}"));
                         continue;
                     }
                 }
@@ -114,15 +143,17 @@ impl Guards {
             });
             entries.extend(each);
         }
-        let known: Vec<Guarded> = self.map.keys().filter_map(Result::ok).collect();
-        for gone in known.iter().filter(|known| !entries.contains_key(known)) {
+        let there: Vec<Guarded> = self.map.keys().filter_map(Result::ok).collect();
+        for gone in there.iter().filter(|at| !entries.contains_key(at)) {
             absent_is_fine(self.map.remove(gone)).context("guarding a service no more")?;
         }
         for (at, mac) in entries {
             let inserted = self.map.insert(at, mac, 0);
             inserted.context("too many services are guarded")?;
         }
-        done
+        let new = self.unguarded.iter();
+        let new = new.filter(|(index, _)| !known.contains_key(index));
+        Ok(new.map(|(_, error)| error.clone()).collect())
     }
 }
 

@@ -47,7 +47,11 @@ impl Site {
         let guards = status["guards"].as_array().context("guards")?;
         let each = guards.iter().map(|guard| {
             let text = |key: &str| guard[key].as_str().unwrap_or_default().to_owned();
-            format!("{}: {}", text("device"), text("mode"))
+            let shown = format!("{}: {}", text("device"), text("mode"));
+            match text("problem") {
+                none if none.is_empty() => shown,
+                problem => format!("{shown}, {problem}"),
+            }
         });
         Ok(each.collect())
     }
@@ -181,7 +185,12 @@ fn comes_and_goes_by_a_reload(path: Path) -> Result<()> {
         ..SSH
     };
     site.reload(&[later], &["changed ssh: guard"])?;
-    ensure!(site.guards()?.len() == 1, "{:?}", site.guards()?);
+    let absent = "later: none, there is no device later: it is guarded once it is there";
+    ensure!(
+        site.guards()? == ["edge: native", absent],
+        "{:?}",
+        site.guards()?
+    );
     lab.host.ip("link add later type bridge")?;
     poll::until("the device that comes to be guarded", || {
         let guards = site.guards()?;
@@ -189,7 +198,13 @@ fn comes_and_goes_by_a_reload(path: Path) -> Result<()> {
     })?;
     lab.host.ip("link set later name other")?;
     poll::until("the device of another name to be left", || {
-        Ok((site.guards()? == ["edge: native"] && !has_xdp(lab, "other")?).then_some(()))
+        Ok((site.guards()? == ["edge: native", absent] && !has_xdp(lab, "other")?).then_some(()))
+    })?;
+    lab.host.ip("tuntap add dev later mode tun")?;
+    poll::until("the device that can't be guarded to be told", || {
+        let guards = site.guards()?;
+        let problem = "later: none, later has no Ethernet header";
+        Ok((guards.len() == 2 && guards[1].starts_with(problem)).then_some(()))
     })?;
     site.reload(&[SSH], &["changed ssh: guard"])?;
     ensure!(!has_xdp(lab, UPLINK)?, "it stays");

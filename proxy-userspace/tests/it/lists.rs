@@ -252,6 +252,34 @@ fn what_is_put_there_live_is_kept_in_a_file() -> Result<()> {
     served(&lab, NEIGHBOUR.v6(0))
 }
 
+/// Meanwhile its directory isn't there.
+#[test]
+fn what_cannot_be_kept_is_told_once_and_kept_later() -> Result<()> {
+    let (lab, _v4, _v6) = lab_with_echo()?;
+    let directory = TempDir::new()?;
+    let [inside, elsewhere] = ["inside", "elsewhere"].map(|name| directory.path().join(name));
+    fs::create_dir(&inside)?;
+    let file = inside.join("state");
+    let name = file.to_str().context("UTF-8")?;
+    let truepeer = lab.truepeer().args(["--allow-state", name]).start()?;
+    fs::rename(&inside, &elsewhere)?;
+    let neighbours = [NEIGHBOUR.v4.to_string(), NEIGHBOUR.v6.to_string()];
+    let unkept = "what `truepeer allow` has changed isn't kept";
+    for neighbour in &neighbours {
+        lab.allow(&["add", neighbour])?
+            .expect(1, &["added", "writing"])?;
+        truepeer.wait_line(unkept)?;
+    }
+    fs::rename(&elsewhere, &inside)?;
+    truepeer.wait_line("is kept again")?;
+    let kept = fs::read_to_string(&file)?;
+    ensure!(neighbours.iter().all(|it| kept.contains(it)), "{kept}");
+    let log = truepeer.log();
+    let told = log.iter().filter(|line| line.contains(unkept)).count();
+    ensure!(told == 1, "{log:#?}");
+    Ok(())
+}
+
 #[test]
 fn a_state_that_cannot_be_kept_is_no_start() -> Result<()> {
     let lab = Lab::new()?;

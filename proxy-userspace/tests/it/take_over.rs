@@ -201,6 +201,11 @@ fn leaves_the_replaced_daemon_to_end_its_own_at_a_signal() -> Result<()> {
     let next = truepeer.args(["--take-over"]).start()?;
     daemon.wait_line("replaced by another daemon")?;
     all_talk(&mut open, b"still there")?;
+    // Should the next one die, this one doesn't let anybody in.
+    poll::until("its sign of life to end", || {
+        Ok((!daemon.threads()?.contains("heart")).then_some(()))
+    })?;
+    ensure!(next.threads()?.contains("heart"), "{:?}", next.threads()?);
     daemon.signal(Signal::TERM)?;
     for stream in &mut open {
         expect_reset(stream)?;

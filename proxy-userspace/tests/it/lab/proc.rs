@@ -111,6 +111,17 @@ impl Proc {
         Ok(kib.context("/proc has VmRSS")?.parse::<u64>()? * 1024)
     }
 
+    /// The names of its threads.
+    pub fn threads(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // It may end meanwhile.
+            let name = fs::read_to_string(thread?.path().join("comm"));
+            names.extend(name.map(|name| name.trim_end().to_owned()));
+        }
+        Ok(names)
+    }
+
     /// How often its threads have gone to sleep.
     pub fn switches(&self) -> Result<u64> {
         let mut count = 0;
