@@ -21,7 +21,7 @@ use aya_ebpf::{
 pub use letter::{load_all, store_all};
 use network_types::eth::{EthHdr, EtherType};
 use proxy_common::{Addr, VETH_MAC};
-pub use socket::{socket_addresses, socket_endpoint};
+pub use socket::{addresses, socket_addresses, socket_endpoint};
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
 pub struct Unreadable;

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use proxy_common::flow::Tuple;
 
-use crate::ctx::Version;
+use crate::ctx::{self, Version};
 
 /// The namespace of the device at which the program runs.
 pub const HERE: u64 = BPF_F_CURRENT_NETNS as u64;
@@ -90,17 +90,9 @@ pub fn hears<R>(
 #[inline(always)]
 pub fn hears_at_any(ctx: &TcContext, version: Version, tuple: &Tuple) -> bool {
     let is_at_any = hears(ctx, version, tuple, |socket| {
-        // SAFETY: the reference that the lookup just took. Each word for itself, as the verifier wants it.
-        unsafe {
-            match version {
-                Version::V4 => (*socket).src_ip4 == 0,
-                Version::V6 => {
-                    let words = (&raw const (*socket).src_ip6).cast::<u32>();
-                    let word = |at| words.add(at).read_volatile();
-                    word(0) | word(1) | word(2) | word(3) == 0
-                }
-            }
-        }
+        // SAFETY: the reference that the lookup just took.
+        let [own, _] = unsafe { ctx::addresses(socket, version) };
+        own == version.any()
     });
     is_at_any.unwrap_or(false)
 }

@@ -13,7 +13,7 @@ use proxy_common::{
 };
 
 use super::{load_word, store_word};
-use crate::clock;
+use crate::{clock, ctx::Version};
 
 type List<const N: usize> = LpmTrie<Listed<N>, u32>;
 
@@ -79,12 +79,12 @@ pub(super) fn at_or_any<T>(
         return Some(exact);
     }
     if local.addr().v4().is_some()
-        && let Some(listener) = any(Addr::from_v4(0))
+        && let Some(listener) = any(Version::V4.any())
     {
         return Some(listener);
     }
     // A listener on [::] hears IPv4 as well, unless an IPv4 one is there.
-    any(Addr::from_v6([0; 4]))
+    any(Version::V6.any())
 }
 
 #[inline(always)]

@@ -18,6 +18,7 @@ use crate::lab::postfix::Postfix;
 use crate::lab::served::{Served, Site, WEB};
 use crate::lab::server::Nginx;
 use crate::lab::stream::{read_greeting, read_line, round_trip};
+use crate::reload::by_both_paths;
 
 const fn tcp(name: &'static str, port: u16, target_port: u16) -> Served {
     Served {
@@ -37,14 +38,8 @@ const NAMES: Served = Served {
     ..tcp("names", 53, 5353)
 };
 
-#[test]
-fn direct() -> Result<()> {
-    five_servers(Path::Direct)
-}
-
-#[test]
-fn daemon() -> Result<()> {
-    five_servers(Path::Daemon)
+by_both_paths! {
+    five_servers;
 }
 
 fn five_servers(path: Path) -> Result<()> {
