@@ -9,11 +9,12 @@ use crate::{
     first::Speaker,
 };
 
-/// Of the map, which has a place for four sockets each.
+/// Of the map: room for four times as many sockets as there are flows.
 pub const LEN: u32 = 1 << BITS;
-const BITS: u32 = MAX_DATAGRAM_FLOWS.trailing_zeros();
+const BITS: u32 = MAX_DATAGRAM_FLOWS.trailing_zeros() + 2 - SOCKETS.trailing_zeros();
+/// A word for each socket. With so many to a place, one that has no room left is next to none.
 pub type Place = [u64; SOCKETS];
-const SOCKETS: usize = 4;
+pub const SOCKETS: usize = 16;
 /// Of a word, instead of a socket's: there were more than there is room for.
 const SEVERAL: u32 = 0;
 
@@ -48,11 +49,12 @@ impl Spoken {
     }
 
     /// Whether it has spoken at a time that isn't over. Where there are several, nobody can tell, and it may have.
+    /// `word_at` gives the words of its place, below [`SOCKETS`].
     #[inline(always)]
     #[must_use]
-    pub fn is_in(self, place: &Place, now: u32) -> bool {
-        place.iter().any(|word| {
-            let (whose, until) = halves(*word);
+    pub fn is_in(self, word_at: impl Fn(usize) -> u64, now: u32) -> bool {
+        (0..SOCKETS).any(|at| {
+            let (whose, until) = halves(word_at(at));
             is_live(until, now) && (whose == self.own() || whose == SEVERAL)
         })
     }
@@ -60,13 +62,13 @@ impl Spoken {
     /// Which word of its place is to become what, so that it has spoken until then.
     #[inline(always)]
     #[must_use]
-    pub fn noted(self, place: &Place, now: u32, until: u32) -> (usize, u64) {
+    pub fn noted(self, word_at: impl Fn(usize) -> u64, now: u32, until: u32) -> (usize, u64) {
         // Of two at once by two CPUs, one is lost if they choose the same.
         let start = (self.0 >> u32::BITS) as usize % SOCKETS;
         let (mut at, mut is_free) = (start, false);
         for more in 0..SOCKETS {
             let one = (start + more) % SOCKETS;
-            let (whose, lives_until) = halves(place[one]);
+            let (whose, lives_until) = halves(word_at(one));
             let is_live = is_live(lives_until, now);
             if is_live && whose == self.own() {
                 return (one, word(whose, later(lives_until, until)));
@@ -78,7 +80,7 @@ impl Spoken {
         if is_free {
             return (at, word(self.own(), until));
         }
-        (at, word(SEVERAL, later(halves(place[at]).1, until)))
+        (at, word(SEVERAL, later(halves(word_at(at)).1, until)))
     }
 }
 
@@ -109,28 +111,36 @@ mod tests {
     use crate::{Addr, Endpoint, flow::Tuple};
 
     fn of(port: u16) -> Spoken {
+        by(9, port)
+    }
+
+    fn by(balancer: u32, port: u16) -> Spoken {
         let service = Endpoint::new(Addr::from_v4(7), 443);
-        let balancer = Endpoint::new(Addr::from_v4(9), port);
+        let balancer = Endpoint::new(Addr::from_v4(balancer), port);
         Spoken::new(&[1, 2], &Speaker::new(&Tuple::new(balancer, service), 0))
     }
 
     fn note(place: &mut Place, one: Spoken, now: u32, until: u32) {
-        let (at, word) = one.noted(place, now, until);
+        let (at, word) = one.noted(|at| place[at], now, until);
         place[at] = word;
+    }
+
+    fn is_in(one: Spoken, place: &Place, now: u32) -> bool {
+        one.is_in(|at| place[at], now)
     }
 
     #[test]
     fn sockets_are_told_apart_until_they_are_silent() {
         let one = of(1000);
         let mut place = Place::default();
-        assert!(one.place() < LEN && !one.is_in(&place, 0));
+        assert!(one.place() < LEN && !is_in(one, &place, 0));
         note(&mut place, one, 100, 160);
-        assert!(one.is_in(&place, 100) && one.is_in(&place, 160) && !one.is_in(&place, 161));
+        assert!(is_in(one, &place, 100) && is_in(one, &place, 160) && !is_in(one, &place, 161));
         for port in 1001..u16::MAX {
-            assert!(!of(port).is_in(&place, 100), "{port}");
+            assert!(!is_in(of(port), &place, 100), "{port}");
         }
         note(&mut place, one, 150, 155);
-        assert!(one.is_in(&place, 160), "no sooner than said before");
+        assert!(is_in(one, &place, 160), "no sooner than said before");
         let mut hits = [0_u8; 1 << 9];
         for port in 1..u16::MAX {
             hits[(of(port).place() >> (BITS - 9)) as usize] += 1;
@@ -144,17 +154,27 @@ mod tests {
     #[test]
     fn who_gets_no_room_is_one_of_several() {
         let mut place = Place::default();
-        let sockets = [1, 2, 3, 4].map(of);
-        for one in sockets {
-            note(&mut place, one, 100, 160);
+        let sockets: [_; SOCKETS] = core::array::from_fn(|at| of(at as u16));
+        for one in &sockets {
+            note(&mut place, *one, 100, 160);
         }
-        assert!(sockets.iter().all(|one| one.is_in(&place, 160)) && !of(5).is_in(&place, 100));
-        note(&mut place, of(5), 101, 120);
+        let all_are_in = |place: &Place, now| sockets.iter().all(|one| is_in(*one, place, now));
+        let [more, other] = [1001, 1002].map(of);
+        assert!(all_are_in(&place, 160) && !is_in(more, &place, 100));
+        note(&mut place, more, 101, 120);
         // Whoever has made room has spoken still, as long as it would have.
-        let all = [1, 2, 3, 4, 5, 6].map(of);
-        assert!(all.iter().all(|one| one.is_in(&place, 160)));
-        assert!(all.iter().all(|one| !one.is_in(&place, 161)));
-        note(&mut place, of(7), 161, 200);
-        assert!(of(7).is_in(&place, 200) && !of(8).is_in(&place, 161));
+        assert!(all_are_in(&place, 160) && is_in(more, &place, 160) && is_in(other, &place, 160));
+        assert!(!sockets.iter().any(|one| is_in(*one, &place, 161)) && !is_in(other, &place, 161));
+        note(&mut place, other, 161, 200);
+        assert!(is_in(other, &place, 200) && !is_in(more, &place, 161));
+    }
+
+    #[test]
+    fn a_hundred_thousand_find_room() {
+        let mut begun = [0; LEN as usize];
+        for one in (1..=2).flat_map(|balancer| (1..=50_000).map(move |port| by(balancer, port))) {
+            begun[one.place() as usize] += 1;
+        }
+        assert!(begun.iter().all(|begun| *begun <= SOCKETS));
     }
 }

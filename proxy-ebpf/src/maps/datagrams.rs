@@ -21,7 +21,9 @@ use proxy_common::{
     spoken::{self, Spoken},
 };
 
-use super::{Scratch, admit::has_port, life, load_word, scratch, secret, steer::insert_socket};
+use super::{
+    Scratch, admit::has_port, life, load_word, scratch, secret, steer::insert_socket, store_word,
+};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -222,6 +224,13 @@ pub fn insert_first_of_none(scratch: &Scratch, first: &First, close_after: u32) 
     }
 }
 
+/// Where one of its words is.
+#[inline(always)]
+const fn word_of(place: *mut spoken::Place, at: usize) -> Option<*mut u64> {
+    // SAFETY: it is within the place, as there are that many.
+    Some(unsafe { place.cast::<u64>().add(at % spoken::SOCKETS) })
+}
+
 /// `scratch.speaker` has spoken for somebody.
 ///
 /// A function that the verifier goes through once, and not from wherever it is called.
@@ -235,9 +244,9 @@ pub extern "C" fn note_spoken(now: u32, close_after: u32) -> u32 {
     let Some(place) = SPOKEN.get_ptr_mut(spoken.place()) else {
         return 0;
     };
-    let (at, word) = spoken.noted(&load_word(Some(place)), now, now + close_after);
-    // SAFETY: one word of the place, which has four.
-    unsafe { place.cast::<u64>().add(at & 3).write_volatile(word) };
+    let word_at = |at| load_word(word_of(place, at).map(<*mut _>::cast_const));
+    let (at, word) = spoken.noted(word_at, now, now + close_after);
+    store_word(word_of(place, at), word);
     1
 }
 
@@ -249,8 +258,11 @@ pub extern "C" fn has_spoken(now: u32) -> u32 {
         return 0;
     };
     let spoken = Spoken::new(key, &scratch.speaker);
-    let has_spoken = spoken.is_in(&load_word(SPOKEN.get_ptr(spoken.place())), now);
-    has_spoken.into()
+    let Some(place) = SPOKEN.get_ptr_mut(spoken.place()) else {
+        return 0;
+    };
+    let word_at = |at| load_word(word_of(place, at).map(<*mut _>::cast_const));
+    spoken.is_in(word_at, now).into()
 }
 
 /// Whether a route to the balancer goes by this device, if the daemon has asked for it lately.

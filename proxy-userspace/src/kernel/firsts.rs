@@ -148,7 +148,7 @@ impl Firsts {
         let spoken = Spoken::new(&key, speaker);
         let mut all = lock(&self.spoken);
         if let Ok(mut place) = all.get(&spoken.place(), 0) {
-            let (at, word) = spoken.noted(&place, now, now + close_after);
+            let (at, word) = spoken.noted(|at| place[at], now, now + close_after);
             place[at] = word;
             // Whatever comes of it: it is for when the other one is forgotten.
             let _ = all.set(spoken.place(), place, 0);
@@ -159,7 +159,7 @@ impl Firsts {
         self.secret.get(&0, 0).is_ok_and(|key| {
             let spoken = Spoken::new(&key, speaker);
             let place = lock(&self.spoken).get(&spoken.place(), 0);
-            place.is_ok_and(|place| spoken.is_in(&place, now))
+            place.is_ok_and(|place| spoken.is_in(|at| place[at], now))
         })
     }
 }
