@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{BPF_EXIST, BPF_NOEXIST, bpf_sock},
     helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
+    maps::{HashMap, LruHashMap, PerCpuArray, SockMap},
     programs::{SkLookupContext, TcContext},
 };
 use proxy_common::{
@@ -18,12 +18,9 @@ use proxy_common::{
     datagram_port_bit, exclusive_port_bit,
     first::{First, Speaker},
     flow::{Piece, Tuple},
-    spoken::{self, Spoken},
 };
 
-use super::{
-    Scratch, admit::has_port, life, load_word, scratch, secret, steer::insert_socket, store_word,
-};
+use super::{Scratch, admit::has_port, life, load_word, spoken::note_spoken, steer::insert_socket};
 use crate::clock;
 
 #[map(name = "receivers")]
@@ -34,9 +31,6 @@ static FLOWS: HashMap<Tuple, Flow> = HashMap::with_max_entries(MAX_DATAGRAM_FLOW
 /// The oldest idle ones go.
 #[map(name = "firsts")]
 static FIRSTS: LruHashMap<Speaker, First> = LruHashMap::with_max_entries(MAX_DATAGRAM_FLOWS, 0);
-/// Until when each of the balancers' sockets has spoken for somebody. They share places.
-#[map(name = "spoken")]
-static SPOKEN: Array<spoken::Place> = Array::with_max_entries(spoken::LEN, 0);
 /// Where datagrams for an application are sent to, by where that is: its address or none, and its port.
 #[map(name = "aims")]
 static AIMS: HashMap<Endpoint, Aim> = HashMap::with_max_entries(4 * MAX_TARGETS, 0);
@@ -222,47 +216,6 @@ pub fn insert_first_of_none(scratch: &Scratch, first: &First, close_after: u32) 
     if FIRSTS.insert(speaker, first, flags.into()).is_ok() {
         note_spoken(first.last, close_after);
     }
-}
-
-/// Where one of its words is.
-#[inline(always)]
-const fn word_of(place: *mut spoken::Place, at: usize) -> Option<*mut u64> {
-    // SAFETY: it is within the place, as there are that many.
-    Some(unsafe { place.cast::<u64>().add(at % spoken::SOCKETS) })
-}
-
-/// `scratch.speaker` has spoken for somebody.
-///
-/// A function that the verifier goes through once, and not from wherever it is called.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn note_spoken(now: u32, close_after: u32) -> u32 {
-    let (Some(key), Some(scratch)) = (secret(), scratch()) else {
-        return 0;
-    };
-    let spoken = Spoken::new(key, &scratch.speaker);
-    let Some(place) = SPOKEN.get_ptr_mut(spoken.place()) else {
-        return 0;
-    };
-    let word_at = |at| load_word(word_of(place, at).map(<*mut _>::cast_const));
-    let (at, word) = spoken.noted(word_at, now, now + close_after);
-    store_word(word_of(place, at), word);
-    1
-}
-
-/// Whether `scratch.speaker` has spoken for somebody not long ago (1). A function like the one above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn has_spoken(now: u32) -> u32 {
-    let (Some(key), Some(scratch)) = (secret(), scratch()) else {
-        return 0;
-    };
-    let spoken = Spoken::new(key, &scratch.speaker);
-    let Some(place) = SPOKEN.get_ptr_mut(spoken.place()) else {
-        return 0;
-    };
-    let word_at = |at| load_word(word_of(place, at).map(<*mut _>::cast_const));
-    spoken.is_in(word_at, now).into()
 }
 
 /// Whether a route to the balancer goes by this device, if the daemon has asked for it lately.

@@ -5,6 +5,7 @@ mod datagrams;
 mod direct;
 mod secret;
 mod slots;
+mod spoken;
 mod steer;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
@@ -17,10 +18,9 @@ pub use admit::{
 pub use datagrams::{
     Sent, admitted, aim, any_is_beyond, any_is_receiving, assign_catcher, assign_datagram_app,
     find_datagram_flow, find_first, finds_datagram_app, forget_datagram_flow, give_datagram_app,
-    has_spoken, insert_datagram_flow, insert_first, insert_first_of_none, is_aim, is_exclusive,
-    is_hearing, is_receiving, is_target_address, leads, may_tell_error, note_admitted,
-    note_hearing, note_spoken, receiver_at, remember_datagram_app, remember_sent,
-    replace_datagram_flow, sent_in_pieces,
+    insert_datagram_flow, insert_first, insert_first_of_none, is_aim, is_exclusive, is_hearing,
+    is_receiving, is_target_address, leads, may_tell_error, note_admitted, note_hearing,
+    receiver_at, remember_datagram_app, remember_sent, replace_datagram_flow, sent_in_pieces,
 };
 pub use direct::{
     Scratch, body, confirm, count_made, count_share, find_down, find_up, for_each_down,
@@ -33,6 +33,7 @@ pub use secret::{mac, secret};
 pub use slots::{
     forget_share_of, has_slot, insert_share, lock_slots, placing, share, slot, unlock_slots,
 };
+pub use spoken::{has_spoken, note_spoken};
 pub use steer::{
     any_is_bound, assign_app, bound_to, has_route, is_last_resort, is_remote, is_steered,
     is_unmapped, least_mtu, link_of, remember_app, target,
