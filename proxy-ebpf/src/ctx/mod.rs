@@ -5,22 +5,24 @@
 //! WireGuard, tun and PPP. Writes want one: [`add_ethernet`] makes it.
 
 mod letter;
+mod resize;
 mod socket;
 
-use core::mem::{MaybeUninit, offset_of};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_hdr_start_off::BPF_HDR_START_NET},
     helpers::{
-        bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_load_bytes_relative, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
 pub use letter::{load_all, store_all};
 use network_types::eth::{EthHdr, EtherType};
-use proxy_common::{Addr, VETH_MAC};
+use proxy_common::Addr;
+pub use resize::{add_ethernet, change_version, close_up, ensure_ethernet, set_len};
 pub use socket::{addresses, socket_addresses, socket_endpoint};
 
 /// The kernel refused a read or write: the packet ends too early, or memory is short.
@@ -320,14 +322,6 @@ pub fn store_bytes(
     if failed == 0 { Ok(()) } else { Err(Unreadable) }
 }
 
-/// Ends the packet `len` bytes behind its network header.
-#[inline(always)]
-pub fn set_len(ctx: &TcContext, len: u32) -> Result<(), Unreadable> {
-    // SAFETY: takes numbers only.
-    let failed = unsafe { bpf_skb_change_tail(ctx.skb.skb, EthHdr::LEN as u32 + len, 0) };
-    if failed == 0 { Ok(()) } else { Err(Unreadable) }
-}
-
 /// Overwrites both MAC addresses of a packet that has an Ethernet header.
 #[inline(always)]
 pub fn set_macs(ctx: &TcContext, mac: [u8; 6]) -> Result<(), Unreadable> {
@@ -351,45 +345,4 @@ pub fn turn_back(ctx: &TcContext, mac: [u8; 6]) -> Result<bool, Unreadable> {
 #[inline(always)]
 pub fn mac(ctx: &TcContext) -> Option<[u8; 6]> {
     in_first_piece(ctx, 0)
-}
-
-/// Puts an Ethernet header in front of a packet that has none, as between the ends of the veth pair.
-#[inline(always)]
-pub fn add_ethernet(ctx: &TcContext, version: Version) -> Result<(), Unreadable> {
-    // SAFETY: a plain helper call on the program's own context.
-    let grown = unsafe { bpf_skb_change_head(ctx.skb.skb, EthHdr::LEN as u32, 0) };
-    if grown != 0 {
-        return Err(Unreadable);
-    }
-    set_macs(ctx, VETH_MAC)?;
-    set_ether_type(ctx, version)
-}
-
-#[inline(always)]
-fn set_ether_type(ctx: &TcContext, version: Version) -> Result<(), Unreadable> {
-    let ether_type = version.ether_type() as u16;
-    ctx.store(offset_of!(EthHdr, ether_type), &ether_type, 0)
-        .map_err(|_| Unreadable)
-}
-
-/// Makes room for the fixed header of the other version of IP in the place of the one of a packet that has an Ethernet
-/// header: what is there then is to be written.
-#[inline(always)]
-pub fn change_version(ctx: &TcContext, to: Version) -> Result<(), Unreadable> {
-    // SAFETY: takes numbers only.
-    let failed = unsafe { bpf_skb_change_proto(ctx.skb.skb, to.ether_type() as u16, 0) };
-    if failed != 0 {
-        return Err(Unreadable);
-    }
-    set_ether_type(ctx, to)
-}
-
-/// Makes sure that there is an Ethernet header to write behind.
-#[inline(always)]
-pub fn ensure_ethernet(ctx: &TcContext, link: Link, version: Version) -> Result<(), Unreadable> {
-    if link.is_ethernet() {
-        Ok(())
-    } else {
-        add_ethernet(ctx, version)
-    }
 }

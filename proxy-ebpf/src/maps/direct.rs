@@ -107,6 +107,8 @@ pub struct Scratch {
     pub device: u32,
     /// Whether it may go on from the device that it came by.
     pub in_place: bool,
+    /// Whether its headers were moved to where the payload is, and not the payload to where they are.
+    pub is_closed_up: bool,
     /// The place of a datagram's application among the sockets of all.
     pub app_at: u32,
     /// When a datagram came in, in the seconds of the flows' clock, and their stamp.

@@ -184,7 +184,7 @@ fn straight_on(
     if scratch.in_place && scratch.device == 0 && (!is_steered || is_heard(ctx, version, scratch)) {
         return Ok(Verdict::to(Action::Accept, 0, Counter::DatagramUp));
     }
-    if has_header(scratch) {
+    if has_header(scratch) && !scratch.is_closed_up {
         cut::end(ctx, &scratch.segment, scratch.proxy.len).map_err(failed)?;
     }
     let is_found = !scratch.is_of_other && maps::finds_datagram_app(scratch.app_at, aim);

@@ -1,8 +1,9 @@
 //! Cutting bytes out of the front of a segment's or a datagram's payload, and putting some in front of it.
 //!
-//! What follows goes to their place, and the end goes. Moving the headers forward instead would be
+//! What follows goes to their place, and the end goes. Moving the headers forward instead is
 //! cheaper, but the kernel's `csum_start` stays where it was: a checksum that is yet to be made
-//! (CHECKSUM_PARTIAL, on veth and virtio) would then be made wrong.
+//! (CHECKSUM_PARTIAL, on veth and virtio) would then be made wrong. Where that can be avoided,
+//! [`datagram`](super::datagram) does it.
 
 use core::mem::offset_of;
 

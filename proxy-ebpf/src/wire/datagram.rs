@@ -1,15 +1,11 @@
 //! Datagrams on their way: other addresses and ports, and a header of the PROXY protocol cut out or put in front.
 //!
-//! Payload and headers are written once each, as each call of the kernel counts here. Why the payload moves and
-//! not the headers, [`cut`](super::cut) says.
+//! Payload and headers are written once each, as each call of the kernel counts here. Why the payload moves as a rule
+//! and not the headers, [`cut`](super::cut) says.
 
 use core::{mem::offset_of, ptr};
 
-use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_PSEUDO_HDR},
-    helpers::bpf_csum_diff,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_csum_diff, programs::TcContext};
 use network_types::{
     ip::{IpProto, Ipv6Hdr},
     udp::UdpHdr,
@@ -22,7 +18,9 @@ use proxy_common::{
 };
 
 use super::{
-    UNSET, cut, family, halves,
+    UNSET,
+    change::Change,
+    cut, family, halves,
     options::Header,
     plain_offset, proxy, replace_pseudo_sum, replace_sum,
     skb::{self, Summed},
@@ -47,28 +45,66 @@ pub fn is_of_other(version: Version, to: &Tuple) -> bool {
 #[inline(always)]
 pub fn rewrite(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
     scratch.removed = 0;
+    scratch.is_closed_up = false;
     write_headers(ctx, version, scratch, 0)
 }
 
 /// The same, and cuts the header that `scratch.proxy` is about, and `scratch.line` has, out of the payload. The
-/// packet is then as long as it was, until [`cut::end`].
+/// packet is then as long as it was, until [`cut::end`], unless `scratch.is_closed_up`.
 #[inline(always)]
 pub fn cut(ctx: &TcContext, version: Version, scratch: &mut Scratch) -> Result<(), Unreadable> {
     let count = scratch.proxy.len;
-    scratch.removed = if count & 1 == 0 {
-        u32::from(!fold(sum_even(&scratch.line, scratch.proxy.front + count)?))
-    } else {
-        scratch.header = Header::default();
-        let header: *mut u8 = (&raw mut scratch.header).cast();
-        let at = scratch.segment.at as usize;
-        ctx::load_bytes(ctx, at, header, UdpHdr::LEN as u64)?;
-        cut::sum_removed(ctx, version, scratch, count, IpProto::Udp)?;
-        scratch.removed
-    };
-    // All at once: each of the following steps would make room for itself.
-    ctx::gather(ctx)?;
-    cut::move_up(ctx, &scratch.segment, count)?;
+    let summed = skb::summed(ctx);
+    scratch.is_closed_up = may_close_up(version, scratch, summed);
+    if !has_no_sum(scratch, summed) {
+        scratch.removed = removed(ctx, version, scratch, count)?;
+    }
+    if !scratch.is_closed_up {
+        // All at once: each of the following steps would make room for itself.
+        ctx::gather(ctx)?;
+        cut::move_up(ctx, &scratch.segment, count)?;
+    }
     write_headers(ctx, version, scratch, (count as u16).wrapping_neg())
+}
+
+/// What cutting out the header does to a checksum.
+#[inline(always)]
+fn removed(
+    ctx: &TcContext,
+    version: Version,
+    scratch: &mut Scratch,
+    count: u32,
+) -> Result<u32, Unreadable> {
+    if count & 1 == 0 {
+        let sum = sum_even(&scratch.line, scratch.proxy.front + count)?;
+        return Ok(u32::from(!fold(sum)));
+    }
+    scratch.header = Header::default();
+    let header: *mut u8 = (&raw mut scratch.header).cast();
+    let at = scratch.segment.at as usize;
+    ctx::load_bytes(ctx, at, header, UdpHdr::LEN as u64)?;
+    cut::sum_removed(ctx, version, scratch, count, IpProto::Udp)?;
+    Ok(scratch.removed)
+}
+
+/// Whether nobody but this host's stack gets the packet, which has no use for where the kernel has noted its headers to
+/// be. Where a checksum is yet to be made it has: from there on.
+#[inline(always)]
+fn may_close_up(version: Version, scratch: &Scratch, summed: Summed) -> bool {
+    let may_lack_sum = version == Version::V4;
+    scratch.in_place
+        && scratch.device == 0
+        && match summed {
+            Summed::Whole => true,
+            Summed::Partial => may_lack_sum,
+            Summed::Other => false,
+        }
+}
+
+/// Whether it goes on without a checksum, as the one that is yet to be made would be made in the wrong place.
+#[inline(always)]
+fn has_no_sum(scratch: &Scratch, summed: Summed) -> bool {
+    scratch.is_closed_up && summed == Summed::Partial
 }
 
 /// The same, and puts an SPP header in front of the payload.
@@ -88,6 +124,7 @@ pub fn put_spp(
     };
     scratch.removed = header.iter().fold(0, |sum, half| sum + u32::from(*half));
     let payload = scratch.segment.payload;
+    scratch.is_closed_up = false;
     let start = scratch.segment.at + scratch.segment.len;
     if payload > 0 {
         let len = bounded::<1, { cut::MOST }>(payload.into()).ok_or(Unreadable)?;
@@ -121,48 +158,6 @@ fn sum_even(line: &Kept, count: u32) -> Result<u32, Unreadable> {
     }
     let [a, b, ..] = line.bytes[count as usize / 4 % line.bytes.len()].to_ne_bytes();
     Ok(add(sum, u16::from_ne_bytes([a, b]).into()))
-}
-
-/// What it does to checksums.
-pub struct Change {
-    /// The datagram's as it was.
-    pub check: u16,
-    pub length: u32,
-    pub addresses: u32,
-    pub ports: u32,
-    pub payload: u32,
-}
-
-impl Change {
-    /// The checksum as it is to be, where it tells by itself. Of several datagrams in one it is the sum of the
-    /// pseudo-header alone, from which those of each are made.
-    #[inline(always)]
-    pub fn checked(&self, ctx: &TcContext, summed: Summed) -> Option<u16> {
-        let Self {
-            check,
-            length,
-            addresses,
-            ports,
-            payload,
-        } = *self;
-        if check == 0 {
-            return Some(0);
-        }
-        if ctx::is_many(ctx) {
-            return Some(fold(add(addresses, check.into())));
-        }
-        let pseudo = add(addresses, length);
-        match summed {
-            Summed::Partial => Some(fold(add(pseudo, check.into()))),
-            Summed::Whole => {
-                let rest = add(add(length, ports), payload);
-                let sum = !fold(add(add(pseudo, rest), (!check).into()));
-                // 0 says that there is none.
-                Some(if sum == 0 { !0 } else { sum })
-            }
-            Summed::Other => None,
-        }
-    }
 }
 
 /// `longer`: by so many bytes the payload has grown, modulo 2^16; `scratch.removed` is what that does to its
@@ -211,7 +206,7 @@ fn write_same(
         replace_pseudo_sum(ctx, version, check, change.addresses, UNSET)?;
         return replace_sum(ctx, check, change.ports, UNSET);
     }
-    fix_sum(ctx, version, check, &change)
+    change.fix(ctx, version, check)
 }
 
 /// All of IPv4's header and UDP's.
@@ -226,6 +221,11 @@ fn write_v4(
         ctx::peek(ctx, Link::ETHERNET, 0)?;
     let [to_source, to_destination, .., to_ports] = words(&scratch.rewrite.to, Version::V4);
     let [len, check] = halves(last);
+    let check = if has_no_sum(scratch, summed) {
+        0
+    } else {
+        check
+    };
     let change = Change {
         check,
         length: change(&[u32::from(len)], &[lengthen(len, longer).into()]),
@@ -244,6 +244,7 @@ fn write_v4(
     scratch.answer[4] = to_destination;
     scratch.answer[5] = to_ports;
     scratch.answer[6] = word(lengthen(len, longer), check);
+    close_up(ctx, scratch, longer)?;
     store::<7>(ctx, scratch, 0)?;
     Ok(change)
 }
@@ -273,8 +274,18 @@ fn write_v6(
     scratch.answer[1..9].copy_from_slice(&to);
     scratch.answer[9] = to_ports;
     scratch.answer[10] = word(lengthen(len, longer), check);
+    close_up(ctx, scratch, longer)?;
     store::<11>(ctx, scratch, AT)?;
     Ok(change)
+}
+
+/// Has the headers move, if they are to. What they are is known by then.
+#[inline(always)]
+fn close_up(ctx: &TcContext, scratch: &Scratch, longer: u16) -> Result<(), Unreadable> {
+    match scratch.is_closed_up {
+        true => ctx::close_up(ctx, longer.wrapping_neg().into()),
+        false => Ok(()),
+    }
 }
 
 /// The first words of `scratch.answer`.
@@ -310,48 +321,4 @@ pub const fn word(first: u16, second: u16) -> u32 {
 #[inline(always)]
 pub const fn lengthen(len: u16, longer: u16) -> u16 {
     u16::from_be(len).wrapping_add(longer).to_be()
-}
-
-/// The checksum after the payload and the headers have changed. One that is yet to be made (CHECKSUM_PARTIAL) is the
-/// pseudo-header's so far; where nothing says whether it is, the kernel's helper does, as it leaves such a one alone.
-#[inline(always)]
-fn fix_sum(
-    ctx: &TcContext,
-    version: Version,
-    check: usize,
-    change: &Change,
-) -> Result<(), Unreadable> {
-    const PSEUDO: u64 = UNSET | BPF_F_PSEUDO_HDR as u64;
-    let Change {
-        length,
-        addresses,
-        ports,
-        payload,
-        ..
-    } = *change;
-    // What is no change doesn't tell.
-    let is_none = fold(add(length, ports)).wrapping_add(1) <= 1;
-    let (header, rest) = match is_none {
-        true => (length, ports),
-        false => (add(length, ports), 0),
-    };
-    replace_sum(ctx, check, header, UNSET)?;
-    let pseudo = add(length, addresses);
-    let is_partial = ctx::peek::<u16>(ctx, Link::ETHERNET, check)? == change.check;
-    if is_partial {
-        return replace_sum(ctx, check, pseudo, PSEUDO);
-    }
-    // The kernel's sum of the whole packet, if there is one, has followed the payload, but knows nothing of what was
-    // written into headers: IPv4's sum makes up for what else is in its header, IPv6 has none.
-    match version {
-        Version::V4 => replace_sum(ctx, check, add(pseudo, payload), PSEUDO)?,
-        Version::V6 => {
-            replace_sum(ctx, check, pseudo, UNSET)?;
-            replace_sum(ctx, check, payload, PSEUDO)?;
-        }
-    }
-    if rest != 0 {
-        replace_sum(ctx, check, rest, UNSET)?;
-    }
-    Ok(())
 }

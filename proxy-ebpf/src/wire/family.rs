@@ -5,7 +5,8 @@ use network_types::ip::IpProto;
 use proxy_common::checksum::{change, ipv4};
 
 use super::{
-    datagram::{Change, lengthen, word, words},
+    change::Change,
+    datagram::{lengthen, word, words},
     halves, plain_offset, replace_sum,
     skb::{self, Summed},
 };

@@ -1,5 +1,6 @@
 //! What packets say, read once into copies, and what is written into them.
 
+mod change;
 pub mod cut;
 pub mod datagram;
 pub mod family;
