@@ -6,7 +6,7 @@ use proxy_common::checksum::{add, fold};
 use super::{UNSET, replace_sum, skb::Summed};
 use crate::ctx::{self, Link, Unreadable, Version};
 
-/// What it does to checksums.
+/// By what each part of a datagram changes its checksum.
 pub struct Change {
     /// The datagram's as it was.
     pub check: u16,
@@ -46,8 +46,10 @@ impl Change {
             Summed::Other => None,
         }
     }
-    /// Changes the checksum at `check`, after the payload and the headers. One that is yet to be made (CHECKSUM_PARTIAL) is the
-    /// pseudo-header's so far; where nothing says whether it is, the kernel's helper does, as it leaves such a one alone.
+
+    /// Changes the checksum at `check`, after the payload and the headers. One that is yet to be made
+    /// (CHECKSUM_PARTIAL) is the pseudo-header's so far; where nothing says whether it is, the kernel's helper does, as
+    /// it leaves such a one alone.
     #[inline(always)]
     pub fn fix(&self, ctx: &TcContext, version: Version, check: usize) -> Result<(), Unreadable> {
         const PSEUDO: u64 = UNSET | BPF_F_PSEUDO_HDR as u64;
@@ -70,8 +72,8 @@ impl Change {
         if is_partial {
             return replace_sum(ctx, check, pseudo, PSEUDO);
         }
-        // The kernel's sum of the whole packet, if there is one, has followed the payload, but knows nothing of what was
-        // written into headers: IPv4's sum makes up for what else is in its header, IPv6 has none.
+        // The kernel's sum of the whole packet, if there is one, has followed the payload, but knows nothing of what
+        // was written into headers: IPv4's sum makes up for what else is in its header, IPv6 has none.
         match version {
             Version::V4 => replace_sum(ctx, check, add(pseudo, payload), PSEUDO)?,
             Version::V6 => {
