@@ -1,7 +1,7 @@
 //! Which steer address leads to which target.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, hash_map::Entry},
     mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -33,6 +33,7 @@ impl Routes {
     /// application shall see its own port. Those that were there `before` stay as they are: connections may be open.
     pub async fn plan(config: &Config, spoof: &SpoofNs, before: &Self) -> Result<Self> {
         let mut routes = before.clone();
+        let mut ways = Ways::default();
         let each = config.services.iter();
         let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
         for (service, target) in each {
@@ -43,7 +44,7 @@ impl Routes {
             if routes.to(target, service.transport()).is_some() {
                 continue;
             }
-            let is_here = is_here(target.ip()).await?;
+            let is_here = ways.is_here(target.ip()).await?;
             match service.protocol {
                 Protocol::Tcp => routes.add(target, &spoof.steer, is_here)?,
                 Protocol::Udp { .. } if target.ip().is_loopback() => {
@@ -259,8 +260,9 @@ fn steered_at(application: &Arc<Application>) -> impl Iterator<Item = SocketAddr
 
 /// Whether no service listens where a target of this host is, of this instance or another.
 pub async fn check(config: &Config) -> Result<()> {
+    let mut ways = Ways::default();
     for listen in config.services.iter().flat_map(|service| &service.listen) {
-        if matches!(way_to(listen.ip()).await?, Way::Broadcast) {
+        if ways.is_broadcast(listen.ip()).await? {
             return Err(ConfigError::NoListen(*listen).into());
         }
     }
@@ -271,11 +273,10 @@ pub async fn check(config: &Config) -> Result<()> {
     let each = config.services.iter();
     let each = each.flat_map(|service| service.targets().map(move |at| (service, at)));
     for (service, target) in each {
-        let is_here = target.ip().is_loopback()
-            || match way_to(target.ip()).await? {
-                Way::Broadcast => return Err(ConfigError::NoTarget(target).into()),
-                way => matches!(way, Way::Here),
-            };
+        if ways.is_broadcast(target.ip()).await? {
+            return Err(ConfigError::NoTarget(target).into());
+        }
+        let is_here = ways.is_here(target.ip()).await?;
         config.is_free(service.transport(), target, is_here)?;
         config.is_nobodys(target, is_here, &others)?;
     }
@@ -293,8 +294,25 @@ fn beside((instance, service): &(String, ServiceStatus)) -> impl Iterator<Item =
     })
 }
 
-async fn is_here(target: IpAddr) -> Result<bool> {
-    Ok(target.is_loopback() || matches!(way_to(target).await?, Way::Here))
+/// Those that were asked for: many services have a few addresses.
+#[derive(Default)]
+struct Ways(HashMap<IpAddr, Way>);
+
+impl Ways {
+    async fn to(&mut self, address: IpAddr) -> Result<&Way> {
+        Ok(match self.0.entry(address) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(way_to(address).await?),
+        })
+    }
+
+    async fn is_here(&mut self, address: IpAddr) -> Result<bool> {
+        Ok(address.is_loopback() || matches!(self.to(address).await?, Way::Here))
+    }
+
+    async fn is_broadcast(&mut self, address: IpAddr) -> Result<bool> {
+        Ok(!address.is_loopback() && matches!(self.to(address).await?, Way::Broadcast))
+    }
 }
 
 /// An application as the programs know it.

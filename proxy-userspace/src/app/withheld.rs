@@ -9,7 +9,7 @@ use std::{
 use proxy_common::Counter;
 
 /// What came of a handshake.
-const SETTLED: [Counter; 10] = [
+const SETTLED: [Counter; 11] = [
     Counter::DirectOpened,
     Counter::DirectSilent,
     Counter::DirectLate,
@@ -17,6 +17,7 @@ const SETTLED: [Counter; 10] = [
     Counter::ToDaemonHeader,
     Counter::ToDaemonFamily,
     Counter::ToDaemonClient,
+    Counter::ToDaemonDenied,
     Counter::ToDaemonBusy,
     Counter::ToDaemonSilent,
     Counter::ToDaemonListener,

@@ -1,6 +1,11 @@
 //! `truepeer run`: from what was typed to what is meant.
 
-use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, thread};
+use std::{
+    num::NonZeroUsize,
+    process::ExitCode,
+    sync::{Arc, LazyLock},
+    thread,
+};
 
 use anyhow::Result;
 
@@ -156,6 +161,9 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
     })
 }
 
+/// The same for each service.
 fn one_per_core() -> NonZeroUsize {
-    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+    static CORES: LazyLock<NonZeroUsize> =
+        LazyLock::new(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    *CORES
 }

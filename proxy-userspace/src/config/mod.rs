@@ -78,7 +78,7 @@ pub enum Outsiders {
 }
 
 /// What carries a service's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     Tcp,
     Udp,

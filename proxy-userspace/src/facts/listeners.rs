@@ -27,7 +27,7 @@ pub struct BoundApp {
 pub struct Listeners {
     tcp: TcpSockets,
     udp: UdpSockets,
-    targets: Vec<(Transport, SocketAddr)>,
+    targets: BTreeSet<(Transport, SocketAddr)>,
 }
 
 impl Listeners {
@@ -106,7 +106,7 @@ mod tests {
         let mut listeners = Listeners {
             tcp: TcpSockets::open().expect("sock_diag"),
             udp: UdpSockets::open().expect("sock_diag"),
-            targets: Vec::new(),
+            targets: BTreeSet::new(),
         };
         let [nowhere, mut at] = ["127.0.80.10:1", "127.0.80.10:0"]
             .map(|at| -> SocketAddr { at.parse().expect("an address") });
