@@ -113,6 +113,8 @@ counters! {
     ToDaemonPending => "to_daemon_pending",
     /// To the daemon: as many connections as there may be.
     ToDaemonFull => "to_daemon_full",
+    /// To the daemon, which refuses it: its balancer or its client has as many as it may, or comes too fast.
+    ToDaemonLimit => "to_daemon_limit",
     /// To the daemon: the header isn't whole in the first segment, or that is too long.
     ToDaemonSplit => "to_daemon_split",
     /// To the daemon: no header that the programs know: LOCAL, UNKNOWN, another family, longer than
@@ -143,6 +145,10 @@ counters! {
     DatagramEvicted => "datagram_evicted",
     /// A datagram of a new flow was dropped: as many as there may be, and none that was looked at is idle.
     DatagramFull => "datagram_full",
+    /// A datagram of a new flow was dropped: its client has as many as he may, and none that was looked at is idle.
+    DatagramClientFull => "datagram_client_full",
+    /// A datagram of a new flow was dropped: its balancer or its client begins too many in a second.
+    DatagramTooFast => "datagram_too_fast",
     /// A datagram of a new flow was dropped, as the service is drained.
     DatagramDrained => "datagram_drained",
     /// A datagram from outside the allowlist was dropped.

@@ -2,7 +2,7 @@
 //!
 //! "Up" is from the balancer to the application, "down" the way back.
 
-use crate::{Addr, Endpoint, Steered, flow::Tuple, shares::Limits};
+use crate::{Addr, Endpoint, Steered, flow::Tuple, shares::RingSizes};
 
 /// Entries of the flow table. [`shares`](crate::shares) has who gets them.
 pub const MAX_DATAGRAM_FLOWS: u32 = 1 << 17;
@@ -20,7 +20,7 @@ pub struct Receiver {
     flags: u32,
     /// Seconds without a datagram after which a flow counts as none; they fit 16 bits.
     close_after: u32,
-    limits: Limits,
+    sizes: RingSizes,
     target4: Steered,
     target6: Steered,
 }
@@ -44,7 +44,7 @@ impl Receiver {
         service: u32,
         flags: u32,
         close_after: u16,
-        limits: Limits,
+        sizes: RingSizes,
         target4: Steered,
         target6: Steered,
     ) -> Self {
@@ -52,7 +52,7 @@ impl Receiver {
             service,
             flags,
             close_after: close_after as u32,
-            limits,
+            sizes,
             target4,
             target6,
         }
@@ -79,8 +79,8 @@ impl Receiver {
     }
 
     #[must_use]
-    pub const fn limits(&self) -> Limits {
-        self.limits
+    pub const fn sizes(&self) -> RingSizes {
+        self.sizes
     }
 
     /// Of a client's family.

@@ -175,6 +175,8 @@ pub mod flag {
 
 /// Bits of `told`.
 pub mod told {
+    use crate::limits::Party;
+
     /// The application's socket was seen.
     pub const SEEN: u16 = 1;
     /// The daemon has heard that the connection is open.
@@ -183,6 +185,19 @@ pub mod told {
     pub const ENDED: u16 = 4;
     /// Its end was seen in TIME_WAIT: both sides sent FIN.
     pub const CLOSED: u16 = 8;
+    /// It is counted for its balancer, or for its client.
+    pub const COUNTED: u16 = counted(Party::Balancer.bit()) | counted(Party::Client.bit());
+
+    /// For whom it counts, from [`Party`]'s bits.
+    #[must_use]
+    pub const fn counted(parties: u32) -> u16 {
+        (parties as u16) << 4
+    }
+
+    #[must_use]
+    pub const fn parties(told: u16) -> u32 {
+        (told & COUNTED) as u32 >> 4
+    }
 }
 
 /// The clock of flows and cookies, from the kernel's coarse monotonic one: near a second.

@@ -25,6 +25,7 @@ pub mod first;
 pub mod flow;
 pub mod given;
 pub mod header;
+pub mod limits;
 mod names;
 pub mod offsets;
 mod service;

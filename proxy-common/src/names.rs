@@ -22,6 +22,7 @@ pub mod program {
     pub const DATAGRAMS_OUT: &str = "datagrams_out";
     pub const DATAGRAMS_OUT_OWN: &str = "datagrams_out_own";
     pub const PLACE: &str = "place";
+    pub const TALLY: &str = "tally";
     pub const CATCH: &str = "catch";
     pub const HEARD: &str = "heard";
     pub const GUARD: &str = "guard";
@@ -66,7 +67,9 @@ pub mod map {
     pub const DATAGRAM_FLOWS: &str = "datagram_flows";
     pub const DATAGRAM_SLOTS: &str = "datagram_slots";
     pub const DATAGRAM_SHARES: &str = "datagram_shares";
-    pub const DATAGRAM_LOCK: &str = "datagram_lock";
+    pub const LIMITS: &str = "limits";
+    pub const TALLIES: &str = "tallies";
+    pub const LOCKS: &str = "locks";
     pub const FIRSTS: &str = "firsts";
     pub const SPOKEN: &str = "spoken";
     pub const AIMS: &str = "aims";
@@ -85,6 +88,7 @@ pub mod global {
     pub const HOST_NETNS: &str = "HOST_NETNS";
     pub const OFFSETS: &str = "OFFSETS";
     pub const STAYS: &str = "STAYS";
+    pub const OWNER: &str = "OWNER";
     pub const RECEIVERS_HAVE: &str = "RECEIVERS_HAVE";
 }
 

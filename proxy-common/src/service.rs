@@ -204,7 +204,7 @@ pub mod keep_alive {
 
 /// What the bytes of the maps mean that one daemon leaves to the next. To be counted up with each change
 /// of their meaning: equal sizes can hide other fields.
-pub const LAYOUT: u32 = 20;
+pub const LAYOUT: u32 = 21;
 
 /// What is in the `life` map.
 #[repr(u32)]

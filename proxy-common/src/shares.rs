@@ -6,17 +6,18 @@ use crate::{
     Addr,
     datagram::{Flow, MAX_DATAGRAM_FLOWS},
     flow::Tuple,
+    limits::TallyKey,
 };
 
-/// How many flows there may be.
+/// How many flows the rings of a service, and of each balancer of its, take.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct RingSizes {
     pub service: u32,
     pub balancer: u32,
 }
 
-impl Limits {
+impl RingSizes {
     /// Slot 0 is no flow's.
     pub const MOST: Self = Self {
         service: MAX_DATAGRAM_FLOWS - 1,
@@ -29,11 +30,12 @@ impl Limits {
     pub const LOOKED_AT: u32 = 8;
 }
 
-/// The rings that each flow is in.
+/// The rings that each flow is in; its client's, where that one may have so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
     Service,
     Balancer,
+    Client,
 }
 
 /// Whose a ring is. The key of its [`Share`].
@@ -61,6 +63,11 @@ impl Holder {
     #[must_use]
     pub const fn service(&self) -> Self {
         Self::balancer(self.service, Self::NOBODY)
+    }
+
+    #[must_use]
+    pub const fn service_id(&self) -> u32 {
+        self.service
     }
 
     #[must_use]
@@ -95,6 +102,8 @@ pub struct Slot {
     pub holder: Holder,
     pub in_service: Links,
     pub in_balancer: Links,
+    /// Zeroes: it isn't in its client's.
+    pub in_client: Links,
 }
 
 impl Slot {
@@ -102,6 +111,7 @@ impl Slot {
         match ring {
             Ring::Service => &mut self.in_service,
             Ring::Balancer => &mut self.in_balancer,
+            Ring::Client => &mut self.in_client,
         }
     }
 }
@@ -119,15 +129,21 @@ pub enum Placed {
     Gone,
     /// Another balancer speaks for its client.
     Taken,
+    /// Its client has as many as he may, and those that were looked at are busy.
+    ClientFull,
+    /// Its balancer, or its client, begins too many in a second.
+    TooFast,
 }
 
 impl Placed {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::InTable,
         Self::Full,
         Self::Failed,
         Self::Gone,
         Self::Taken,
+        Self::ClientFull,
+        Self::TooFast,
     ];
 
     #[must_use]
@@ -148,6 +164,8 @@ pub enum Wanted {
     Reply,
     /// An end, as its client is denied.
     Deny,
+    /// To count it for its client, who may have so many by now.
+    Count,
 }
 
 /// What is to be done for a new flow, besides the flow itself, and room for doing it: a program's stack has
@@ -156,11 +174,15 @@ pub enum Wanted {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub reply: Tuple,
-    pub limits: Limits,
+    pub sizes: RingSizes,
     pub holder: Holder,
+    /// Its client's, and its balancer's.
+    pub client: TallyKey,
+    pub balancer: TallyKey,
     /// Of what makes room.
     pub others: Holder,
     pub other: Tuple,
+    pub others_client: TallyKey,
 }
 
 /// A flow of the daemon's, for the program `place`, and what became of it: a packet of no other meaning, which the
@@ -180,10 +202,10 @@ pub struct Placing {
 }
 
 layout! {
-    Limits = 8,
+    RingSizes = 8,
     Holder = 20,
     Share = 8,
-    Slot = 72,
-    Place = 120,
-    Placing = 304,
+    Slot = 80,
+    Place = 192,
+    Placing = 376,
 }

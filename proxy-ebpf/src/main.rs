@@ -146,6 +146,13 @@ pub fn place(ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
+/// Run by the daemon, for a connection of its own that is counted, or over.
+#[classifier]
+pub fn tally(ctx: TcContext) -> i32 {
+    admit::limit::answer_daemon(&ctx);
+    TCX_NEXT
+}
+
 #[classifier]
 pub fn inject(ctx: TcContext) -> i32 {
     act(steer::inject::inject(&ctx))

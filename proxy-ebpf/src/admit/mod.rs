@@ -2,4 +2,5 @@
 
 pub mod dispatch;
 pub mod guard;
+pub mod limit;
 pub mod serving;

@@ -5,9 +5,10 @@ use proxy_common::{
     Counter, Life, Listener, Steered,
     cookie::{Agreed, Answered, Asked, Numbers},
     flow::{Down, Pending, Tuple, flag},
+    limits::Answer,
 };
 
-use super::{FAILED, sweep, to_daemon};
+use super::{FAILED, places, sweep, to_daemon};
 use crate::{
     admit::serving,
     clock,
@@ -221,9 +222,13 @@ fn connect(
         return Err(Reason::ToDaemon(Counter::ToDaemonListener));
     }
     insert(ctx, version, scratch, listener, steered)?;
+    count(scratch, is_again)?;
     if !assign(ctx, version, scratch, &to_app) {
-        maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
-        return Err(Reason::ToDaemon(Counter::ToDaemonListener));
+        return Err(match places::undo_in_scratch() {
+            true => Reason::ToDaemon(Counter::ToDaemonListener),
+            // It is looked at again when the segment comes again.
+            false => Reason::Failed,
+        });
     }
     maps::count_made();
     ctx::ensure_ethernet(ctx, link, version)?;
@@ -312,6 +317,22 @@ fn insert(
         }
     }
     Ok(())
+}
+
+/// For its balancer and its client, as far as there may be one more. The daemon knows whether others have just ended.
+#[inline(always)]
+fn count(scratch: &mut Scratch, is_again: bool) -> Result<(), Reason> {
+    const DONE: u32 = Answer::Done as u32;
+    const BUSY: u32 = Answer::Busy as u32;
+    scratch.claim.is_again = is_again.into();
+    scratch.claim.counted = 0;
+    let why = match places::claim_in_scratch() {
+        DONE => return Ok(()),
+        BUSY => Reason::Failed,
+        _ => Reason::ToDaemon(Counter::ToDaemonLimit),
+    };
+    maps::forget_tuples(&scratch.segment.tuple, &scratch.app, false);
+    Err(why)
 }
 
 /// Both entries, and the tuple of the application's packets. A function of its own, as a program's

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod down;
 mod first;
 mod fragment;
+mod places;
 pub mod sweep;
 mod syn;
 mod up;

@@ -7,8 +7,10 @@ use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use proxy_common::{
     Addr, Life,
     flow::{Down, MAX_FLOWS, Pending, Told, Tuple, flag, told},
+    limits::Limits,
 };
 
+use super::places;
 use crate::{
     clock,
     ctx::Version,
@@ -47,6 +49,8 @@ struct Sweep {
     skb: *mut __sk_buff,
     now: u16,
     linger: Linger,
+    /// Whether any service has limits.
+    any_is_limited: bool,
     /// How many flows had been made as it began.
     made: u64,
     /// Flows that stay, and those of them whose connection was open by then.
@@ -61,6 +65,7 @@ pub fn sweep(ctx: &TcContext) {
         skb: ctx.skb.skb,
         now: clock::seconds() as u16,
         linger: Linger::with(maps::life(Life::Entries)),
+        any_is_limited: maps::limits(Limits::ANY).is_some(),
         made: maps::life(Life::Made),
         entries: 0,
         open: 0,
@@ -135,6 +140,9 @@ unsafe extern "C" fn look_after(
         Presence::There => {
             flow.gone = 0;
             say_open(tuple, flow);
+            if sweep.any_is_limited {
+                places::count(tuple, flow);
+            }
             true
         }
         Presence::TimeWait => {
@@ -169,7 +177,8 @@ const fn rests(flow: &Down, now: u16, linger: &Linger) -> bool {
         0 => Linger::GONE,
         _ => linger.time_wait,
     };
-    flow.told & told::ENDED != 0 && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger
+    let is_over = flow.told & told::ENDED != 0 && flow.told & told::COUNTED == 0;
+    is_over && flow.gone != 0 && now.wrapping_sub(flow.gone) < linger
 }
 
 /// Whether a flow without a socket stays.
@@ -179,11 +188,15 @@ fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
         // 0 says that it isn't.
         flow.gone = if now == 0 { 1 } else { now };
     }
-    if !say_ended(tuple, flow) || now.wrapping_sub(flow.gone) < linger {
+    let has_told = say_ended(tuple, flow);
+    if flow.told & told::ENDED != 0 {
+        places::release(tuple, flow);
+    }
+    if !has_told || now.wrapping_sub(flow.gone) < linger {
         return true;
     }
-    maps::forget_tuples(&flow.rewrite.to.reversed(), tuple, is_kept(flow));
-    false
+    let (up, has_header) = (flow.rewrite.to.reversed(), is_kept(flow));
+    !places::remove(&up, tuple, flow, has_header)
 }
 
 /// False if it has to be said again. Of what never came to be, nothing is said.
@@ -205,20 +218,20 @@ fn say_ended(tuple: &Tuple, flow: &mut Down) -> bool {
     has_told
 }
 
-/// Removes what is left of a connection whose socket is gone, or in TIME_WAIT.
+/// Removes what is left of a connection whose socket is gone, or in TIME_WAIT. False: it can't be counted as over now.
 #[inline(never)]
-pub fn forget(up: &Tuple, down: &Tuple, presence: Presence) {
-    let mut has_header = false;
-    if let Some(flow) = maps::find_down(down) {
-        // SAFETY: with its socket gone, only the sweep writes here, the same bits.
-        let flow = unsafe { &mut *flow };
-        if presence == Presence::TimeWait {
-            flow.told |= told::CLOSED;
-        }
-        has_header = is_kept(flow);
-        say_ended(down, flow);
+pub fn forget(up: &Tuple, down: &Tuple, presence: Presence) -> bool {
+    let Some(flow) = maps::find_down(down) else {
+        maps::forget_up(up);
+        return true;
+    };
+    // SAFETY: with its socket gone, only the sweep writes here, the same bits.
+    let flow = unsafe { &mut *flow };
+    if presence == Presence::TimeWait {
+        flow.told |= told::CLOSED;
     }
-    maps::forget_tuples(up, down, has_header);
+    say_ended(down, flow);
+    places::remove(up, down, flow, is_kept(flow))
 }
 
 /// The same by the tuple of the application's packets, if anything is left. False: the connection is
@@ -239,8 +252,7 @@ pub fn forget_left(ctx: &TcContext, version: Version, down: &Tuple) -> bool {
     if presence == Presence::There {
         return false;
     }
-    forget(&flow.rewrite.to.reversed(), down, presence);
-    true
+    forget(&flow.rewrite.to.reversed(), down, presence)
 }
 
 /// Whether the application's socket has been there at any time.

@@ -7,7 +7,7 @@ use proxy_common::{
     flow::{Tuple, Up},
 };
 
-use super::sweep;
+use super::{FAILED, sweep};
 use crate::{
     ctx::{self, Link, Version},
     enter::enter,
@@ -49,7 +49,9 @@ pub fn up(
             is_same && presence == Presence::Gone && !was_there(&flow.rewrite.to.reversed());
         if is_again || segment.is_first() && is_over {
             // A connection that is over, or never came to be.
-            sweep::forget(&segment.tuple, &flow.rewrite.to.reversed(), presence);
+            if !sweep::forget(&segment.tuple, &flow.rewrite.to.reversed(), presence) {
+                return Err(FAILED);
+            }
             if is_again {
                 maps::count(Counter::DirectAgain);
                 return Ok(Outcome::Again);

@@ -16,6 +16,7 @@ use proxy_common::{
     first::Speaker,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
     given, header,
+    limits::Claim,
     shares::Place,
 };
 
@@ -94,6 +95,8 @@ pub struct Scratch {
     pub up: Up,
     pub down: Down,
     pub app: Tuple,
+    /// Whom it counts for.
+    pub claim: Claim,
     /// Where a datagram's client has sent to, as its header says.
     pub stated: Endpoint,
     pub datagram_flow: datagram::Flow,
@@ -358,7 +361,7 @@ pub fn for_each_share<T>(each: Each<Addr, u64, T>, with: &mut T) {
 }
 
 #[inline(always)]
-fn for_each<K, V, T>(map: &HashMap<K, V>, each: Each<K, V, T>, with: &mut T) {
+pub(super) fn for_each<K, V, T>(map: &HashMap<K, V>, each: Each<K, V, T>, with: &mut T) {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: the verifier goes through `each` with the types of this map and of `with`.
     unsafe { bpf_for_each_map_elem(map, each as *mut c_void, from_mut(with).cast(), 0) };

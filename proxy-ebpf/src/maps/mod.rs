@@ -3,10 +3,12 @@
 mod admit;
 mod datagrams;
 mod direct;
+mod locks;
 mod secret;
 mod slots;
 mod spoken;
 mod steer;
+mod tallies;
 
 use aya_ebpf::{Global, macros::map, maps::PerCpuArray};
 use proxy_common::{Addr, Counter, Life, Steer, counter, datagram::Receiver, offsets::Offsets};
@@ -29,15 +31,15 @@ pub use direct::{
     life, note_fragments, note_given, pending, pieces, remember_pieces, scratch, set_life, spend,
     tell, was_given,
 };
+pub use locks::{Lock, lock, unlock};
 pub use secret::{mac, secret};
-pub use slots::{
-    forget_share_of, has_slot, insert_share, lock_slots, placing, share, slot, unlock_slots,
-};
+pub use slots::{forget_share_of, has_slot, insert_share, placing, share, slot};
 pub use spoken::{has_spoken, note_spoken};
 pub use steer::{
     any_is_bound, assign_app, bound_to, has_route, is_last_resort, is_remote, is_steered,
     is_unmapped, least_mtu, link_of, remember_app, target,
 };
+pub use tallies::{for_each_tally, forget_tally, limits, tally, tally_or_new};
 
 /// Networks of the steer addresses, set at load.
 #[unsafe(no_mangle)]
@@ -56,6 +58,10 @@ static VIA_LO: Global<u32> = Global::new(1);
 /// Whether a program stays on its device when the daemon is killed (1), as a filter of tc does.
 #[unsafe(no_mangle)]
 static STAYS: Global<u32> = Global::new(0);
+
+/// The number that the daemon counts its connections under.
+#[unsafe(no_mangle)]
+static OWNER: Global<u32> = Global::new(0);
 
 /// Where the running kernel has what [`wire::skb`](crate::wire::skb) and [`lookup::hooks`](crate::lookup::hooks) read.
 #[unsafe(no_mangle)]
@@ -107,6 +113,11 @@ pub fn mark() -> u32 {
 #[inline(always)]
 pub fn via_lo() -> bool {
     VIA_LO.load() != 0 && life(Life::PastLo) == 0
+}
+
+#[inline(always)]
+pub fn owner() -> u32 {
+    OWNER.load()
 }
 
 #[inline(always)]

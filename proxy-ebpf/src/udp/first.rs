@@ -226,15 +226,18 @@ extern "C" fn came_once(skb: *mut __sk_buff, is_v4: bool) -> u32 {
 #[inline(always)]
 pub fn is_refusal(why: Counter) -> bool {
     use Counter::{
-        DatagramDenied, DatagramDrained, DatagramFailed, DatagramFull, DatagramTaken, InjectNoRoute,
+        DatagramClientFull, DatagramDenied, DatagramDrained, DatagramFailed, DatagramFull,
+        DatagramTaken, DatagramTooFast, InjectNoRoute,
     };
     matches!(
         why,
-        DatagramDenied
+        DatagramClientFull
+            | DatagramDenied
             | DatagramDrained
             | DatagramFailed
             | DatagramFull
             | DatagramTaken
+            | DatagramTooFast
             | InjectNoRoute
     )
 }

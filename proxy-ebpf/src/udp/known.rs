@@ -8,7 +8,7 @@ use proxy_common::{
     shares::Placed,
 };
 
-use super::{beyond, place::place_in_scratch, way};
+use super::{beyond, limits::refusal, place::place_in_scratch, way};
 use crate::{
     ctx::{self, Version},
     maps::{self, Scratch},
@@ -28,8 +28,9 @@ pub fn remember(
     }
     match place_in_scratch() {
         Placed::InTable => Ok(()),
-        Placed::Full => Err(Verdict::drop(Counter::DatagramFull)),
-        _ => Err(Verdict::drop(Counter::DatagramFailed)),
+        placed => Err(Verdict::drop(
+            refusal(placed).unwrap_or(Counter::DatagramFailed),
+        )),
     }
 }
 
@@ -181,7 +182,7 @@ fn begin(
     let flow = &mut scratch.datagram_flow;
     way::is_balancers(ctx, version, flow, now)?;
     scratch.device = beyond::device(ctx, &scratch.rewrite.to, length, flow, now)?;
-    scratch.place.limits = receiver.limits();
+    scratch.place.sizes = receiver.sizes();
     Ok(())
 }
 

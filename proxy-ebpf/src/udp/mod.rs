@@ -9,6 +9,7 @@ mod first;
 pub mod heard;
 mod inbound;
 mod known;
+mod limits;
 mod orphan;
 mod outbound;
 mod place;

@@ -4,19 +4,24 @@ use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter,
     datagram::Flow,
-    shares::{Holder, Limits, Links, Place, Placed, Placing, Ring, Share, Wanted},
+    limits::{Limits, Party, TallyKey},
+    shares::{Holder, Links, Place, Placed, Placing, Ring, RingSizes, Share, Wanted},
 };
 
-use crate::{clock, ctx, maps};
+use super::limits;
+use crate::{
+    clock, ctx,
+    maps::{self, Lock},
+};
 
 /// Puts a flow into the table.
 #[inline(never)]
 pub fn place(flow: &mut Flow, place: &mut Place) -> Placed {
-    if !maps::lock_slots() {
+    if !maps::lock(Lock::Datagrams) {
         return Placed::Failed;
     }
     let placed = placed(flow, place);
-    maps::unlock_slots();
+    maps::unlock(Lock::Datagrams);
     match placed {
         Ok(()) => {
             maps::count(Counter::DatagramOpened);
@@ -44,6 +49,7 @@ pub extern "C" fn place_in_scratch() -> Placed {
 pub fn place_daemons(ctx: &TcContext) {
     const NOTE: u32 = Wanted::Note as u32;
     const REPLY: u32 = Wanted::Reply as u32;
+    const COUNT: u32 = Wanted::Count as u32;
     let Some(placing) = maps::placing() else {
         return;
     };
@@ -57,6 +63,7 @@ pub fn place_daemons(ctx: &TcContext) {
     let placed = match placing.wanted {
         NOTE => note(placing, known, now),
         REPLY => reply(placing, known, now),
+        COUNT => limits::count(&mut placing.place),
         _ => deny(known),
     };
     placing.placed = placed as u32;
@@ -92,9 +99,9 @@ fn note(placing: &mut Placing, known: Option<&mut Flow>, now: u32) -> Placed {
         }
     }
     let placed = place(&mut placing.flow, &mut placing.place);
-    if placed == Placed::Full {
+    if let Some(why) = limits::refusal(placed) {
         // It is dropped there.
-        maps::count(Counter::DatagramFull);
+        maps::count(why);
     }
     placed
 }
@@ -126,18 +133,42 @@ fn deny(known: Option<&mut Flow>) -> Placed {
 fn placed(flow: &mut Flow, place: &mut Place) -> Result<(), Placed> {
     let balancer = flow.back.addresses()[1];
     place.holder = Holder::balancer(flow.service, *balancer);
+    place.balancer = TallyKey::datagrams(flow.service, Party::Balancer, *balancer);
+    place.client = limits::client_of(flow.service, &place.reply);
+    // What a balancer says for itself is no client's.
+    let limited = match flow.flags & Flow::LOCAL {
+        0 => maps::limits(flow.service),
+        _ => None,
+    };
     if let Some(known) = maps::find_datagram_flow(&place.reply) {
         // SAFETY: who has the lock is alone with this.
-        let slot = unsafe { (*known).slot };
+        let (slot, is_over) = unsafe { ((*known).slot, (*known).is_over(flow.last)) };
         if holds(place, slot) {
             flow.slot = slot;
+            if let Some(limited) = limited.filter(|_| is_over) {
+                limits::begin_again(place, limited, slot)?;
+            }
             return insert(place, flow);
+        }
+        if let Some(limited) = limited {
+            // Before it goes.
+            limits::are_slow(place, limited)?;
         }
         // It may be another's by now.
         match maps::has_slot(&place.reply, slot) {
             true => release(place, slot),
             false => maps::forget_datagram_flow(&place.reply),
         }
+    }
+    join(flow, place, limited)
+}
+
+/// Puts a flow into a slot, and its rings.
+#[inline(always)]
+fn join(flow: &mut Flow, place: &mut Place, limited: Option<&Limits>) -> Result<(), Placed> {
+    if let Some(limited) = limited {
+        limits::are_slow(place, limited)?;
+        limits::make_room(place, limited)?;
     }
     make_share(place).ok_or(Placed::Failed)?;
     let room = make_room(place);
@@ -148,7 +179,12 @@ fn placed(flow: &mut Flow, place: &mut Place) -> Result<(), Placed> {
     }
     link(place, slot).ok_or(Placed::Failed)?;
     flow.slot = slot;
-    insert(place, flow).inspect_err(|_| release(place, slot))
+    insert(place, flow).inspect_err(|_| release(place, slot))?;
+    if let Some(limited) = limited {
+        limits::enter_clients(place, limited, slot);
+        limits::take_tokens(place, limited);
+    }
+    Ok(())
 }
 
 /// Whether the flow has this slot, in the right rings.
@@ -189,9 +225,9 @@ fn make_share(place: &mut Place) -> Option<()> {
 fn make_room(place: &mut Place) -> Result<(), Placed> {
     let of_balancer = maps::share(&place.holder).ok_or(Placed::Failed)?;
     let of_service = maps::share(&place.holder.service()).ok_or(Placed::Failed)?;
-    let victim = if of_balancer.count >= place.limits.balancer {
+    let victim = if of_balancer.count >= place.sizes.balancer {
         oldest_idle(Ring::Balancer, of_balancer)
-    } else if of_service.count >= place.limits.service {
+    } else if of_service.count >= place.sizes.service {
         oldest_idle(Ring::Service, of_service)
     } else {
         return Ok(());
@@ -204,12 +240,12 @@ fn make_room(place: &mut Place) -> Result<(), Placed> {
 }
 
 /// Its slot, or 0. The hand passes by busy ones.
-#[inline(always)]
-fn oldest_idle(ring: Ring, share: &mut Share) -> u32 {
+#[inline(never)]
+pub fn oldest_idle(ring: Ring, share: &mut Share) -> u32 {
     let now = clock::seconds();
     let mut at = share.hand;
     let (mut oldest, mut last, mut first) = (0, u32::MAX, 0);
-    for _ in 0..Limits::LOOKED_AT {
+    for _ in 0..RingSizes::LOOKED_AT {
         let Some(slot) = maps::slot(at) else {
             return 0;
         };
@@ -243,7 +279,7 @@ fn oldest_idle(ring: Ring, share: &mut Share) -> u32 {
 
 /// Forgets the flow that has it, and leaves it free.
 #[inline(never)]
-fn release(place: &mut Place, index: u32) {
+pub fn release(place: &mut Place, index: u32) {
     let Some(slot) = maps::slot(index) else {
         return;
     };
@@ -251,8 +287,14 @@ fn release(place: &mut Place, index: u32) {
     place.others = slot.holder;
     // Whatever comes of it: it may be gone.
     maps::forget_datagram_flow(&place.other);
-    unlink(Ring::Service, &place.others.service(), index);
-    unlink(Ring::Balancer, &place.others, index);
+    unlink(Ring::Service, maps::share(&place.others.service()), index);
+    unlink(Ring::Balancer, maps::share(&place.others), index);
+    if slot.in_client.next != 0 {
+        place.others_client = limits::client_of(place.others.service_id(), &place.other);
+        let tally = maps::tally(&place.others_client);
+        unlink(Ring::Client, tally.map(|tally| &mut tally.share), index);
+        slot.in_client = Links::default();
+    }
     if place.others != place.holder {
         forget_if_empty(&place.others);
     }
@@ -283,7 +325,7 @@ fn free_slot() -> u32 {
         free.in_service.next = slot.in_service.next;
         return first;
     }
-    if free.in_balancer.next >= Limits::MOST.service {
+    if free.in_balancer.next >= RingSizes::MOST.service {
         return 0;
     }
     free.in_balancer.next += 1;
@@ -296,14 +338,15 @@ fn link(place: &Place, index: u32) -> Option<()> {
     let slot = maps::slot(index)?;
     slot.reply = place.reply;
     slot.holder = place.holder;
-    enter(Ring::Service, &place.holder.service(), index)?;
-    enter(Ring::Balancer, &place.holder, index)
+    slot.in_client = Links::default();
+    enter(Ring::Service, maps::share(&place.holder.service()), index)?;
+    enter(Ring::Balancer, maps::share(&place.holder), index)
 }
 
 /// Into a ring right before its hand, which gets there last.
 #[inline(always)]
-fn enter(ring: Ring, holder: &Holder, index: u32) -> Option<()> {
-    let share = maps::share(holder)?;
+pub fn enter(ring: Ring, share: Option<&mut Share>, index: u32) -> Option<()> {
+    let share = share?;
     if share.hand == 0 {
         share.hand = index;
         *maps::slot(index)?.links(ring) = Links {
@@ -324,8 +367,8 @@ fn enter(ring: Ring, holder: &Holder, index: u32) -> Option<()> {
 }
 
 #[inline(always)]
-fn unlink(ring: Ring, holder: &Holder, index: u32) {
-    let (Some(share), Some(slot)) = (maps::share(holder), maps::slot(index)) else {
+fn unlink(ring: Ring, share: Option<&mut Share>, index: u32) {
+    let (Some(share), Some(slot)) = (share, maps::slot(index)) else {
         return;
     };
     let Links { before, next } = *slot.links(ring);

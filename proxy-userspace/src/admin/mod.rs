@@ -14,8 +14,8 @@ pub use instances::{forget, known, services_beside};
 pub use lock::{Lock, TakeOver};
 pub use socket::{Asked, Listener, Lists, Reply, Request, ask, ask_if_running, sockets};
 pub use status::{
-    Clients, GuardStatus, LastReload, Limits, Moved, PathStatus, ReasonStatus, Reloaded,
-    ServiceStatus, Status,
+    Clients, GuardStatus, LastReload, Moved, PathStatus, ReasonStatus, Reloaded, ServiceStatus,
+    Status, TotalLimits,
 };
 
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
 };
 
+use proxy_common::limits::Limits;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -21,7 +22,7 @@ pub struct Status {
     pub guards: Vec<GuardStatus>,
     /// None: there was none since its start.
     pub last_reload: Option<LastReload>,
-    pub limits: Limits,
+    pub limits: TotalLimits,
     /// Counts over all services.
     pub connections: serde_json::Value,
     /// Counts of the eBPF programs, by verdict or reason.
@@ -41,12 +42,62 @@ pub struct ServiceStatus {
     /// Who is no balancer reaches what listens there itself.
     #[serde(default)]
     pub shares_listen: bool,
+    /// Of each balancer, and of each client.
+    #[serde(default)]
+    pub each: EachLimits,
     /// Which path its connections take, by IP family.
     pub paths: Vec<PathStatus>,
     /// Of UDP.
     pub clients: Option<Clients>,
     /// Counts of both paths, nested ones under their own names.
     pub connections: serde_json::Value,
+}
+
+/// None: no limit. Of UDP, how many flows a balancer may have is told with its clients.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct EachLimits {
+    pub maxconn_per_balancer: Option<u32>,
+    pub maxconn_per_client: Option<u32>,
+    /// New ones in a second.
+    pub maxconnrate_per_balancer: Option<u32>,
+    pub maxconnrate_per_client: Option<u32>,
+}
+
+impl From<Limits> for EachLimits {
+    fn from(limits: Limits) -> Self {
+        let set = |number: u32| (number != 0).then_some(number);
+        Self {
+            maxconn_per_balancer: set(limits.balancer.most),
+            maxconn_per_client: set(limits.client.most),
+            maxconnrate_per_balancer: set(limits.balancer.new_per_second),
+            maxconnrate_per_client: set(limits.client.new_per_second),
+        }
+    }
+}
+
+impl Display for EachLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.maxconn_per_balancer, "of each balancer"),
+            (self.maxconn_per_client, "of each client"),
+            (
+                self.maxconnrate_per_balancer,
+                "new ones a second of each balancer",
+            ),
+            (
+                self.maxconnrate_per_client,
+                "new ones a second of each client",
+            ),
+        ];
+        let set = all
+            .iter()
+            .filter_map(|(most, what)| Some(format!("{} {what}", (*most)?)));
+        let set: Vec<_> = set.collect();
+        match set.is_empty() {
+            true => Ok(()),
+            false => writeln!(f, "  limits: {}", set.join(", ")),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -111,7 +162,7 @@ pub struct Moved {
 
 /// How many connections there are, and may be.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Limits {
+pub struct TotalLimits {
     /// By the limit of open files.
     pub daemon: usize,
     /// By the flow table.
@@ -192,6 +243,7 @@ impl Display for Status {
             for path in &service.paths {
                 writeln!(f, "  {path}")?;
             }
+            write!(f, "{}", service.each)?;
             if let Some(clients) = &service.clients {
                 write!(f, "{clients}")?;
             }
@@ -209,7 +261,7 @@ impl Display for Status {
     }
 }
 
-impl Display for Limits {
+impl Display for TotalLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             daemon,

@@ -64,6 +64,7 @@ impl Control<'_> {
             targets: service.targets().collect(),
             drained: service.drained,
             shares_listen: service.shares_listen(),
+            each: service.limits.into(),
             paths: self.direct.paths(service),
             clients: datagrams::clients(service, &flows),
             connections: match self.telemetry.counts(&service.name) {

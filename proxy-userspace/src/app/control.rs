@@ -19,6 +19,7 @@ use super::{
     continuity,
     datagrams::Datagrams,
     direct::Direct,
+    limits::{Counting, Looks},
     list_files::ListFiles,
     listen::Claims,
     lists::Lists,
@@ -62,6 +63,8 @@ pub struct Control<'a> {
     pub connections: Connections,
     pub direct: Direct,
     pub datagrams: Datagrams,
+    pub counting: Arc<Counting>,
+    pub looks: Looks,
     pub links: mpsc::UnboundedReceiver<LinkEvent>,
     pub host_requests: mpsc::Receiver<HostSocketRequest>,
     pub asked: Listener,
@@ -100,6 +103,7 @@ impl Control<'_> {
             // As somebody may have said to that one meanwhile.
             self.follow_drained()?;
         }
+        self.count_those_there()?;
         self.forget_former_services(self.open_of_former_services())?;
         self.say_ready();
         let end = self.serve(&mut signals, &mut workers).await?;
@@ -169,6 +173,7 @@ impl Control<'_> {
                 () = ready(()), if self.kernel.is_behind() => self.catch_up(),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
+                () = self.looks.due() => self.look_for_all()?,
             }
         }
     }
@@ -206,6 +211,7 @@ impl Control<'_> {
                 () = ready(()), if self.kernel.is_behind() => self.catch_up(),
                 Some(request) = self.host_requests.recv() => request.answer(),
                 Some(asked) = self.asked.asked() => self.answer(asked),
+                () = self.looks.due() => self.look_for_all()?,
             }
         }
         if stopped {
@@ -225,9 +231,12 @@ impl Control<'_> {
             connections,
             heart,
             lists,
+            looks,
             mut host_requests,
             ..
         } = self;
+        // Direct connections are the other one's to look at.
+        drop(looks);
         // The other one has its own: should it die, nobody is to be let in for this one's sake.
         drop(heart);
         tracing::info!("replaced by another daemon: connections that go through this one go on");
@@ -301,7 +310,7 @@ impl Control<'_> {
             self.end_listed_denied()?;
         }
         self.lists.keep_changes();
-        Ok(())
+        self.looks.tidy(&self.counting)
     }
 
     pub(super) fn look(&mut self) -> Result<()> {
@@ -314,6 +323,26 @@ impl Control<'_> {
             self.telemetry.withheld(withheld);
         }
         Ok(())
+    }
+
+    /// For those who wait to hear which direct connections have ended.
+    fn look_for_all(&mut self) -> Result<()> {
+        self.looks.gather();
+        let began = Instant::now();
+        self.look()?;
+        self.looks.done(began.elapsed());
+        Ok(())
+    }
+
+    /// Counts what is open for those that there are limits for by now.
+    pub(super) fn count_those_there(&mut self) -> Result<()> {
+        for connection in self.connections.iter() {
+            if let Some(place) = &connection.place {
+                place.count();
+            }
+        }
+        self.datagrams.count(&self.config)?;
+        self.look()
     }
 
     /// Resets the open connections of clients that are denied by now; returns how many there were.

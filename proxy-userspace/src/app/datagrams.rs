@@ -218,6 +218,13 @@ impl Datagrams {
             .deny(|flow| wanted(&connections::of_datagrams(names, &self.routes, flow)))
     }
 
+    /// Counts the flows of clients who may have so many each.
+    pub fn count(&self, config: &Config) -> Result<()> {
+        let services = config.services.iter().filter(|service| service.is_udp());
+        let mut limited = services.filter(|service| service.limits.client.most != 0);
+        limited.try_for_each(|service| self.maps.count(service.id))
+    }
+
     /// What flows that are not over make, by their services' ids.
     pub fn sums(&self) -> BTreeMap<u32, FlowSums> {
         self.maps.sums()
@@ -324,9 +331,7 @@ pub fn receiver(
     routes: &Routes,
 ) -> Option<datagram::Receiver> {
     let Protocol::Udp {
-        close_after,
-        limits,
-        ..
+        close_after, sizes, ..
     } = service.protocol
     else {
         return None;
@@ -342,7 +347,7 @@ pub fn receiver(
         service.id,
         flags(config, service) | drained,
         seconds,
-        limits,
+        sizes,
         v4,
         v6,
     ))
@@ -350,7 +355,7 @@ pub fn receiver(
 
 /// The clients that a service remembers; none if it is of TCP.
 pub fn clients(service: &config::Service, sums: &BTreeMap<u32, FlowSums>) -> Option<Clients> {
-    let Protocol::Udp { limits, .. } = service.protocol else {
+    let Protocol::Udp { sizes, .. } = service.protocol else {
         return None;
     };
     let FlowSums { flows, up, down } = sums.get(&service.id).copied().unwrap_or_default();
@@ -360,8 +365,8 @@ pub fn clients(service: &config::Service, sums: &BTreeMap<u32, FlowSums>) -> Opt
     };
     Some(Clients {
         now: flows,
-        most: limits.service,
-        most_per_balancer: limits.balancer,
+        most: sizes.service,
+        most_per_balancer: sizes.balancer,
         up: moved(up),
         down: moved(down),
     })

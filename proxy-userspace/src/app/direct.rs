@@ -18,7 +18,7 @@ use super::{
     routes::Routes,
 };
 use crate::{
-    admin::{Limits as LimitsStatus, PathStatus, ReasonStatus},
+    admin::{PathStatus, ReasonStatus, TotalLimits},
     config::{Config, Service},
     facts::{Facts, Family, Reason},
     kernel::{self, Flow, Flows, Heard, Kernel, Known},
@@ -341,8 +341,8 @@ impl Direct {
         Ok(ended)
     }
 
-    pub fn limits(&self) -> LimitsStatus {
-        LimitsStatus {
+    pub fn limits(&self) -> TotalLimits {
+        TotalLimits {
             daemon: self.limits.daemon,
             direct: MAX_FLOWS as usize,
             maxconn: self.limits.maxconn,

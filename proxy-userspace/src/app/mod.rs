@@ -8,6 +8,7 @@ mod control;
 mod datagrams;
 mod direct;
 mod flows;
+mod limits;
 mod list_files;
 pub mod listen;
 pub mod lists;
@@ -29,6 +30,7 @@ use connections::Names;
 use continuity::Predecessor;
 use datagrams::Datagrams;
 use direct::{Direct, Limits};
+use limits::Counting;
 use list_files::ListFiles;
 use listen::Claims;
 use lists::{Lists, ReadLists};
@@ -160,6 +162,8 @@ async fn serve(
     let mut begun = begin(&mut config, listed, low).await?;
     let config = Arc::new(config);
     let limits = limits(&config);
+    let tallies = begun.set_up.kernel.tallies()?;
+    let (counting, looks) = Counting::new(tallies, &config)?;
     let mut datagrams = Datagrams::claim(
         &config,
         &begun.set_up.routes,
@@ -170,7 +174,7 @@ async fn serve(
     let mut claims = Claims::new(&config, direct.served(), &mut begun.set_up.kernel)?;
     let heart = begun.set_up.kernel.heart()?;
     let telemetry = Arc::new(telemetry(&config));
-    let (shared, host_requests) = shared(&begun, &telemetry, &direct)?;
+    let (shared, host_requests) = shared(&begun, &telemetry, &direct, &counting)?;
     let (drain, draining) = Drain::new();
     let served = (&mut claims, &mut datagrams);
     let (held, workers) = start(&config, &mut begun, served, (&shared, &draining)).await?;
@@ -195,6 +199,8 @@ async fn serve(
         connections: shared.connections.clone(),
         direct,
         datagrams,
+        counting,
+        looks,
         links: begun.host.links,
         host_requests,
         lock: admin::Lock::or_inherited(begun.lock, &config.instance).await?,
@@ -268,12 +274,14 @@ fn shared(
     }: &Begun,
     report: &Arc<Telemetry>,
     direct: &Direct,
+    counting: &Arc<Counting>,
 ) -> Result<(Arc<Shared>, mpsc::Receiver<HostSocketRequest>)> {
     let (host_sockets, host_requests) = HostSockets::new();
     let shared = Arc::new(Shared {
         report: report.clone(),
         own: Arc::new(routes::Own::new(host, &set_up.spoof)),
         admission: lists.admission.clone(),
+        places: counting.clone(),
         host_sockets,
         connections: Connections::default(),
         slots: direct.slots(),

@@ -168,6 +168,7 @@ impl Control<'_> {
             self.undo(&difference, &routes).await?;
             return Err(error);
         }
+        self.counting.limit(&config)?;
         self.routes = routes.clone();
         self.direct.follow(routes, Some(facts));
         self.update_datagrams(&config)?;
@@ -184,7 +185,7 @@ impl Control<'_> {
             .set_patience(super::longest_header_timeout(&config));
         self.watch(list_files);
         self.config = config.into();
-        Ok(())
+        self.count_those_there()
     }
 
     fn watch(&mut self, list_files: Option<ListFiles>) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use proxy_common::{Steered, datagram::Receiver, shares::Limits};
+use proxy_common::{Steered, datagram::Receiver, shares::RingSizes};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{sync::oneshot, time::sleep};
 
@@ -290,7 +290,7 @@ fn ask_inside(spoof: &SpoofNs, maps: &Datagrams, question: Question) -> Result<(
     };
     let none = Steered::default();
     let close_after = CloseAfter::MINUTE.seconds();
-    let caught = Receiver::new(0, Receiver::V2, close_after, Limits::MOST, none, none);
+    let caught = Receiver::new(0, Receiver::V2, close_after, RingSizes::MOST, none, none);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     address,
+    each::EachArgs,
     value::{close_after, count, duration, group, handover, header_max_len, name, steer},
 };
 use crate::{
@@ -167,9 +168,8 @@ pub struct RunArgs {
     /// UDP: most clients that are remembered; a new one takes the place of an idle one [default: 131071]
     #[arg(long, value_name = "N", value_parser = count)]
     pub maxconn: Option<NonZeroUsize>,
-    /// UDP: the same of each balancer's address [default: 65536, or --maxconn]
-    #[arg(long, value_name = "N", value_parser = count)]
-    pub maxconn_per_balancer: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub each: EachArgs,
     /// Have the kernel make the application's connection of the balancer's by itself
     #[arg(long, value_enum, default_value_t)]
     pub direct: Direct,
@@ -198,7 +198,7 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// Flags that a file has keys for instead; it may name the instance, too.
-    pub const KEYS: [&str; 28] = [
+    pub const KEYS: [&str; 31] = [
         "allow",
         "allow_file",
         "allow_state",
@@ -215,6 +215,9 @@ impl RunArgs {
         "listen",
         "maxconn",
         "maxconn_per_balancer",
+        "maxconn_per_client",
+        "maxconnrate_per_balancer",
+        "maxconnrate_per_client",
         "on_local",
         "on_martian",
         "on_no_target",

@@ -10,7 +10,7 @@ use walkdir::WalkDir;
 
 use super::args::Cli;
 use crate::header::Refusal;
-use crate::relay::{End, Martian};
+use crate::relay::{End, Exceeded, Martian};
 
 #[test]
 fn every_command_of_the_documents_parses() {
@@ -58,7 +58,8 @@ fn the_operators_page_explains_each_name() {
         .collect();
     let counted = Counter::ALL.iter().map(|counter| counter.name());
     let ended = [End::NAMES, Martian::NAMES, Refusal::ALL].concat();
-    let known: BTreeSet<_> = counted.chain(ended).collect();
+    let exceeded = Exceeded::ALL.map(Exceeded::name);
+    let known: BTreeSet<_> = counted.chain(ended).chain(exceeded).collect();
     assert_eq!(explained, known);
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod connections;
 #[cfg(test)]
 mod documents;
+mod each;
 mod file;
 mod instances;
 mod prefixes;

@@ -17,7 +17,7 @@ use crate::{
     app,
     config::{
         CloseAfter, Config, ConfigError, HeaderOptions, MAX_CLIENTS, PrefixSource, Protocol,
-        Service, client_limits,
+        Service, ring_sizes,
     },
     header::{Policy, Versions},
     netns::SteerNets,
@@ -35,7 +35,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
     }
     let given = [
         ("--maxconn", args.maxconn),
-        ("--maxconn-per-balancer", args.maxconn_per_balancer),
+        ("--maxconn-per-balancer", args.each.maxconn_per_balancer),
     ];
     let is_udp = args.protocol == args::Protocol::Udp;
     for (flag, wanted) in given.into_iter().filter(|_| is_udp) {
@@ -51,9 +51,6 @@ pub fn run(args: RunArgs) -> Result<ExitCode> {
 }
 
 fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
-    if args.protocol == args::Protocol::Tcp && args.maxconn_per_balancer.is_some() {
-        return Err(ConfigError::PerBalancerTcp);
-    }
     let framing = match (args.protocol, args.header) {
         (args::Protocol::Tcp, HeaderVersions::V2First) => {
             return Err(ConfigError::HeaderOfUdp("v2-first"));
@@ -76,7 +73,7 @@ fn protocol(args: &RunArgs) -> Result<Protocol, ConfigError> {
     Ok(Protocol::Udp {
         framing,
         close_after: args.close_after.unwrap_or(CloseAfter::MINUTE),
-        limits: client_limits(args.maxconn, args.maxconn_per_balancer),
+        sizes: ring_sizes(args.maxconn, args.each.maxconn_per_balancer),
     })
 }
 
@@ -141,6 +138,7 @@ pub fn resolve(args: RunArgs) -> Result<Config, ConfigError> {
             on_no_target: args.on_no_target.into(),
             on_martian: args.on_martian.into(),
         },
+        limits: args.each.limits(protocol != Protocol::Tcp),
         connect_timeout: args.connect_timeout,
     };
     Ok(Config {

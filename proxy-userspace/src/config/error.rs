@@ -125,8 +125,6 @@ pub enum ConfigError {
         "{0} unspoofed is for TCP: with -p udp such a client's datagrams are dropped, so leave it out"
     )]
     UnspoofedUdp(&'static str),
-    #[error("--maxconn-per-balancer is for UDP: add -p udp, or leave it out")]
-    PerBalancerTcp,
 }
 
 /// What an address is that nobody can connect to.

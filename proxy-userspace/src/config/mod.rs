@@ -15,10 +15,10 @@ use std::{
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use proxy_common::shares::Limits;
+use proxy_common::{limits::Limits, shares::RingSizes};
 
 pub use error::ConfigError;
-pub use limits::{MAX_CLIENTS, client_limits};
+pub use limits::{MAX_CLIENTS, ring_sizes};
 pub use listens::{Beside, meet};
 pub use prefixes::{PrefixSource, misread, parse_prefix, read_kept};
 
@@ -63,7 +63,7 @@ pub enum Protocol {
         framing: Framing,
         /// Without a datagram either way, a client is forgotten after this.
         close_after: CloseAfter,
-        limits: Limits,
+        sizes: RingSizes,
     },
 }
 
@@ -144,6 +144,8 @@ pub struct Service {
     pub deny: PrefixSource,
     pub header: HeaderOptions,
     pub clients: ClientPolicy,
+    /// Of each balancer, and of each client. UDP's rings have how many flows a balancer may have.
+    pub limits: Limits,
     pub connect_timeout: Duration,
 }
 

@@ -18,7 +18,7 @@ use proxy_common::{
     datagram::{Flow, Receiver, ReversePath, Traffic, Way},
     flow::Tuple,
     map,
-    shares::{Limits, Placed, Wanted},
+    shares::{Placed, RingSizes, Wanted},
 };
 
 use super::{
@@ -54,7 +54,7 @@ pub enum Noted {
     Yes,
     /// Another balancer speaks for its client.
     Taken,
-    /// There are as many as there may be.
+    /// There are as many as there may be, or new ones come too fast.
     Full,
     /// Its service is drained.
     Drained,
@@ -180,6 +180,21 @@ impl Datagrams {
         Ok(count)
     }
 
+    /// Counts flows of a service for their clients, who may have so many from here on.
+    pub fn count(&self, service: u32) -> Result<()> {
+        let of_service = |(reply, flow): (Tuple, Flow)| (flow.service == service).then_some(reply);
+        let flows = lock(&self.flows);
+        let all = flows.iter().filter_map(Result::ok);
+        let replies: Vec<_> = all.filter_map(of_service).collect();
+        drop(flows);
+        for reply in replies {
+            let flow = Flow::default();
+            self.placer
+                .place(Wanted::Count, reply, flow, RingSizes::default())?;
+        }
+        Ok(())
+    }
+
     /// The flow of an application's replies from `aim` to a client; one more reply of so many bytes.
     pub fn reply(
         &self,
@@ -203,7 +218,7 @@ impl Datagrams {
         flow: Flow,
     ) -> Result<(Placed, Flow)> {
         let reply = Tuple::new(aim.into(), client.into());
-        self.placer.place(wanted, reply, flow, Limits::default())
+        self.placer.place(wanted, reply, flow, RingSizes::default())
     }
 
     /// One more datagram of `flow`, of so many bytes.
@@ -235,10 +250,10 @@ impl Datagrams {
         }
         let (placed, _) = self
             .placer
-            .place(Wanted::Note, reply, new, receiver.limits())?;
+            .place(Wanted::Note, reply, new, receiver.sizes())?;
         Ok(match placed {
             Placed::Taken => Noted::Taken,
-            Placed::Full => Noted::Full,
+            Placed::Full | Placed::ClientFull | Placed::TooFast => Noted::Full,
             Placed::InTable | Placed::Gone | Placed::Failed => Noted::Yes,
         })
     }

@@ -14,7 +14,9 @@ use aya::{
     programs::{CgroupSockAddr, SchedClassifier, SkLookup, Xdp},
 };
 use aya_log::EbpfLogger;
-use proxy_common::{Endpoint, Listener, datagram::Receiver, global, map, program};
+use proxy_common::{
+    Endpoint, Listener, datagram::Receiver, global, limits::TallyKey, map, program,
+};
 
 use super::{
     attach::{Attachment, Tc},
@@ -31,6 +33,7 @@ use super::{
     log,
     low::LowFds,
     share::{self, Change, Inheritance},
+    tallies::Tallies,
     types,
 };
 use crate::{
@@ -130,6 +133,7 @@ impl Kernel {
         let stays = u32::from(!matches!(has_tcx(), Feature::Present));
         let host_netns =
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
+        let owner = TallyKey::owner_from(random()?);
         for name in placement.protocols.unused_maps() {
             // They would take some megabytes.
             loader.map_max_entries(name, 1);
@@ -145,6 +149,7 @@ impl Kernel {
             .override_global(global::HOST_NETNS, &host_netns, true)
             .override_global(global::OFFSETS, &offsets, true)
             .override_global(global::STAYS, &stays, true)
+            .override_global(global::OWNER, &owner, true)
             .override_global(global::RECEIVERS_HAVE, &placement.protocols.receivers, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
@@ -277,6 +282,11 @@ impl Kernel {
         Ok(self.ports.set(word, bits, 0)?)
     }
 
+    /// Before [`Self::direct`] as well.
+    pub fn tallies(&mut self) -> Result<Tallies> {
+        Tallies::new(&mut self.ebpf)
+    }
+
     /// Before [`Self::direct`], which takes what both know of the daemon's life.
     pub fn datagrams(&mut self) -> Result<Datagrams> {
         Datagrams::new(&mut self.ebpf)
@@ -304,6 +314,14 @@ fn run(ebpf: &Ebpf, name: &str) -> Result<()> {
     sys::bpf::run(descriptor(ebpf, name)?).with_context(|| format!("running program {name}"))
 }
 
+/// That no other daemon of the instance has.
+fn random() -> Result<u32> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("a number for this daemon")?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
 fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
     let context = |name: &str| format!("the kernel refused program {name}");
     let Protocols { tcp, udp, .. } = placement.protocols;
@@ -312,6 +330,7 @@ fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {
         program::DELIVER,
         program::BEAT,
         program::PLACE,
+        program::TALLY,
     ];
     let steering = [program::REPLY, program::REPLY_OWN, program::REPLY_REMOTE];
     let direct = [program::DIRECT, program::SWEEP];

@@ -28,6 +28,7 @@ mod pins;
 mod placer;
 mod prefixes;
 mod share;
+mod tallies;
 mod types;
 
 pub use adopt::{Adopted, MapShape};
@@ -56,3 +57,4 @@ pub use prefixes::{
     Entries, List, Origin, Prefixes, covering, forget_lists, list_ids, listing_instances,
 };
 pub use share::{Change, Inheritance, LINK, map_name, shared_map};
+pub use tallies::Tallies;

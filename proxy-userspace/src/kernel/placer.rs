@@ -9,7 +9,7 @@ use proxy_common::{
     datagram::Flow,
     flow::Tuple,
     program,
-    shares::{Limits, Place, Placed, Placing, Wanted},
+    shares::{Place, Placed, Placing, RingSizes, Wanted},
 };
 
 use super::load::descriptor;
@@ -31,14 +31,14 @@ impl Placer {
         wanted: Wanted,
         reply: Tuple,
         flow: Flow,
-        limits: Limits,
+        sizes: RingSizes,
     ) -> Result<(Placed, Flow)> {
         let mut placing = Placing {
             header: [0; 4],
             flow,
             place: Place {
                 reply,
-                limits,
+                sizes,
                 ..Place::default()
             },
             wanted: wanted as u32,

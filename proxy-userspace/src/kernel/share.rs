@@ -21,7 +21,7 @@ use super::{
 
 /// Maps that open connections depend on, and the counters. All others say what is served, which each
 /// daemon says anew; a port's bit stays, for what is open there.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 14] = [
     map::FLOWS_UP,
     map::FLOWS_DOWN,
     map::PENDING,
@@ -34,13 +34,14 @@ const SHARED: [&str; 12] = [
     map::PORTS,
     map::BOUND,
     map::COUNTERS,
+    map::TALLIES,
+    map::LOCKS,
 ];
 /// The same of UDP, where what is served needs them: elsewhere they are without room.
-const OF_UDP: [&str; 4] = [
+const OF_UDP: [&str; 3] = [
     map::DATAGRAM_FLOWS,
     map::DATAGRAM_SLOTS,
     map::DATAGRAM_SHARES,
-    map::DATAGRAM_LOCK,
 ];
 /// The same where headers are on first datagrams alone.
 const OF_V2_FIRST: [&str; 2] = [map::FIRSTS, map::SPOKEN];

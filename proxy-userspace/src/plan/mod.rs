@@ -185,6 +185,7 @@ fn of_service(before: &Service, after: &Service) -> Vec<&'static str> {
         )
     };
     let clients = (before.clients, after.clients);
+    let limits = (before.limits, after.limits);
     differ([
         ("protocol", before.transport() == after.transport()),
         ("listen", same_set(&before.listen, &after.listen)),
@@ -232,7 +233,20 @@ fn of_service(before: &Service, after: &Service) -> Vec<&'static str> {
         ("maxconn", udp.maxconn == udp_after.maxconn),
         (
             "maxconn_per_balancer",
-            udp.per_balancer == udp_after.per_balancer,
+            udp.per_balancer == udp_after.per_balancer
+                && limits.0.balancer.most == limits.1.balancer.most,
+        ),
+        (
+            "maxconn_per_client",
+            limits.0.client.most == limits.1.client.most,
+        ),
+        (
+            "maxconnrate_per_balancer",
+            limits.0.balancer.new_per_second == limits.1.balancer.new_per_second,
+        ),
+        (
+            "maxconnrate_per_client",
+            limits.0.client.new_per_second == limits.1.client.new_per_second,
         ),
     ])
 }
@@ -257,12 +271,12 @@ impl Udp {
             Protocol::Udp {
                 framing,
                 close_after,
-                limits,
+                sizes,
             } => Self {
                 framing: Some(framing),
                 close_after: Some(close_after.seconds()),
-                maxconn: Some(limits.service),
-                per_balancer: Some(limits.balancer),
+                maxconn: Some(sizes.service),
+                per_balancer: Some(sizes.balancer),
             },
         }
     }

@@ -6,6 +6,7 @@ mod addr;
 mod application;
 mod client;
 mod open;
+mod places;
 mod policy;
 mod report;
 pub mod tcp;
@@ -19,6 +20,7 @@ pub use addr::{Balancer, Client, Target};
 pub use application::{Application, Route};
 pub use client::{Admission, Martian, Own, OwnAddresses, check as check_client};
 pub use open::{Connection, Connections, Moved};
+pub use places::{Counted, Exceeded, Of as PlaceOf, Place, Places};
 pub use policy::{ClientPolicy, Fallback, OnLocal};
 pub use report::{End, Report};
 use tcp::{HostSockets, Neighbours};
@@ -56,6 +58,7 @@ pub struct Shared {
     pub report: Arc<dyn Report>,
     pub own: Arc<dyn OwnAddresses>,
     pub admission: Arc<dyn Admission>,
+    pub places: Arc<dyn Places>,
     pub host_sockets: HostSockets,
     /// Lists those that are open.
     pub connections: Connections,

@@ -14,7 +14,7 @@ use std::{
 use slab::Slab;
 use tokio::task::AbortHandle;
 
-use super::{Balancer, Client, Service, Target};
+use super::{Balancer, Client, Place, Service, Target};
 use crate::header::{Command, KeptTlvs, Version};
 
 /// A connection that the application accepted.
@@ -29,6 +29,8 @@ pub struct Connection {
     pub since: Instant,
     pub header: KeptHeader,
     pub moved: Moved,
+    /// None: the balancer speaks for itself, which counts for nobody.
+    pub place: Option<Place>,
     /// Aborted, it drops both sockets.
     pub(super) task: AbortHandle,
 }
@@ -120,6 +122,10 @@ pub struct Listed<'a> {
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
         lock(&self.list.0).try_remove(self.key);
+        // Somebody may be about to tell of it.
+        if let Some(place) = &self.connection.place {
+            place.release();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{io, net::IpAddr};
 
 use thiserror::Error;
 
-use super::{Balancer, Client, Connection, Martian, Service, Target};
+use super::{Balancer, Client, Connection, Exceeded, Martian, Service, Target};
 use crate::header::Refusal;
 
 /// Hears what happens to connections.
@@ -46,6 +46,8 @@ pub enum End {
     Client { client: Client, martian: Martian },
     #[error("client {0} is denied: see `truepeer deny list`")]
     Denied(Client),
+    #[error("client {client} is refused: {exceeded}")]
+    Limit { client: Client, exceeded: Exceeded },
     #[error(
         "no route to the balancer goes by device {device}, which its datagram came by: see `ip route get {balancer}`"
     )]
@@ -117,6 +119,7 @@ macro_rules! names {
                 match self {
                     Self::Header(refusal) => refusal.name(),
                     Self::Client { martian, .. } => martian.name(),
+                    Self::Limit { exceeded, .. } => exceeded.name(),
                     $(Self::$variant { .. } => $name,)*
                 }
             }

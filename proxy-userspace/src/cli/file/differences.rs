@@ -84,6 +84,9 @@ fn keys_that_change_are_named() {
         // No balancer can have more than all together.
         ("maxconn, maxconn_per_balancer", "7"),
         ("maxconn_per_balancer", "7"),
+        ("maxconn_per_client", "7"),
+        ("maxconnrate_per_balancer", "7"),
+        ("maxconnrate_per_client", "7"),
         ("deny", "[\"198.51.100.7\"]"),
         ("allow_state", "\"/tmp/list\""),
         ("on_local", "\"reject\""),

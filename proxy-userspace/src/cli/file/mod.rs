@@ -22,7 +22,7 @@ use super::{args::RunArgs, run};
 use crate::config::{Config, ConfigError, Service};
 
 /// Of services of UDP alone: in defaults, others pass them by.
-const OF_UDP: [&str; 3] = ["close_after", "maxconn", "maxconn_per_balancer"];
+const OF_UDP: [&str; 2] = ["close_after", "maxconn"];
 
 /// What a file has, resolved.
 pub fn read(path: &Path) -> Result<Config, ConfigError> {

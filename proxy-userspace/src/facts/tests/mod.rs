@@ -4,6 +4,8 @@ mod rules;
 
 use std::time::Duration;
 
+use proxy_common::limits::Limits;
+
 use super::{
     Conntrack, Facts, Family, Firewall, Reason, Ruleset, Sysctls,
     host::{IpsecPolicy, RoutingRule},
@@ -40,6 +42,7 @@ fn service() -> Service {
             policy: Policy::default(),
             timeout: Duration::ZERO,
         },
+        limits: Limits::default(),
         clients: ClientPolicy::default(),
         connect_timeout: Duration::ZERO,
     }

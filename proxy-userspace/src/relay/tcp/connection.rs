@@ -12,7 +12,8 @@ use super::{
     upstream::{self, Spoofed},
 };
 use crate::relay::{
-    Balancer, Client, Connection, End, Service, Shared, addr::canonical, open::Moved, policy::Way,
+    Balancer, Client, Connection, End, Place, Service, Shared, addr::canonical, open::Moved,
+    policy::Way,
 };
 
 pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
@@ -31,6 +32,10 @@ pub async fn run(downstream: &TcpStream, balancer: &Balancer, at: &At) -> End {
     };
     let listed = at.list.enter(connection);
     at.shared.report.opened(&listed.connection);
+    if let Some(place) = &listed.connection.place {
+        // The limits may have become others just before it was listed.
+        place.count();
+    }
     let client = listed.connection.client;
     if !balancer.is(client) && at.shared.admission.denies(&at.service, client) {
         // Whoever ends those that are listed may have done so just before.
@@ -66,6 +71,10 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
         return Err(End::Denied(client));
     }
     let way = Way::find(claimed, balancer, service, &*shared.own)?;
+    let place = match claimed {
+        Some(client) => Some(place(client, balancer, service, shared).await?),
+        None => None,
+    };
     let upstream = connect(&way, !payload.is_empty(), service, shared).await?;
     let connection = Connection {
         service: service.clone(),
@@ -76,6 +85,7 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
         since: Instant::now(),
         header,
         moved: Moved::default(),
+        place,
         task: at.opening.leave().ok_or(End::Stopped)?,
     };
     Ok(Opened {
@@ -83,6 +93,16 @@ async fn open(downstream: &TcpStream, balancer: Balancer, at: &At) -> Result<Ope
         payload,
         connection: Arc::new(connection),
     })
+}
+
+async fn place(
+    client: Client,
+    balancer: Balancer,
+    service: &Service,
+    shared: &Shared,
+) -> Result<Place, End> {
+    let claimed = Place::claim(&shared.places, service.id, balancer, client).await;
+    claimed.map_err(|exceeded| End::Limit { client, exceeded })
 }
 
 async fn connect(

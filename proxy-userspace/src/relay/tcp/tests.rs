@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
+use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -67,6 +68,26 @@ impl Admission for NoneOwn {
     }
 }
 
+impl Places for NoneOwn {
+    fn claim(&self, _: &PlaceOf) -> Result<Counted, Exceeded> {
+        Ok(Counted::default())
+    }
+
+    fn lacks(&self, _: &PlaceOf, _: Counted) -> bool {
+        false
+    }
+
+    fn count(&self, _: &PlaceOf, counted: Counted) -> Counted {
+        counted
+    }
+
+    fn release(&self, _: &PlaceOf, _: Counted) {}
+
+    fn look(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
 struct Site {
     app: TcpListener,
     at: SocketAddr,
@@ -95,6 +116,7 @@ impl Site {
             report: report.clone(),
             own: Arc::new(NoneOwn),
             admission: Arc::new(NoneOwn),
+            places: Arc::new(NoneOwn),
             host_sockets,
             connections: connections.clone(),
             slots: Arc::new(Semaphore::new(8)),

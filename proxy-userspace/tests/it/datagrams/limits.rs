@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 use super::clients::counted;
 use super::rows;
 use super::site::{Plan, Site};
-use crate::lab::Lab;
 use crate::lab::addr::NEIGHBOUR;
 use crate::lab::flows::age;
 
@@ -149,15 +148,6 @@ fn a_client_that_moves_to_another_balancer(plan: Plan<'_>) -> Result<()> {
     let evicted = counts(&site, "datagram_evicted")?;
     ensure!(evicted == 0, "{evicted} were evicted");
     site.end()
-}
-
-/// A connection of TCP takes nobody's place, and a limit that nothing keeps would be believed in.
-#[test]
-fn tcp_has_no_limit_per_balancer() -> Result<()> {
-    let line = "run -l 198.51.100.2:7000 -4 127.0.0.1:80 --allow 198.51.100.1";
-    let line: Vec<_> = line.split_whitespace().collect();
-    let said = Lab::new()?.truepeer_raw(&[&line[..], &["--maxconn-per-balancer", "3"]].concat())?;
-    said.expect(2, &["--maxconn-per-balancer", "-p udp"])
 }
 
 /// A datagram of a new client is dropped, and counted as one more.

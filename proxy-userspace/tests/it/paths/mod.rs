@@ -25,6 +25,7 @@ mod identity;
 mod instant;
 mod integrity;
 mod killed;
+mod limits;
 mod loss;
 pub mod mtu;
 mod multipath;

@@ -36,6 +36,8 @@ pub const SPENT: &[Row<Site>] = &[Row("direct_spent", AtLeast(2), first_segment_
 pub const FRAGMENTS: &[Row<Site>] = &[Row("to_daemon_fragments", Once, first_segment_in_fragments)];
 /// With room for one connection.
 pub const FULL: &[Row<Site>] = &[Row("to_daemon_full", Once, second_connection)];
+/// With room for one connection of each client.
+pub const LIMIT: &[Row<Site>] = &[Row("to_daemon_limit", Once, second_of_a_client)];
 pub const ELSEWHERE: &[Row<Elsewhere>] = &[
     Row("inject_forwarded", AtLeast(1), has_a_route),
     Row("inject_no_route", AtLeast(1), has_none),
@@ -111,6 +113,13 @@ fn second_connection(site: &Site, port: u16) -> Result<()> {
     let _first = site.open(port)?;
     let _second = site.connect(0)?;
     counting.wait(Once)
+}
+
+fn second_of_a_client(site: &Site, port: u16) -> Result<()> {
+    let _first = site.open(port)?;
+    let mut second = site.begin(port + 1, b"words")?;
+    ensure!(has_closed(&mut second), "it was taken");
+    Ok(())
 }
 
 /// An app that is not on this host, and may not be there at all.

@@ -33,6 +33,7 @@ only! {
     late_copies;
     first_segments_in_fragments;
     too_many_connections;
+    too_many_of_a_client;
     a_daemon_that_ends;
 }
 
@@ -201,6 +202,12 @@ fn too_many_connections(plan: Plan<'_>) -> Result<()> {
     run(&site.lab, &site, apart::FULL)
 }
 
+fn too_many_of_a_client(plan: Plan<'_>) -> Result<()> {
+    let args = &["--maxconn-per-client", "1"];
+    let site = Plan { args, ..plan }.start()?;
+    run(&site.lab, &site, apart::LIMIT)
+}
+
 fn a_daemon_that_ends(plan: Plan<'_>) -> Result<()> {
     apart::ends(plan)
 }
@@ -225,6 +232,7 @@ fn rows() -> impl Iterator<Item = &'static str> {
         .chain(names(apart::SPENT))
         .chain(names(apart::FRAGMENTS))
         .chain(names(apart::FULL))
+        .chain(names(apart::LIMIT))
         .chain(names(apart::ELSEWHERE))
         .chain([apart::STARTING, apart::ENDING]);
     let by_daemon = names(by_daemon::ROWS).chain(names(by_daemon::V4));
