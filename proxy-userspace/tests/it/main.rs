@@ -23,6 +23,7 @@ mod lab;
 mod lab_itself;
 mod lab_tools;
 mod lifecycle;
+mod limits;
 mod lists;
 mod one_file;
 mod operator;

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use anyhow::Result;
 
 use super::site::{Plan, Site, other};
-use super::{errors, firsts, limits, links, refused};
+use super::{each, errors, firsts, limits, links, refused};
 use crate::lab::Lab;
 use crate::lab::addr::{
     BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, LOOPBACK, NEIGHBOUR, OTHER_CLIENT, Pair, STEER,
@@ -44,6 +44,8 @@ const LIMITED: &[Row<Site>] = &[
     Row("datagram_full", Once, one_too_many),
     Row("datagram_evicted", Once, in_an_idle_one_s_place),
 ];
+const CLIENT_LIMITED: &[Row<Site>] = &[Row("datagram_client_full", Once, one_too_many)];
+const RATE_LIMITED: &[Row<Site>] = &[Row("datagram_too_fast", AtLeast(1), each::one_too_fast)];
 const V2_FIRST: &[Row<Site>] = &[Row("datagram_forgotten", Once, behind_an_eviction)];
 const SPP: &[Row<Site>] = &[
     Row("datagram_reply_long", Once, answered_without_room),
@@ -78,6 +80,8 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         DIRECT,
         REFUSED,
         LIMITED,
+        CLIENT_LIMITED,
+        RATE_LIMITED,
         V2_FIRST,
         SPP,
         STRICT,
@@ -120,6 +124,10 @@ fn all(family: fn(Pair, u16) -> std::net::SocketAddr) -> Result<()> {
     run(plan, &[DIRECT, REFUSED])?;
     let args = &["--maxconn", "1"];
     run(Plan { args, ..plan }, &[LIMITED])?;
+    let args = &["--maxconn-per-client", "1"];
+    run(Plan { args, ..plan }, &[CLIENT_LIMITED])?;
+    let args = &["--maxconnrate-per-client", "1"];
+    run(Plan { args, ..plan }, &[RATE_LIMITED])?;
     let framing = Framing::V2First;
     run(Plan { framing, ..plan }, &[V2_FIRST, REFUSED])?;
     let framing = Framing::Spp;

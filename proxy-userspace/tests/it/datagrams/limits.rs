@@ -76,7 +76,7 @@ fn silent_ones_make_room(plan: Plan<'_>) -> Result<()> {
     site.leaks.saw_none()
 }
 
-fn with_another_balancer(plan: Plan<'_>) -> Result<(Site, UdpSocket, UdpSocket)> {
+pub fn with_another_balancer(plan: Plan<'_>) -> Result<(Site, UdpSocket, UdpSocket)> {
     let plan = Plan {
         allow: &[NEIGHBOUR],
         ..plan
@@ -152,18 +152,22 @@ fn a_client_that_moves_to_another_balancer(plan: Plan<'_>) -> Result<()> {
 
 /// A datagram of a new client is dropped, and counted as one more.
 pub fn refused(site: &Site, balancer: &UdpSocket, port: u16) -> Result<()> {
-    let before = counts(site, "datagram_full")?;
+    refused_as(site, balancer, port, "datagram_full")
+}
+
+pub fn refused_as(site: &Site, balancer: &UdpSocket, port: u16, counter: &str) -> Result<()> {
+    let before = counts(site, counter)?;
     balancer.send(&[&site.header(port)[..], b"too many"].concat())?;
-    counted(site, "datagram_full", before + 1)?;
+    counted(site, counter, before + 1)?;
     site.app.saw_nobody()
 }
 
-fn counts(site: &Site, name: &str) -> Result<u64> {
+pub fn counts(site: &Site, name: &str) -> Result<u64> {
     let kernel = site.lab.shown("status")?["kernel"].take();
     Ok(kernel[name].as_u64().unwrap_or_default())
 }
 
-fn listed(site: &Site, ports: &[u16]) -> Result<()> {
+pub fn listed(site: &Site, ports: &[u16]) -> Result<()> {
     let shown = site.lab.shown("connections")?;
     let all = shown.as_array().context("an array")?;
     let clients: BTreeSet<_> = all.iter().map(|one| one["client"].to_string()).collect();

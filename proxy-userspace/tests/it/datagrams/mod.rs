@@ -15,6 +15,7 @@ mod differential;
 pub mod dns;
 mod dnssec;
 mod dtls;
+mod each;
 pub mod errors;
 mod firsts;
 mod floods;

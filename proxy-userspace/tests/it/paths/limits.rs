@@ -1,21 +1,23 @@
 //! As many connections as each balancer and each client may have, whichever path they take.
 
-use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::counted::{Counting, Times};
 use super::headers::after_one_segment;
 use super::site::Site;
 use super::{CLIENT_PORT, Plan, only, paths};
-use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, NEIGHBOUR, OTHER_CLIENT, Pair};
+use crate::lab::addr::{BALANCER, CLIENT, FRONT, FRONT_PORT, HOST, NEIGHBOUR, OTHER_CLIENT, Pair};
 use crate::lab::header::{Version, v2_raw};
 use crate::lab::path::Path;
 use crate::lab::poll;
 use crate::lab::stream::{expect_reset, has_closed, reset};
 use crate::lab::talk::{Side, Talk};
+use crate::lab::truepeer::Truepeer;
 
 paths! {
     a_client_has_as_many_as_it_may;
@@ -80,8 +82,6 @@ impl Site {
         Ok(())
     }
 }
-
-const BALANCER: Pair = crate::lab::addr::BALANCER;
 
 fn a_client_has_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn-per-client", "2"];
@@ -164,10 +164,10 @@ impl Site {
             if self.app.accept_now()?.is_some() {
                 return Ok(Some(true));
             }
-            let refused = match std::io::Read::read(balancer, &mut [0]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => true,
-                other => anyhow::bail!("neither served nor reset: {other:?}"),
+            let refused = match balancer.read(&mut [0]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+                other => bail!("neither served nor reset: {other:?}"),
             };
             Ok(refused.then_some(false))
         })?;
@@ -231,8 +231,8 @@ fn whoever_is_refused_takes_nothing_of_the_balancer_s(plan: Plan<'_>) -> Result<
         site.limit_is_reached(port)?;
     }
     site.lab.wait_ended(&json!({ "client_maxconn": 6 }))?;
-    site.open_as(BALANCER, OTHER_CLIENT, CLIENT_PORT)?
-        .round_trip()?;
+    let mut other = site.open_as(BALANCER, OTHER_CLIENT, CLIENT_PORT)?;
+    other.round_trip()?;
     first.close(Side::Balancer)?;
     site.lab
         .wait_ended(&json!({ "client_maxconn": 6, "closed": 1 }))?;
@@ -384,19 +384,32 @@ fn the_next_daemon_goes_on_counting(plan: Plan<'_>) -> Result<()> {
     site.warm(CLIENT_PORT + 3)?.round_trip()
 }
 
+/// Another daemon may continue it once it is killed.
+fn with_a_patient_keeper(plan: Plan<'_>) -> Result<(Site, Truepeer)> {
+    let mut site = plan.start()?;
+    site.kill()?;
+    site.lab.no_device_left()?;
+    let truepeer = plan.truepeer(&site.lab).orphan_timeout("10s");
+    site.truepeer = truepeer.start()?;
+    Ok((site, truepeer))
+}
+
+/// Its keeper goes on.
+fn kill_alone(site: &mut Site) -> Result<()> {
+    site.truepeer.signal(Signal::KILL)?;
+    poll::until("the daemon's death", || {
+        Ok((!site.truepeer.is_running()?).then_some(()))
+    })
+}
+
 fn the_next_daemon_counts_what_the_killed_one_left(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn-per-client", "1"];
     let plan = Plan { args, ..plan };
-    let mut site = plan.start()?;
-    drop(site.warm(CLIENT_PORT)?);
-    let truepeer = plan.truepeer(&site.lab).orphan_timeout("10s");
-    let long_lived = truepeer.clone().args(["--take-over"]).start()?;
-    site.truepeer.wait_exit()?;
-    site.truepeer = long_lived;
+    let (mut site, truepeer) = with_a_patient_keeper(plan)?;
     let mut talk = site.warm(CLIENT_PORT + 1)?;
-    site.kill()?;
+    kill_alone(&mut site)?;
     site.truepeer = truepeer.start()?;
-    talk.round_trip()?;
+    talk.round_trip().context("with the next one")?;
     site.limit_is_reached(CLIENT_PORT + 2)?;
     talk.close(Side::Balancer)?;
     poll::until("its end to be heard of", || {
@@ -411,15 +424,12 @@ fn a_take_over_that_fails_changes_no_count(plan: Plan<'_>) -> Result<()> {
     let site = plan.start()?;
     let mut talk = site.warm(CLIENT_PORT)?;
     // Somebody is where it would listen as well.
-    let taken: SocketAddr = site.of(HOST, 7009);
-    let _other = site.lab.host.enter(|| std::net::TcpListener::bind(taken))?;
-    let taker = plan.truepeer(&site.lab).args([
-        "--take-over",
-        "--listen",
-        &site.service().to_string(),
-        "--listen",
-        &taken.to_string(),
-    ]);
+    let taken = site.of(HOST, 7009);
+    let _other = site.lab.host.enter(|| TcpListener::bind(taken))?;
+    let taker = plan
+        .truepeer(&site.lab)
+        .listen([site.service(), taken])
+        .args(["--take-over"]);
     taker.run_to_end()?.expect(1, &["7009"])?;
     site.limit_is_reached(CLIENT_PORT + 1)?;
     talk.round_trip()?;
@@ -430,13 +440,9 @@ fn a_take_over_that_fails_changes_no_count(plan: Plan<'_>) -> Result<()> {
 fn what_a_killed_daemon_had_counts_no_more(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn-per-client", "1"];
     let plan = Plan { args, ..plan };
-    let mut site = plan.start()?;
-    let truepeer = plan.truepeer(&site.lab).orphan_timeout("10s");
-    let long_lived = truepeer.clone().args(["--take-over"]).start()?;
-    site.truepeer.wait_exit()?;
-    site.truepeer = long_lived;
+    let (mut site, truepeer) = with_a_patient_keeper(plan)?;
     let mut talk = site.warm(CLIENT_PORT)?;
-    site.kill()?;
+    kill_alone(&mut site)?;
     expect_reset(&mut talk.balancer)?;
     site.truepeer = truepeer.start()?;
     site.warm(CLIENT_PORT + 1)?.round_trip()?;
