@@ -18,6 +18,7 @@ macro_rules! layout {
 }
 
 pub mod checksum;
+pub mod claim;
 pub mod cookie;
 pub mod counter;
 pub mod datagram;

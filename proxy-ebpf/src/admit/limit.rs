@@ -4,7 +4,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::programs::TcContext;
-use proxy_common::limits::{Answer, Ask, Claim, Limit, Limits, Party, Tally, TallyKey};
+use proxy_common::{
+    claim::{Answer, Ask, Claim},
+    limits::{Limit, Limits, Party, Tally, TallyKey},
+};
 
 use crate::{
     clock, ctx,

@@ -3,9 +3,9 @@
 use aya_ebpf::programs::TcContext;
 use proxy_common::{
     Counter, Life, Listener, Steered,
+    claim::Answer,
     cookie::{Agreed, Answered, Asked, Numbers},
     flow::{Down, Pending, Tuple, flag},
-    limits::Answer,
 };
 
 use super::{FAILED, places, sweep, to_daemon};

@@ -4,8 +4,9 @@
 use core::ptr::from_mut;
 
 use proxy_common::{
+    claim::{Answer, Claim},
     flow::{Down, Tuple, told},
-    limits::{Answer, Claim, Party, TallyKey},
+    limits::{Party, TallyKey},
 };
 
 use crate::{

@@ -11,12 +11,12 @@ use aya_ebpf::{
 };
 use proxy_common::{
     Addr, Endpoint, Host, Life,
+    claim::Claim,
     cookie::spent,
     datagram,
     first::Speaker,
     flow::{Down, Kept, MAX_FLOWS, MAX_PIECES, Pending, Piece, Pieces, Rewrite, Told, Tuple, Up},
     given, header,
-    limits::Claim,
     shares::Place,
 };
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
-use proxy_common::limits::{Answer, Limits};
+use proxy_common::{claim::Answer, limits::Limits};
 use tokio::{
     sync::{
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},

@@ -162,8 +162,7 @@ async fn serve(
     let mut begun = begin(&mut config, listed, low).await?;
     let config = Arc::new(config);
     let limits = limits(&config);
-    let tallies = begun.set_up.kernel.tallies()?;
-    let (counting, looks) = Counting::new(tallies, &config)?;
+    let (counting, looks) = Counting::new(begun.set_up.kernel.tallies()?, &config)?;
     let mut datagrams = Datagrams::claim(
         &config,
         &begun.set_up.routes,

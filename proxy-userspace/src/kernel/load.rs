@@ -133,7 +133,6 @@ impl Kernel {
         let stays = u32::from(!matches!(has_tcx(), Feature::Present));
         let host_netns =
             sys::netns_cookie().context("asking for this network namespace's cookie")?;
-        let owner = TallyKey::owner_from(random()?);
         for name in placement.protocols.unused_maps() {
             // They would take some megabytes.
             loader.map_max_entries(name, 1);
@@ -149,7 +148,7 @@ impl Kernel {
             .override_global(global::HOST_NETNS, &host_netns, true)
             .override_global(global::OFFSETS, &offsets, true)
             .override_global(global::STAYS, &stays, true)
-            .override_global(global::OWNER, &owner, true)
+            .override_global(global::OWNER, &owner()?, true)
             .override_global(global::RECEIVERS_HAVE, &placement.protocols.receivers, true)
             .load(&object)
             .context("loading the eBPF programs (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)")?;
@@ -314,12 +313,12 @@ fn run(ebpf: &Ebpf, name: &str) -> Result<()> {
     sys::bpf::run(descriptor(ebpf, name)?).with_context(|| format!("running program {name}"))
 }
 
-/// That no other daemon of the instance has.
-fn random() -> Result<u32> {
+/// A number that no other daemon of the instance has.
+fn owner() -> Result<u32> {
     let mut bytes = [0; 4];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .context("a number for this daemon")?;
-    Ok(u32::from_ne_bytes(bytes))
+    Ok(TallyKey::owner_from(u32::from_ne_bytes(bytes)))
 }
 
 fn load_programs(ebpf: &mut Ebpf, placement: &Placement<'_>) -> Result<()> {

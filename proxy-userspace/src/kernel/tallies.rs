@@ -15,7 +15,8 @@ use aya::{
     maps::{HashMap as MapOf, MapData},
 };
 use proxy_common::{
-    limits::{Answer, Ask, Claim, Limits},
+    claim::{Answer, Ask, Claim},
+    limits::Limits,
     map, program,
 };
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, net::SocketAddr};
 
+use proxy_common::limits::Limits;
 use thiserror::Error;
 
 use crate::{
@@ -185,8 +186,7 @@ fn of_service(before: &Service, after: &Service) -> Vec<&'static str> {
         )
     };
     let clients = (before.clients, after.clients);
-    let limits = (before.limits, after.limits);
-    differ([
+    let mut keys = differ([
         ("protocol", before.transport() == after.transport()),
         ("listen", same_set(&before.listen, &after.listen)),
         ("target4", before.target4 == after.target4),
@@ -231,22 +231,32 @@ fn of_service(before: &Service, after: &Service) -> Vec<&'static str> {
         ("guard", same_set(&before.guard, &after.guard)),
         ("outsiders", before.outsiders == after.outsiders),
         ("maxconn", udp.maxconn == udp_after.maxconn),
+    ]);
+    keys.extend(of_each(before, after));
+    keys
+}
+
+/// What each balancer, and each client, may have and begin.
+fn of_each(before: &Service, after: &Service) -> Vec<&'static str> {
+    let per_balancer = |it: &Service| (Udp::of(it).per_balancer, it.limits.balancer.most);
+    let (balancer, client) = (before.limits.balancer, before.limits.client);
+    let Limits {
+        balancer: balancer_after,
+        client: client_after,
+    } = after.limits;
+    differ([
         (
             "maxconn_per_balancer",
-            udp.per_balancer == udp_after.per_balancer
-                && limits.0.balancer.most == limits.1.balancer.most,
+            per_balancer(before) == per_balancer(after),
         ),
-        (
-            "maxconn_per_client",
-            limits.0.client.most == limits.1.client.most,
-        ),
+        ("maxconn_per_client", client.most == client_after.most),
         (
             "maxconnrate_per_balancer",
-            limits.0.balancer.new_per_second == limits.1.balancer.new_per_second,
+            balancer.new_per_second == balancer_after.new_per_second,
         ),
         (
             "maxconnrate_per_client",
-            limits.0.client.new_per_second == limits.1.client.new_per_second,
+            client.new_per_second == client_after.new_per_second,
         ),
     ])
 }

@@ -39,6 +39,7 @@ fn the_example_is_one() {
     let (instance, service): (Vec<_>, Vec<_>) = commented.partition(|line| {
         line.starts_with(|c| "iwdoms".contains(c))
             && !line.contains("deny")
+            && !line.contains("_per_")
             && !line.starts_with("on_")
     });
     let text = instance.concat()
