@@ -147,9 +147,13 @@ unsafe extern "C" fn look_after(
         }
         Presence::TimeWait => {
             flow.told |= told::CLOSED;
+            places::release(tuple, flow);
             lingers(tuple, flow, sweep.now, sweep.linger.time_wait)
         }
-        Presence::Gone if was_there(flow) => lingers(tuple, flow, sweep.now, Linger::GONE),
+        Presence::Gone if was_there(flow) => {
+            places::release(tuple, flow);
+            lingers(tuple, flow, sweep.now, Linger::GONE)
+        }
         Presence::Gone => lingers(tuple, flow, sweep.now, sweep.linger.unseen),
     };
     sweep.entries += u64::from(stays);
@@ -188,11 +192,7 @@ fn lingers(tuple: &Tuple, flow: &mut Down, now: u16, linger: u16) -> bool {
         // 0 says that it isn't.
         flow.gone = if now == 0 { 1 } else { now };
     }
-    let has_told = say_ended(tuple, flow);
-    if flow.told & told::ENDED != 0 {
-        places::release(tuple, flow);
-    }
-    if !has_told || now.wrapping_sub(flow.gone) < linger {
+    if !say_ended(tuple, flow) || now.wrapping_sub(flow.gone) < linger {
         return true;
     }
     let (up, has_header) = (flow.rewrite.to.reversed(), is_kept(flow));

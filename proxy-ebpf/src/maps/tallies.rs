@@ -16,7 +16,7 @@ use proxy_common::{
 /// By service; those that have none aren't in it.
 #[map(name = "limits")]
 static LIMITS: HashMap<u32, Limits> =
-    HashMap::with_max_entries(2 * MAX_LISTENERS, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(2 * MAX_LISTENERS + 1, BPF_F_NO_PREALLOC);
 #[map(name = "tallies")]
 static TALLIES: HashMap<TallyKey, Tally> =
     HashMap::with_max_entries(TallyKey::MOST, BPF_F_NO_PREALLOC);

@@ -341,7 +341,7 @@ impl Control<'_> {
                 place.count();
             }
         }
-        self.datagrams.count(&self.config)?;
+        self.datagrams.count(&self.config);
         self.look()
     }
 

@@ -219,10 +219,18 @@ impl Datagrams {
     }
 
     /// Counts the flows of clients who may have so many each.
-    pub fn count(&self, config: &Config) -> Result<()> {
+    pub fn count(&self, config: &Config) {
         let services = config.services.iter().filter(|service| service.is_udp());
-        let mut limited = services.filter(|service| service.limits.client.most != 0);
-        limited.try_for_each(|service| self.maps.count(service.id))
+        for service in services.filter(|service| service.limits.client.most != 0) {
+            let failed = self.maps.count(service.id);
+            if failed > 0 {
+                let service = &service.name;
+                tracing::warn!(
+                    service,
+                    "{failed} clients' ports aren't counted, until they are silent"
+                );
+            }
+        }
     }
 
     /// What flows that are not over make, by their services' ids.
