@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use proxy_common::{claim::Answer, limits::Limits};
 use tokio::{
     sync::{
-        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        mpsc::{Receiver, Sender, channel},
         oneshot,
     },
     time::{Instant, sleep_until},
@@ -29,7 +29,7 @@ pub struct Counting {
     tallies: Tallies,
     /// By service, of those that have any.
     limits: RwLock<BTreeMap<u32, Limits>>,
-    looks: UnboundedSender<Look>,
+    looks: Sender<Look>,
 }
 
 /// Somebody waits for a look.
@@ -37,7 +37,7 @@ type Look = oneshot::Sender<()>;
 
 impl Counting {
     pub fn new(tallies: Tallies, config: &Config) -> Result<(Arc<Self>, Looks)> {
-        let (looks, asked) = unbounded_channel();
+        let (looks, asked) = channel(Looks::MOST);
         let counting = Self {
             tallies,
             limits: RwLock::default(),
@@ -115,7 +115,7 @@ impl Places for Counting {
 
     fn look(&self) -> BoxFuture<'_, ()> {
         let (look, done) = oneshot::channel();
-        let is_asked = self.looks.send(look).is_ok();
+        let is_asked = self.looks.try_send(look).is_ok();
         Box::pin(async move {
             if is_asked {
                 // An error: nobody looks any more.
@@ -127,7 +127,7 @@ impl Places for Counting {
 
 /// Looks that somebody waits for. However many there are, they take a tenth of a CPU at most.
 pub struct Looks {
-    asked: UnboundedReceiver<Look>,
+    asked: Receiver<Look>,
     waiting: Vec<Look>,
     next: Instant,
     /// Whether anything may be counted.
@@ -135,7 +135,10 @@ pub struct Looks {
 }
 
 impl Looks {
-    fn new(asked: UnboundedReceiver<Look>) -> Self {
+    /// So many wait at a time, each with a connection; others are refused at once.
+    const MOST: usize = 256;
+
+    fn new(asked: Receiver<Look>) -> Self {
         Self {
             asked,
             waiting: Vec::new(),
