@@ -36,7 +36,7 @@ fn multipath_app(plan: Plan<'_>) -> Result<()> {
 }
 
 /// Since the balancer has connected, so that the programs haven't been told.
-fn multipath_app_of_late(plan: Plan<'_>) -> Result<()> {
+pub fn multipath_app_of_late(plan: Plan<'_>) -> Result<()> {
     let mut site = plan.start()?;
     let counting = Counting::start(&site.lab, "to_daemon_listener")?;
     let balancer = site.connect(0)?;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::counted::{Counting, Times};
 use super::headers::after_one_segment;
+use super::multipath::multipath_app_of_late;
 use super::site::Site;
 use super::{CLIENT_PORT, Plan, only, paths};
 use crate::lab::addr::{BALANCER, CLIENT, FRONT, FRONT_PORT, NEIGHBOUR, OTHER_CLIENT, Pair};
@@ -34,6 +35,11 @@ only! {
     what_has_just_ended_makes_room;
     both_paths_count_together;
     one_that_comes_again_is_no_new_one;
+}
+
+only! {
+    falls_back:
+    what_the_programs_give_up_counts_once;
 }
 
 impl Site {
@@ -276,6 +282,12 @@ fn what_never_came_about_counts_for_nobody(plan: Plan<'_>) -> Result<()> {
     site.app.resume()?;
     site.warm(CLIENT_PORT + 3)?.round_trip()?;
     site.programs_refused(0)
+}
+
+/// They have counted it when the kernel doesn't make the application's socket of it, and the daemon counts it then.
+fn what_the_programs_give_up_counts_once(plan: Plan<'_>) -> Result<()> {
+    let args = &ONE_OF_EACH;
+    multipath_app_of_late(Plan { args, ..plan })
 }
 
 /// The programs look at what is there twice a second; here nobody waits for them.
