@@ -9,7 +9,7 @@ use std::{
 use proxy_common::Counter;
 
 /// What came of a handshake.
-const SETTLED: [Counter; 11] = [
+const SETTLED: [Counter; 12] = [
     Counter::DirectOpened,
     Counter::DirectSilent,
     Counter::DirectLate,
@@ -21,6 +21,7 @@ const SETTLED: [Counter; 11] = [
     Counter::ToDaemonBusy,
     Counter::ToDaemonSilent,
     Counter::ToDaemonListener,
+    Counter::ToDaemonLimit,
 ];
 
 /// Handshakes so far, as of some moments.
