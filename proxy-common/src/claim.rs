@@ -64,12 +64,6 @@ impl Answer {
             Party::Client => Self::ClientTooFast,
         }
     }
-
-    /// Whether the end of another connection would have changed it.
-    #[must_use]
-    pub const fn is_full(self) -> bool {
-        matches!(self, Self::BalancerFull | Self::ClientFull)
-    }
 }
 
 /// A connection that is to be counted, or that is: a packet of no other meaning for the program `tally`, which

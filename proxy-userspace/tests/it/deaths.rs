@@ -95,10 +95,7 @@ impl Site {
     }
 
     fn kill(&mut self) -> Result<()> {
-        self.daemon.signal(Signal::KILL)?;
-        poll::until("the daemon's death", || {
-            Ok((!self.daemon.is_running()?).then_some(()))
-        })
+        self.daemon.kill()
     }
 
     /// Each of them says something again and again while `work` is done, and afterwards once more.

@@ -37,10 +37,7 @@ fn refused(site: &Site, source: SocketAddr, port: u16) -> Result<()> {
 }
 
 fn both_are_refused(site: &Site, reason: &str) -> Result<()> {
-    let ended = || -> Result<u64> {
-        let counts = site.lab.counts()?;
-        Ok(counts["ended"][reason].as_u64().unwrap_or_default())
-    };
+    let ended = || site.lab.ended_as(reason);
     let before = ended()?;
     for source in BALANCER.both(0) {
         refused(site, source, 20_900)?;

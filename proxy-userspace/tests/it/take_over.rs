@@ -178,10 +178,7 @@ fn isnt_needed_for_new_connections_to_be_kept_alive() -> Result<()> {
     let app = App::listen(&lab.host, LOOPBACK.v4(APP_PORT))?;
     let truepeer = lab.truepeer().orphan_timeout("10s");
     let mut daemon = truepeer.start()?;
-    daemon.signal(Signal::KILL)?;
-    poll::until("the daemon's death", || {
-        Ok((!daemon.is_running()?).then_some(()))
-    })?;
+    daemon.kill()?;
     let mut talk = Talk::open(&lab, &app, CLIENT.v4(20_000), Version::V2)?;
     talk.round_trip()?;
     ensure!(SockRef::from(&talk.app).keepalive()?);

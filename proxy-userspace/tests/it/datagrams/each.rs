@@ -8,6 +8,7 @@ use super::clients::counted;
 use super::limits::{BUSY, counts, listed, refused_as, with_another_balancer};
 use super::rows;
 use super::site::{Plan, Site};
+use super::take_over::goes_on_counting;
 use crate::lab::addr::{CLIENT, FRONT, FRONT_PORT, HOST, OTHER_CLIENT};
 use crate::lab::datagram::{self, Framing};
 use crate::lab::flows::age;
@@ -175,16 +176,18 @@ fn whoever_is_refused_takes_nothing_of_the_balancer_s(plan: Plan<'_>) -> Result<
     site.end()
 }
 
+const ONE_OF_EACH: [&str; 6] = [
+    "--maxconn-per-client",
+    "1",
+    "--maxconnrate-per-client",
+    "1",
+    "--maxconnrate-per-balancer",
+    "1",
+];
+
 /// By another socket of his balancer's, or as often as he likes.
 fn who_is_known_is_no_new_one(plan: Plan<'_>) -> Result<()> {
-    let args = &[
-        "--maxconn-per-client",
-        "1",
-        "--maxconnrate-per-client",
-        "1",
-        "--maxconnrate-per-balancer",
-        "1",
-    ];
+    let args = &ONE_OF_EACH;
     let site = Plan { args, ..plan }.start()?;
     for _ in 0..4 {
         site.exchange(&site.balancer()?, 1000, b"hello")?;
@@ -196,14 +199,7 @@ fn who_is_known_is_no_new_one(plan: Plan<'_>) -> Result<()> {
 }
 
 fn what_the_balancer_says_for_itself_counts_for_no_client(plan: Plan<'_>) -> Result<()> {
-    let args = &[
-        "--maxconn-per-client",
-        "1",
-        "--maxconnrate-per-client",
-        "1",
-        "--maxconnrate-per-balancer",
-        "1",
-    ];
+    let args = &ONE_OF_EACH;
     let site = Plan {
         args,
         framing: Framing::Any,
@@ -222,20 +218,8 @@ fn what_the_balancer_says_for_itself_counts_for_no_client(plan: Plan<'_>) -> Res
 }
 
 fn the_next_daemon_goes_on_counting(plan: Plan<'_>) -> Result<()> {
-    let plan = Plan {
-        args: &["--maxconn-per-client", "1"],
-        orphan_timeout: "10s",
-        ..plan
-    };
-    let mut site = plan.start()?;
-    let balancer = site.balancer()?;
-    site.exchange(&balancer, 1000, b"hello")?;
-    let next = site.command.clone().args(["--take-over"]).start()?;
-    site.truepeer.wait_exit()?;
-    site.truepeer = next;
-    site.exchange(&balancer, 1000, b"hello")?;
-    refused_as(&site, &balancer, 1001, "datagram_client_full")?;
-    site.end()
+    let args = &["--maxconn-per-client", "1"];
+    goes_on_counting(Plan { args, ..plan }, "datagram_client_full")
 }
 
 fn a_reload_counts_those_there(path: Path) -> Result<()> {

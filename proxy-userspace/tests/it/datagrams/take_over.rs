@@ -36,19 +36,25 @@ fn the_next_daemon_goes_on(plan: Plan<'_>) -> Result<()> {
 }
 
 fn the_next_daemon_goes_on_counting(plan: Plan<'_>) -> Result<()> {
-    let plan = Plan {
-        args: &["--maxconn", "1"],
-        orphan_timeout: "10s",
+    let args = &["--maxconn", "1"];
+    goes_on_counting(Plan { args, ..plan }, "datagram_full")
+}
+
+/// Of a plan by which there is room for one client alone.
+pub fn goes_on_counting(plan: Plan<'_>, counter: &str) -> Result<()> {
+    let orphan_timeout = "10s";
+    let mut site = Plan {
+        orphan_timeout,
         ..plan
-    };
-    let mut site = plan.start()?;
+    }
+    .start()?;
     let balancer = site.balancer()?;
     site.exchange(&balancer, 1000, b"hello")?;
     let next = site.command.clone().args(["--take-over"]).start()?;
     site.truepeer.wait_exit()?;
     site.truepeer = next;
     site.exchange(&balancer, 1000, b"hello")?;
-    limits::refused(&site, &balancer, 1001)?;
+    limits::refused_as(&site, &balancer, 1001, counter)?;
     site.end()
 }
 

@@ -103,6 +103,14 @@ impl Proc {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// By SIGKILL; whoever waits for its death goes on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL)?;
+        poll::until("the daemon's death", || {
+            Ok((!self.is_running()?).then_some(()))
+        })
+    }
+
     /// The memory that it holds, in bytes.
     pub fn memory(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;

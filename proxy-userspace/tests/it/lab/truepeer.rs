@@ -114,6 +114,12 @@ impl Lab {
         Ok(status["services"][0]["connections"].take())
     }
 
+    /// How many have ended for this reason.
+    pub fn ended_as(&self, reason: &str) -> Result<u64> {
+        let ended = self.counts()?["ended"].take();
+        Ok(ended[reason].as_u64().unwrap_or_default())
+    }
+
     /// Waits until its connections have ended like this, and no others have.
     pub fn wait_ended(&self, expected: &Value) -> Result<()> {
         let mut last = Value::Null;

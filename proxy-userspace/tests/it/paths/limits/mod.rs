@@ -108,13 +108,8 @@ fn a_client_has_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
 }
 
 fn a_balancer_has_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
-    let other = plan.pair_of(NEIGHBOUR);
-    let plan = Plan {
-        args: &["--maxconn-per-balancer", "2"],
-        allow: &[&other],
-        ..plan
-    };
-    let site = plan.start()?;
+    let args = &["--maxconn-per-balancer", "2"];
+    let site = with_another_balancer(Plan { args, ..plan })?;
     let mut first = site.warm(CLIENT_PORT)?;
     let mut second = site.open_as(BALANCER, OTHER_CLIENT, CLIENT_PORT)?;
     second.warm_up(&site.lab, site.path)?;
@@ -135,10 +130,10 @@ fn a_balancer_has_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
     site.programs_refused(1)
 }
 
-impl Plan<'_> {
-    fn pair_of(&self, pair: Pair) -> String {
-        (self.family)(pair, 0).ip().to_string()
-    }
+fn with_another_balancer(plan: Plan<'_>) -> Result<Site> {
+    let other = (plan.family)(NEIGHBOUR, 0).ip().to_string();
+    let allow = &[&*other];
+    Plan { allow, ..plan }.start()
 }
 
 /// Opens connections of these until one of them is refused; how many were served. A slow machine gets tokens meanwhile.
@@ -178,11 +173,6 @@ impl Site {
         balancer.set_nonblocking(false)?;
         Ok(served)
     }
-
-    fn ended_as(&self, reason: &str) -> Result<u64> {
-        let counts = self.lab.counts()?;
-        Ok(counts["ended"][reason].as_u64().unwrap_or_default())
-    }
 }
 
 fn a_client_opens_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
@@ -190,7 +180,10 @@ fn a_client_opens_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
     let site = Plan { args, ..plan }.start()?;
     let served = until_refused(&site, CLIENT, CLIENT_PORT)?;
     ensure!(served >= 3, "a bucket of {served}");
-    ensure!(site.ended_as("client_maxconnrate")? == 1, "not for that");
+    ensure!(
+        site.lab.ended_as("client_maxconnrate")? == 1,
+        "not for that"
+    );
     site.programs_refused(1)?;
     site.truepeer.wait_line("--maxconnrate-per-client")?;
     site.open_as(BALANCER, OTHER_CLIENT, CLIENT_PORT)?
@@ -203,16 +196,14 @@ fn a_client_opens_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
 }
 
 fn a_balancer_opens_as_many_as_it_may(plan: Plan<'_>) -> Result<()> {
-    let other = plan.pair_of(NEIGHBOUR);
-    let plan = Plan {
-        args: &["--maxconnrate-per-balancer", "3"],
-        allow: &[&other],
-        ..plan
-    };
-    let site = plan.start()?;
+    let args = &["--maxconnrate-per-balancer", "3"];
+    let site = with_another_balancer(Plan { args, ..plan })?;
     let served = until_refused(&site, CLIENT, CLIENT_PORT)?;
     ensure!(served >= 3, "a bucket of {served}");
-    ensure!(site.ended_as("balancer_maxconnrate")? == 1, "not for that");
+    ensure!(
+        site.lab.ended_as("balancer_maxconnrate")? == 1,
+        "not for that"
+    );
     site.programs_refused(1)?;
     site.truepeer.wait_line("--maxconnrate-per-balancer")?;
     site.open_as(NEIGHBOUR, CLIENT, CLIENT_PORT + 800)?

@@ -3,7 +3,6 @@
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
-use rustix::process::Signal;
 use serde_json::json;
 
 use crate::lab::addr::HOST;
@@ -65,26 +64,18 @@ fn with_a_patient_keeper(plan: Plan<'_>) -> Result<(Site, Truepeer)> {
     Ok((site, truepeer))
 }
 
-/// Its keeper goes on.
-fn kill_alone(site: &mut Site) -> Result<()> {
-    site.truepeer.signal(Signal::KILL)?;
-    poll::until("the daemon's death", || {
-        Ok((!site.truepeer.is_running()?).then_some(()))
-    })
-}
-
 fn the_next_daemon_counts_what_the_killed_one_left(plan: Plan<'_>) -> Result<()> {
     let args = &["--maxconn-per-client", "1"];
     let plan = Plan { args, ..plan };
     let (mut site, truepeer) = with_a_patient_keeper(plan)?;
     let mut talk = site.warm(CLIENT_PORT + 1)?;
-    kill_alone(&mut site)?;
+    site.truepeer.kill()?;
     site.truepeer = truepeer.start()?;
     talk.round_trip().context("with the next one")?;
     site.limit_is_reached(CLIENT_PORT + 2)?;
     talk.close(Side::Balancer)?;
     poll::until("its end to be heard of", || {
-        Ok((site.ended_as("closed")? == 1).then_some(()))
+        Ok((site.lab.ended_as("closed")? == 1).then_some(()))
     })?;
     site.warm(CLIENT_PORT + 3)?.round_trip()
 }
@@ -113,7 +104,7 @@ fn what_a_killed_daemon_had_counts_no_more(plan: Plan<'_>) -> Result<()> {
     let plan = Plan { args, ..plan };
     let (mut site, truepeer) = with_a_patient_keeper(plan)?;
     let mut talk = site.warm(CLIENT_PORT)?;
-    kill_alone(&mut site)?;
+    site.truepeer.kill()?;
     expect_reset(&mut talk.balancer)?;
     site.truepeer = truepeer.start()?;
     site.warm(CLIENT_PORT + 1)?.round_trip()?;
